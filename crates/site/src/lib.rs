@@ -1,0 +1,1 @@
+//! A Debian PostgreSQL host.
