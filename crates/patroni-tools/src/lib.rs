@@ -1,1 +1,3 @@
-//! patroni-tools.
+//! The generator of Patroni files and the hooks by which Patroni works through postgresql-common.
+
+pub mod yaml;

@@ -1,1 +1,19 @@
-//! A Debian PostgreSQL host.
+//! The host as postgresql-common lays it out, and what its administrator set.
+//!
+//! Everything that a program of patroni-tools reads, writes or runs comes from one [`Root`], so that
+//! a folder can stand for a machine. No network, no templates, no YAML.
+
+pub mod cluster;
+pub mod clusters;
+pub mod conf;
+pub mod createcluster;
+pub mod envfile;
+pub mod facts;
+pub mod keys;
+pub mod program;
+pub mod report;
+pub mod root;
+pub mod settings;
+
+pub use cluster::{ClusterId, ClusterName, PgVersion};
+pub use root::Root;

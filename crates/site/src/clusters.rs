@@ -1,0 +1,175 @@
+//! The clusters of this host, with their ports, as `pg_lsclusters` sees them.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::conf::{self, Conf};
+use crate::{ClusterId, Root};
+
+/// Where the configuration of clusters is: `/etc/postgresql/VERSION/NAME`.
+pub const CONFIG_ROOT: &str = "/etc/postgresql";
+
+/// PostgreSQL's default port.
+pub const DEFAULT_PORT: u16 = 5432;
+
+/// A cluster that has a configuration on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    /// Which.
+    pub id: ClusterId,
+    /// The port in its configuration, or 5432.
+    pub port: u16,
+    /// Its data directory, where the configuration names one.
+    pub data_directory: Option<PathBuf>,
+}
+
+/// The configuration directory of a cluster.
+#[must_use]
+pub fn config_directory(id: &ClusterId) -> PathBuf {
+    PathBuf::from(CONFIG_ROOT).join(id.version.as_str()).join(id.name.as_str())
+}
+
+/// All clusters of this host, in the order of `pg_lsclusters`.
+pub fn installed(root: &Root) -> Result<Vec<Installed>> {
+    let mut found = Vec::new();
+    for version in root.list(CONFIG_ROOT)? {
+        let Ok(version) = version.parse::<crate::PgVersion>() else { continue };
+        for name in root.list(PathBuf::from(CONFIG_ROOT).join(version.as_str()))? {
+            let Ok(name) = name.parse() else { continue };
+            let id = ClusterId { version: version.clone(), name };
+            if let Some(cluster) = find(root, &id)? {
+                found.push(cluster);
+            }
+        }
+    }
+    found.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(found)
+}
+
+/// One cluster of this host, if it has a `postgresql.conf` (a dead symbolic link counts, as for postgresql-common).
+pub fn find(root: &Root, id: &ClusterId) -> Result<Option<Installed>> {
+    let conf_file = config_directory(id).join("postgresql.conf");
+    if root.path(&conf_file).symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    let conf = effective_conf(root, id)?;
+    let port = match conf.get("port") {
+        Some(port) => port
+            .parse()
+            .with_context(|| format!("{}: port is '{port}', which is not a port number", conf_file.display()))?,
+        None => DEFAULT_PORT,
+    };
+    Ok(Some(Installed { id: id.clone(), port, data_directory: data_directory(root, id, &conf) }))
+}
+
+/// The settings of a cluster: `postgresql.conf`, what it includes (Patroni includes `postgresql.base.conf`), and what
+/// `ALTER SYSTEM` wrote (`PgCommon::read_cluster_conf_file`).
+pub fn effective_conf(root: &Root, id: &ClusterId) -> Result<Conf> {
+    let mut conf = conf::read(root, config_directory(id).join("postgresql.conf"))?;
+    if let Some(directory) = data_directory(root, id, &conf) {
+        for (key, value) in conf::read(root, directory.join("postgresql.auto.conf"))? {
+            if key != "data_directory" {
+                conf.insert(key, value);
+            }
+        }
+    }
+    Ok(conf)
+}
+
+/// The data directory by the setting, by the old symbolic link `pgdata`, or inside the configuration directory
+/// (`PgCommon::cluster_data_directory`).
+fn data_directory(root: &Root, id: &ClusterId, conf: &Conf) -> Option<PathBuf> {
+    if let Some(directory) = conf.get("data_directory").filter(|directory| !directory.is_empty()) {
+        return Some(PathBuf::from(directory));
+    }
+    let config = config_directory(id);
+    if let Ok(target) = std::fs::read_link(root.path(config.join("pgdata"))) {
+        return Some(target);
+    }
+    if root.path(config.join("PG_VERSION")).is_file() {
+        return Some(std::fs::read_link(root.path(&config)).unwrap_or(config));
+    }
+    None
+}
+
+/// The TCP ports on which something on this machine listens, from `/proc/net/tcp` and `tcp6` (`proc(5)`).
+pub fn listening_ports(root: &Root) -> Result<BTreeSet<u16>> {
+    const LISTEN: &str = "0A";
+    let mut ports = BTreeSet::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        for line in root.read(table)?.unwrap_or_default().lines().skip(1) {
+            let mut fields = line.split_whitespace().skip(1);
+            let (local, state) = (fields.next(), fields.nth(1));
+            if state == Some(LISTEN) {
+                if let Some((_, port)) = local.and_then(|local| local.rsplit_once(':')) {
+                    ports.extend(u16::from_str_radix(port, 16));
+                }
+            }
+        }
+    }
+    Ok(ports)
+}
+
+/// The next port from 5432 on that no cluster has, nothing listens on, and `taken` does not hold
+/// (`PgCommon::next_free_port`, which knows nothing of Patroni's files: those come in by `taken`).
+pub fn next_free_port(root: &Root, clusters: &[Installed], taken: impl Fn(u16) -> bool) -> Result<u16> {
+    let listening = listening_ports(root)?;
+    (DEFAULT_PORT..=u16::MAX)
+        .find(|port| {
+            !listening.contains(port) && !taken(*port) && clusters.iter().all(|cluster| cluster.port != *port)
+        })
+        .context("no TCP port from 5432 on is free: choose one with --port")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn host() -> (tempfile::TempDir, Root) {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        (folder, root)
+    }
+
+    fn write(root: &Root, path: &str, text: &str) {
+        let path = root.path(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn lists_clusters_with_ports_from_wherever_they_are_set() {
+        let (_folder, root) = host();
+        write(&root, "/etc/postgresql/17/main/postgresql.conf", "data_directory = '/d/main'\nport = 5433\n");
+        write(&root, "/d/main/postgresql.auto.conf", "port = '5450'\ndata_directory = '/wrong'\n");
+        write(&root, "/etc/postgresql/17/my-app/postgresql.conf", "include 'postgresql.base.conf'\nport = '5440'\n");
+        write(&root, "/etc/postgresql/17/my-app/postgresql.base.conf", "port = 5441\ndata_directory = '/d/my-app'\n");
+        write(&root, "/etc/postgresql/9.6/old/postgresql.conf", "");
+        write(&root, "/etc/postgresql/17/empty/start.conf", "auto");
+        write(&root, "/etc/postgresql/.17-main.failed/postgresql.conf", "");
+        let seen: Vec<_> = installed(&root).unwrap().iter().map(|c| (c.id.slashed(), c.port)).collect();
+        assert_eq!(
+            seen,
+            [("9.6/old".to_owned(), 5432), ("17/main".to_owned(), 5450), ("17/my-app".to_owned(), 5440)]
+        );
+        let app = find(&root, &"17/my-app".parse().unwrap()).unwrap().unwrap();
+        assert_eq!(app.data_directory, Some(PathBuf::from("/d/my-app")));
+    }
+
+    #[test]
+    fn the_next_port_avoids_clusters_listeners_and_claims() {
+        let (_folder, root) = host();
+        write(&root, "/etc/postgresql/17/main/postgresql.conf", "port = 5432\n");
+        write(
+            &root,
+            "/proc/net/tcp",
+            "  sl  local_address rem_address   st\n   0: 0100007F:1539 00000000:0000 0A 0\n   1: 0100007F:153A 00000000:0000 01 0\n",
+        );
+        let clusters = installed(&root).unwrap();
+        assert_eq!(next_free_port(&root, &clusters, |_| false).unwrap(), 5434);
+        assert_eq!(next_free_port(&root, &clusters, |port| port == 5434).unwrap(), 5435);
+    }
+}

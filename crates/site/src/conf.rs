@@ -1,0 +1,209 @@
+//! `postgresql.conf`-like files as postgresql-common reads them (`PgCommon::read_conf_file`), so that we agree with
+//! `pg_lsclusters` on every file that it accepts.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::Root;
+
+/// Keys and values. Keys of files named `*.conf` are in lower case.
+pub type Conf = BTreeMap<String, String>;
+
+/// PostgreSQL allows this many levels of inclusion (`CONF_FILE_MAX_DEPTH`); postgresql-common does not count.
+const MAX_DEPTH: usize = 10;
+
+/// Reads a file and what it includes. A file that is missing is empty, as for postgresql-common.
+///
+/// A line that is none of postgresql-common's forms is an error with file and line.
+pub fn read(root: &Root, path: impl AsRef<Path>) -> Result<Conf> {
+    let mut conf = Conf::new();
+    read_into(root, path.as_ref(), &mut conf, 0)?;
+    Ok(conf)
+}
+
+fn read_into(root: &Root, path: &Path, conf: &mut Conf, depth: usize) -> Result<()> {
+    if depth > MAX_DEPTH {
+        bail!("{}: files include each other more than {MAX_DEPTH} levels deep", path.display());
+    }
+    let Some(text) = read_text(root, path)? else { return Ok(()) };
+    let lower = path.extension().is_some_and(|extension| extension == "conf");
+    for (index, line) in text.lines().enumerate() {
+        match parse_line(line) {
+            Some(Line::Nothing) => {}
+            Some(Line::Include(file)) => read_into(root, &beside(path, &file), conf, depth + 1)?,
+            Some(Line::IncludeDir(directory)) => {
+                let directory = beside(path, &directory);
+                for name in root.list(&directory).unwrap_or_default() {
+                    if name.ends_with(".conf") && !name.starts_with('.') {
+                        read_into(root, &directory.join(name), conf, depth + 1)?;
+                    }
+                }
+            }
+            Some(Line::Value(key, value)) => {
+                let key = if lower { key.to_ascii_lowercase() } else { key };
+                conf.insert(key, value);
+            }
+            None => bail!(
+                "{}:{}: not a setting that postgresql-common understands: {}",
+                path.display(),
+                index + 1,
+                line.trim()
+            ),
+        }
+    }
+    Ok(())
+}
+
+/// These files may be in any encoding (comments in Latin-1); the keys that matter are ASCII.
+fn read_text(root: &Root, path: &Path) -> Result<Option<String>> {
+    match std::fs::read(root.path(path)) {
+        Ok(bytes) => Ok(Some(
+            String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+        )),
+        // postgresql-common ignores a file that it cannot open, and shows the cluster with the default port.
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied) => {
+            Ok(None)
+        }
+        Err(error) => Err(anyhow::Error::new(error).context(format!("cannot read {}", path.display()))),
+    }
+}
+
+fn beside(file: &Path, other: &str) -> PathBuf {
+    match file.parent() {
+        Some(parent) => parent.join(other),
+        None => PathBuf::from(other),
+    }
+}
+
+/// One line of such a file.
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    Nothing,
+    Include(String),
+    IncludeDir(String),
+    Value(String, String),
+}
+
+fn parse_line(line: &str) -> Option<Line> {
+    let line = line.trim_start();
+    if line.is_empty() || line.starts_with('#') {
+        return Some(Line::Nothing);
+    }
+    let key_end = line
+        .find(|c: char| !(c.is_ascii_alphanumeric() || "_.-".contains(c)))
+        .unwrap_or(line.len());
+    let (key, rest) = line.split_at(key_end);
+    if key.is_empty() {
+        return None;
+    }
+    let directive = key.to_ascii_lowercase();
+    let is_include = matches!(directive.as_str(), "include" | "include_if_exists" | "include_dir");
+    // An equals sign or white space separates, except that include'file' needs neither.
+    let after = rest.trim_start();
+    let separated = after.len() < rest.len() || after.starts_with('=') || is_include;
+    let after = after.strip_prefix('=').unwrap_or(after).trim_start();
+    if !separated {
+        return None;
+    }
+    if let Some(quoted) = after.strip_prefix('\'') {
+        let (value, tail) = quoted_value(quoted)?;
+        if !is_end(tail) {
+            return None;
+        }
+        return Some(match directive.as_str() {
+            "include_dir" if !value.is_empty() => Line::IncludeDir(value),
+            "include" | "include_if_exists" if !value.is_empty() => Line::Include(value),
+            _ => Line::Value(key.to_owned(), value),
+        });
+    }
+    let value_end = after
+        .find(|c: char| !(c.is_ascii_alphanumeric() || "._:/+-".contains(c)))
+        .unwrap_or(after.len());
+    let (value, tail) = after.split_at(value_end);
+    let first = value.strip_prefix('-').unwrap_or(value);
+    if first.starts_with(|c: char| c.is_ascii_alphanumeric()) && is_end(tail) {
+        Some(Line::Value(key.to_owned(), value.to_owned()))
+    } else {
+        None
+    }
+}
+
+/// The value up to its closing quote (`''` is a quote, a backslash takes the next character as it is), and what follows.
+fn quoted_value(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut characters = text.char_indices();
+    while let Some((at, c)) = characters.next() {
+        match c {
+            '\\' => value.push(characters.next()?.1),
+            '\'' if text[at + 1..].starts_with('\'') => {
+                characters.next();
+                value.push('\'');
+            }
+            '\'' => return Some((value, &text[at + 1..])),
+            other => value.push(other),
+        }
+    }
+    None
+}
+
+fn is_end(tail: &str) -> bool {
+    let tail = tail.trim_start();
+    tail.is_empty() || tail.starts_with('#')
+}
+
+/// Is a value of createcluster.conf or postgresql.conf true (`PgCommon::config_bool`)?
+#[must_use]
+pub fn is_true(value: &str) -> bool {
+    matches!(value.to_ascii_lowercase().as_str(), "1" | "on" | "yes" | "true" | "t" | "y" | "ye" | "tr" | "tru")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn value(key: &str, value: &str) -> Option<Line> {
+        Some(Line::Value(key.to_owned(), value.to_owned()))
+    }
+
+    #[test]
+    fn reads_every_form_of_a_line() {
+        assert_eq!(parse_line("  # port = 1"), Some(Line::Nothing));
+        assert_eq!(parse_line("port = 5433"), value("port", "5433"));
+        assert_eq!(parse_line("port 5433\t# why"), value("port", "5433"));
+        assert_eq!(parse_line("port=5433#x"), value("port", "5433"));
+        assert_eq!(parse_line("a='it''s'"), value("a", "it's"));
+        assert_eq!(parse_line(r"a='it\'s'"), value("a", "it's"));
+        assert_eq!(parse_line("a = ''"), value("a", ""));
+        assert_eq!(parse_line("x.y = -1"), value("x.y", "-1"));
+        assert_eq!(parse_line("include 'a.conf'"), Some(Line::Include("a.conf".to_owned())));
+        assert_eq!(parse_line("INCLUDE_IF_EXISTS = 'a.conf' # x"), Some(Line::Include("a.conf".to_owned())));
+        assert_eq!(parse_line("include_dir 'conf.d'"), Some(Line::IncludeDir("conf.d".to_owned())));
+        assert_eq!(parse_line("port"), None);
+        assert_eq!(parse_line("port = 1 2"), None);
+        assert_eq!(parse_line("a = 'x"), None);
+        assert_eq!(parse_line("= 3"), None);
+    }
+
+    #[test]
+    fn follows_includes_from_the_including_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        let etc = folder.path().join("etc/conf.d");
+        std::fs::create_dir_all(&etc).unwrap();
+        std::fs::write(folder.path().join("etc/a.conf"), "Port = 1\ninclude 'b.conf'\ninclude_dir 'conf.d'\n").unwrap();
+        std::fs::write(folder.path().join("etc/b.conf"), "port = 2\nwork_mem = '1MB'\n").unwrap();
+        std::fs::write(etc.join("z.conf"), "port = 3").unwrap();
+        std::fs::write(etc.join(".hidden.conf"), "port = 4").unwrap();
+        std::fs::write(etc.join("ignored"), "port = 5").unwrap();
+        let conf = read(&root, "/etc/a.conf").unwrap();
+        assert_eq!(conf["port"], "3");
+        assert_eq!(conf["work_mem"], "1MB");
+        std::fs::write(folder.path().join("etc/loop.conf"), "include 'loop.conf'").unwrap();
+        assert!(read(&root, "/etc/loop.conf").is_err());
+        std::fs::write(folder.path().join("etc/bad.conf"), "port = 1\nwhat?\n").unwrap();
+        assert!(read(&root, "/etc/bad.conf").unwrap_err().to_string().starts_with("/etc/bad.conf:2: "));
+    }
+}

@@ -1,0 +1,138 @@
+//! Where the machine begins: `/` in production, a folder in tests.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// The variable that names another root directory than `/`.
+pub const ROOT_VARIABLE: &str = "PATRONI_TOOLS_ROOT";
+
+/// Directories in which programs are looked for; the caller's PATH is not trusted, as in
+/// postgresql-common's `PgCommon::prepare_exec`.
+const PROGRAM_DIRECTORIES: [&str; 4] = ["usr/bin", "usr/sbin", "bin", "sbin"];
+
+/// The directory from which every path and every program is reached.
+#[derive(Debug, Clone)]
+pub struct Root {
+    directory: PathBuf,
+}
+
+impl Root {
+    /// A machine whose `/` is `directory`.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into() }
+    }
+
+    /// The machine that this program runs on, or the folder that `PATRONI_TOOLS_ROOT` names.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        match std::env::var_os(ROOT_VARIABLE) {
+            Some(directory) if !directory.is_empty() => Self::new(directory),
+            _ => Self::new("/"),
+        }
+    }
+
+    /// The real path of `path`, which is absolute as seen on the machine.
+    #[must_use]
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        self.directory.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// The path as seen on the machine of a real path below this root.
+    #[must_use]
+    pub fn inside(&self, real: &Path) -> PathBuf {
+        match real.strip_prefix(&self.directory) {
+            Ok(rest) => Path::new("/").join(rest),
+            Err(_) => real.to_owned(),
+        }
+    }
+
+    /// The program `name` of this machine.
+    pub fn program(&self, name: &str) -> Result<PathBuf> {
+        let directories = PROGRAM_DIRECTORIES.map(|directory| self.directory.join(directory));
+        let search = std::env::join_paths(&directories).context("the root directory has a ':' in its name")?;
+        which::which_in(name, Some(search), &self.directory)
+            .with_context(|| format!("the program {name} is missing: install the package that provides it"))
+    }
+
+    /// The text of a file; `None` where there is no such file.
+    pub fn read(&self, path: impl AsRef<Path>) -> Result<Option<String>> {
+        let path = path.as_ref();
+        match std::fs::read(self.path(path)) {
+            Ok(bytes) => match String::from_utf8(bytes) {
+                Ok(text) => Ok(Some(text)),
+                Err(_) => bail!("{} is not UTF-8 text: convert it with iconv", path.display()),
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// The sorted names in a directory; empty where there is no such directory.
+    pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<String>> {
+        let path = path.as_ref();
+        let entries = match std::fs::read_dir(self.path(path)) {
+            Ok(entries) => entries,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot list {}", path.display())),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.with_context(|| format!("cannot list {}", path.display()))?;
+            if let Ok(name) = entry.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// The numeric id of a group of this machine, from its `/etc/group` (system groups are always there).
+    pub fn group_id(&self, group: &str) -> Result<u32> {
+        self.numeric_id("/etc/group", group, "group")
+    }
+
+    /// The numeric id of a user of this machine, from its `/etc/passwd`.
+    pub fn user_id(&self, user: &str) -> Result<u32> {
+        self.numeric_id("/etc/passwd", user, "user")
+    }
+
+    fn numeric_id(&self, file: &str, name: &str, kind: &str) -> Result<u32> {
+        let text = self.read(file)?.unwrap_or_default();
+        text.lines()
+            .filter_map(|line| {
+                let mut fields = line.split(':');
+                (fields.next() == Some(name)).then(|| fields.nth(1))?
+            })
+            .find_map(|id| id.parse().ok())
+            .with_context(|| format!("the {kind} {name} is missing in {file}: install postgresql-common, which adds it"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_folder_stands_for_a_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        std::fs::create_dir(folder.path().join("etc")).unwrap();
+        std::fs::write(folder.path().join("etc/group"), "adm:x:4:\npostgres:x:117:\n").unwrap();
+        assert_eq!(root.path("/etc/group"), folder.path().join("etc/group"));
+        assert_eq!(root.inside(&root.path("/etc/x")), Path::new("/etc/x"));
+        assert_eq!(root.group_id("postgres").unwrap(), 117);
+        assert!(root.group_id("nobody-here").unwrap_err().to_string().contains("nobody-here"));
+        assert!(root.read("/etc/none").unwrap().is_none());
+        assert!(root.program("ip").unwrap_err().to_string().contains("ip is missing"));
+    }
+}
