@@ -62,11 +62,7 @@ impl FromStr for PgVersion {
             Some((major, minor)) => digits(major) && digits(minor),
             None => digits(text) && text.len() >= 2,
         };
-        if valid && text.len() <= 9 {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(ParseClusterId::Version(text.to_owned()))
-        }
+        if valid && text.len() <= 9 { Ok(Self(text.to_owned())) } else { Err(ParseClusterId::Version(text.to_owned())) }
     }
 }
 
@@ -140,9 +136,7 @@ impl ClusterId {
     pub fn from_words<S: AsRef<str>>(words: &[S]) -> Result<Self, ParseClusterId> {
         match words {
             [one] => one.as_ref().parse(),
-            [version, name] => {
-                Ok(Self { version: version.as_ref().parse()?, name: name.as_ref().parse()? })
-            }
+            [version, name] => Ok(Self { version: version.as_ref().parse()?, name: name.as_ref().parse()? }),
             other => {
                 let words: Vec<&str> = other.iter().map(AsRef::as_ref).collect();
                 Err(ParseClusterId::NoSeparator(words.join(" ")))
@@ -177,9 +171,8 @@ impl FromStr for ClusterId {
 
     /// Splits at the first `/` or `-`: a version contains neither, a name may contain `-`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (version, name) = text
-            .split_once(['/', '-'])
-            .ok_or_else(|| ParseClusterId::NoSeparator(text.to_owned()))?;
+        let (version, name) =
+            text.split_once(['/', '-']).ok_or_else(|| ParseClusterId::NoSeparator(text.to_owned()))?;
         Ok(Self { version: version.parse()?, name: name.parse()? })
     }
 }
@@ -247,8 +240,7 @@ mod tests {
 
     #[test]
     fn orders_versions_as_numbers() {
-        let mut ids: Vec<ClusterId> =
-            ["16/b", "9.6/z", "16/a", "10/x"].iter().map(|t| t.parse().unwrap()).collect();
+        let mut ids: Vec<ClusterId> = ["16/b", "9.6/z", "16/a", "10/x"].iter().map(|t| t.parse().unwrap()).collect();
         ids.sort();
         let shown: Vec<String> = ids.iter().map(ClusterId::slashed).collect();
         assert_eq!(shown, ["9.6/z", "10/x", "16/a", "16/b"]);

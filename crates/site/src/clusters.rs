@@ -117,9 +117,7 @@ pub fn listening_ports(root: &Root) -> Result<BTreeSet<u16>> {
 pub fn next_free_port(root: &Root, clusters: &[Installed], taken: impl Fn(u16) -> bool) -> Result<u16> {
     let listening = listening_ports(root)?;
     (DEFAULT_PORT..=u16::MAX)
-        .find(|port| {
-            !listening.contains(port) && !taken(*port) && clusters.iter().all(|cluster| cluster.port != *port)
-        })
+        .find(|port| !listening.contains(port) && !taken(*port) && clusters.iter().all(|cluster| cluster.port != *port))
         .context("no TCP port from 5432 on is free: choose one with --port")
 }
 
@@ -151,10 +149,7 @@ mod tests {
         write(&root, "/etc/postgresql/17/empty/start.conf", "auto");
         write(&root, "/etc/postgresql/.17-main.failed/postgresql.conf", "");
         let seen: Vec<_> = installed(&root).unwrap().iter().map(|c| (c.id.slashed(), c.port)).collect();
-        assert_eq!(
-            seen,
-            [("9.6/old".to_owned(), 5432), ("17/main".to_owned(), 5450), ("17/my-app".to_owned(), 5440)]
-        );
+        assert_eq!(seen, [("9.6/old".to_owned(), 5432), ("17/main".to_owned(), 5450), ("17/my-app".to_owned(), 5440)]);
         let app = find(&root, &"17/my-app".parse().unwrap()).unwrap().unwrap();
         assert_eq!(app.data_directory, Some(PathBuf::from("/d/my-app")));
     }

@@ -36,8 +36,9 @@ fn read_into(root: &Root, path: &Path, conf: &mut Conf, depth: usize) -> Result<
             Some(Line::IncludeDir(directory)) => {
                 let directory = beside(path, &directory);
                 for name in root.list(&directory).unwrap_or_default() {
-                    if name.ends_with(".conf") && !name.starts_with('.') {
-                        read_into(root, &directory.join(name), conf, depth + 1)?;
+                    let part = directory.join(&name);
+                    if part.extension().is_some_and(|extension| extension == "conf") && !name.starts_with('.') {
+                        read_into(root, &part, conf, depth + 1)?;
                     }
                 }
             }
@@ -91,9 +92,7 @@ fn parse_line(line: &str) -> Option<Line> {
     if line.is_empty() || line.starts_with('#') {
         return Some(Line::Nothing);
     }
-    let key_end = line
-        .find(|c: char| !(c.is_ascii_alphanumeric() || "_.-".contains(c)))
-        .unwrap_or(line.len());
+    let key_end = line.find(|c: char| !(c.is_ascii_alphanumeric() || "_.-".contains(c))).unwrap_or(line.len());
     let (key, rest) = line.split_at(key_end);
     if key.is_empty() {
         return None;
@@ -118,9 +117,7 @@ fn parse_line(line: &str) -> Option<Line> {
             _ => Line::Value(key.to_owned(), value),
         });
     }
-    let value_end = after
-        .find(|c: char| !(c.is_ascii_alphanumeric() || "._:/+-".contains(c)))
-        .unwrap_or(after.len());
+    let value_end = after.find(|c: char| !(c.is_ascii_alphanumeric() || "._:/+-".contains(c))).unwrap_or(after.len());
     let (value, tail) = after.split_at(value_end);
     let first = value.strip_prefix('-').unwrap_or(value);
     if first.starts_with(|c: char| c.is_ascii_alphanumeric()) && is_end(tail) {
@@ -164,6 +161,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    #[allow(clippy::unnecessary_wraps)]
     fn value(key: &str, value: &str) -> Option<Line> {
         Some(Line::Value(key.to_owned(), value.to_owned()))
     }

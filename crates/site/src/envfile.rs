@@ -1,1 +1,345 @@
-//! x
+//! `KEY=value` files in the subset that a POSIX shell and systemd's `EnvironmentFile=` read alike.
+//!
+//! Where the two differ (substitution, unquoted blanks, quotes inside a word, `;` comments, `export`) the line is
+//! refused with its number, so that the file means the same to everybody who reads it (`systemd.exec(5)`,
+//! `parse_env_file_internal` in systemd's `src/basic/env-file.c`; POSIX XCU 2.2).
+
+use std::fmt;
+
+/// One assignment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    /// The name before `=`.
+    pub key: String,
+    /// The value without its quotes.
+    pub value: String,
+    /// The line on which it begins, from 1.
+    pub line: usize,
+}
+
+/// A line that is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvFileError {
+    /// The line, from 1.
+    pub line: usize,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for EnvFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.line, self.message)
+    }
+}
+
+impl std::error::Error for EnvFileError {}
+
+/// Characters that a shell gives a meaning outside of quotes.
+const SHELL_SYNTAX: &str = ";&|<>()*?[]{}~!^#";
+
+/// Reads all assignments, in order. A key may come again: the last one counts, as for both readers.
+pub fn parse(text: &str) -> Result<Vec<Assignment>, EnvFileError> {
+    let mut reader = Reader { rest: text, line: 1 };
+    let mut assignments = Vec::new();
+    while !reader.rest.is_empty() {
+        if let Some(assignment) = reader.line()? {
+            assignments.push(assignment);
+        }
+    }
+    Ok(assignments)
+}
+
+/// Writes a value so that [`parse`], a shell and systemd read it back as it is.
+#[must_use]
+pub fn quote(value: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in value.chars() {
+        if matches!(c, '"' | '\\' | '$' | '`') {
+            quoted.push('\\');
+        }
+        quoted.push(c);
+    }
+    quoted.push('"');
+    quoted
+}
+
+struct Reader<'a> {
+    rest: &'a str,
+    line: usize,
+}
+
+impl Reader<'_> {
+    fn next(&mut self) -> Option<char> {
+        let c = self.rest.chars().next()?;
+        self.rest = &self.rest[c.len_utf8()..];
+        if c == '\n' {
+            self.line += 1;
+        }
+        Some(c)
+    }
+
+    fn peek(&self) -> Option<char> {
+        self.rest.chars().next()
+    }
+
+    fn fail<T>(line: usize, message: impl Into<String>) -> Result<T, EnvFileError> {
+        Err(EnvFileError { line, message: message.into() })
+    }
+
+    fn line(&mut self) -> Result<Option<Assignment>, EnvFileError> {
+        let line = self.line;
+        while matches!(self.peek(), Some(' ' | '\t')) {
+            self.next();
+        }
+        match self.peek() {
+            None => return Ok(None),
+            Some('\n') => {
+                self.next();
+                return Ok(None);
+            }
+            Some('#') => {
+                self.comment()?;
+                return Ok(None);
+            }
+            Some(_) => {}
+        }
+        let key = self.key(line)?;
+        let value = self.value(line, &key)?;
+        Ok(Some(Assignment { key, value, line }))
+    }
+
+    /// Up to the end of the line. A backslash at its end continues the comment for systemd but not for a shell.
+    fn comment(&mut self) -> Result<(), EnvFileError> {
+        let line = self.line;
+        let mut last = '#';
+        while let Some(c) = self.next() {
+            if c == '\n' {
+                break;
+            }
+            last = c;
+        }
+        if last == '\\' {
+            return Self::fail(
+                line,
+                "a comment ends in a backslash, which hides the next line from systemd: remove it",
+            );
+        }
+        Ok(())
+    }
+
+    fn key(&mut self, line: usize) -> Result<String, EnvFileError> {
+        let mut key = String::new();
+        loop {
+            match self.peek() {
+                Some('=') => {
+                    self.next();
+                    break;
+                }
+                Some('\r') => return Self::fail(line, "the line ends as on Windows: convert the file with dos2unix"),
+                Some('\u{feff}') => return Self::fail(line, "the file begins with a byte order mark: remove it"),
+                Some(' ' | '\t') if key == "export" => {
+                    return Self::fail(line, "'export' is not understood by systemd: write KEY=value alone");
+                }
+                Some(' ' | '\t') => {
+                    return Self::fail(line, format!("there is a blank after '{key}': write KEY=value without blanks"));
+                }
+                Some('\n') | None => {
+                    return Self::fail(
+                        line,
+                        format!("'{key}' is not an assignment: write KEY=value, or begin it with #"),
+                    );
+                }
+                Some(c) if c.is_ascii_alphanumeric() || c == '_' => {
+                    key.push(c);
+                    self.next();
+                }
+                Some(c) => return Self::fail(line, format!("{c:?} is not allowed in a key: write KEY=value")),
+            }
+        }
+        if key.is_empty() || key.starts_with(|c: char| c.is_ascii_digit()) {
+            return Self::fail(line, format!("'{key}' is not a key: it begins with a letter, as in KEY=value"));
+        }
+        Ok(key)
+    }
+
+    fn value(&mut self, line: usize, key: &str) -> Result<String, EnvFileError> {
+        let value = match self.peek() {
+            Some(quote @ ('"' | '\'')) => {
+                self.next();
+                self.quoted(line, key, quote)?
+            }
+            _ => self.word(key)?,
+        };
+        // What may follow a value is the end of the line.
+        let here = self.line;
+        match self.next() {
+            None | Some('\n') => Ok(value),
+            Some(' ' | '\t') => {
+                let rest = self.rest.lines().next().unwrap_or_default().trim();
+                if rest.is_empty() {
+                    self.comment()?;
+                    return Ok(value);
+                }
+                if rest.starts_with('#') {
+                    Self::fail(
+                        here,
+                        "a comment after a value belongs to the value for systemd: put it on a line of its own",
+                    )
+                } else {
+                    Self::fail(here, format!("the value of {key} has blanks: put it in quotes, {key}=\"…\""))
+                }
+            }
+            Some('\r') => Self::fail(here, "the line ends as on Windows: convert the file with dos2unix"),
+            Some('"' | '\'') => Self::fail(
+                here,
+                format!(
+                    "a quote inside the value of {key} means different things to sh and systemd: quote the value as a whole"
+                ),
+            ),
+            Some(c) => {
+                Self::fail(here, format!("{c:?} follows the closing quote of {key}: quote the value as a whole"))
+            }
+        }
+    }
+
+    fn quoted(&mut self, line: usize, key: &str, quote: char) -> Result<String, EnvFileError> {
+        let mut value = String::new();
+        loop {
+            let here = self.line;
+            match self.next() {
+                None => return Self::fail(line, format!("the value of {key} has no closing {quote}: add it")),
+                Some('\0') => return Self::fail(here, "the file has a NUL byte: remove it"),
+                Some('\r') => return Self::fail(here, "the line ends as on Windows: convert the file with dos2unix"),
+                Some(c) if c == quote => return Ok(value),
+                Some('\\') if quote == '"' => match self.next() {
+                    Some(c @ ('"' | '\\' | '$' | '`')) => value.push(c),
+                    Some('\n') | None => {}
+                    Some(c) => value.extend(['\\', c]),
+                },
+                Some('$' | '`') if quote == '"' => return Self::substitution(here, key),
+                Some(c) => value.push(c),
+            }
+        }
+    }
+
+    fn word(&mut self, key: &str) -> Result<String, EnvFileError> {
+        let mut value = String::new();
+        loop {
+            let here = self.line;
+            match self.peek() {
+                None | Some('\n' | ' ' | '\t' | '\r' | '"' | '\'') => return Ok(value),
+                Some('$' | '`') => return Self::substitution(here, key),
+                Some('\0') => return Self::fail(here, "the file has a NUL byte: remove it"),
+                Some('\\') => {
+                    self.next();
+                    match self.next() {
+                        Some('\n') => {}
+                        Some('\r') => {
+                            return Self::fail(here, "the line ends as on Windows: convert the file with dos2unix");
+                        }
+                        Some(c) => value.push(c),
+                        None => return Self::fail(here, "the file ends in a backslash: remove it"),
+                    }
+                }
+                Some('#') if !value.is_empty() => {
+                    value.push('#');
+                    self.next();
+                }
+                Some(c) if SHELL_SYNTAX.contains(c) => {
+                    return Self::fail(
+                        here,
+                        format!("{c:?} means something to a shell: put the value in quotes, {key}=\"…\""),
+                    );
+                }
+                Some(c) => {
+                    value.push(c);
+                    self.next();
+                }
+            }
+        }
+    }
+
+    fn substitution<T>(line: usize, key: &str) -> Result<T, EnvFileError> {
+        Self::fail(
+            line,
+            format!(
+                "the value of {key} has a '$' or '`', but nothing is substituted here: write the value itself, in single quotes"
+            ),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn one(text: &str) -> Result<String, String> {
+        parse(text).map(|a| a[0].value.clone()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn reads_what_both_read_alike() {
+        for (text, value) in [
+            ("A=b", "b"),
+            ("  A=b  \n", "b"),
+            ("A=\n", ""),
+            ("A=a#b", "a#b"),
+            ("A=a=b,c:/d@e%f+g", "a=b,c:/d@e%f+g"),
+            ("A='a b $x `y` \\'", "a b $x `y` \\"),
+            (r#"A="a\"b\\c\$d\`e\f""#, r#"a"b\c$d`e\f"#),
+            ("A=\"two\nlines\"", "two\nlines"),
+            ("A=long\\\nword", "longword"),
+            ("A=\"long\\\nword\"", "longword"),
+            (r"A=a\ b", "a b"),
+        ] {
+            assert_eq!(one(text).as_deref(), Ok(value), "{text:?}");
+        }
+        let all = parse("# c\n\nA=1\nB='x\ny'\nA=2").unwrap();
+        let seen: Vec<_> = all.iter().map(|a| (a.key.as_str(), a.value.as_str(), a.line)).collect();
+        assert_eq!(seen, [("A", "1", 3), ("B", "x\ny", 4), ("A", "2", 6)]);
+    }
+
+    #[test]
+    fn refuses_where_they_differ_and_says_the_line() {
+        for text in [
+            "A=$B",
+            "A=`b`",
+            "A=\"$B\"",
+            "A=\"$(b)\"",
+            "A=b c",
+            "A=b # c",
+            "A='a'b",
+            "A=a'b'",
+            "A = b",
+            "A =b",
+            "export A=b",
+            "; c",
+            "A=b;c",
+            "A=~/x",
+            "A=*",
+            "A='x",
+            "A=\"x",
+            "A",
+            "1A=b",
+            "A-B=c",
+            "A=b\r\nC=d",
+            "\u{feff}A=b",
+            "A=b\\",
+            "# c\\\nA=b",
+            "=b",
+            "A=#b",
+            "A=\0",
+        ] {
+            assert!(parse(text).is_err(), "{text:?} was accepted");
+        }
+        assert!(one("A=1\nB=2\nC=$D\n").unwrap_err().starts_with("3: "));
+    }
+
+    #[test]
+    fn quoted_values_come_back() {
+        for value in ["", "plain", "a b", "it's", "\"", "\\", "$x`y`", "two\nlines", "#", "é"] {
+            assert_eq!(one(&format!("A={}", quote(value))).as_deref(), Ok(value));
+        }
+    }
+}

@@ -1,1 +1,161 @@
-//! x
+//! What the host says about itself: its name and its addresses.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, anyhow, bail};
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::{Root, program};
+
+/// The host name, as `hostname` prints it.
+pub fn host_name(root: &Root) -> Result<String> {
+    let name = root.read("/proc/sys/kernel/hostname")?.unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() || name == "(none)" {
+        bail!("this host has no name: set one with hostnamectl, or set MEMBER_NAME");
+    }
+    Ok(name.to_owned())
+}
+
+/// An address of this host with its prefix, for example `10.88.0.11/24`.
+pub type HostAddress = IpNet;
+
+#[derive(Deserialize)]
+struct Route {
+    prefsrc: Option<IpAddr>,
+}
+
+#[derive(Deserialize)]
+struct Link {
+    #[serde(default)]
+    addr_info: Vec<Address>,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    scope: String,
+    local: Option<IpAddr>,
+    prefixlen: Option<u8>,
+    #[serde(default)]
+    temporary: bool,
+    #[serde(default)]
+    deprecated: bool,
+}
+
+/// The global addresses of this host with their prefixes, as `ip -j address` has them; temporary (RFC 8981) and
+/// deprecated ones left out, since they do not stay.
+pub fn addresses(root: &Root) -> Result<Vec<HostAddress>> {
+    let mut command = program::command(root, "ip")?;
+    let printed = program::capture(command.args(["-j", "address", "show", "scope", "global"]))?;
+    let links: Vec<Link> = serde_json::from_str(&printed).context("cannot understand the output of ip -j address")?;
+    Ok(links
+        .into_iter()
+        .flat_map(|link| link.addr_info)
+        .filter(|address| address.scope == "global" && !address.temporary && !address.deprecated)
+        .filter_map(|address| IpNet::new(address.local?, address.prefixlen?).ok())
+        .collect())
+}
+
+/// The address by which this host is reached: the source address of its default route, IPv4 before IPv6; without a
+/// default route its only global address.
+pub fn main_address(root: &Root) -> Result<HostAddress> {
+    let addresses = addresses(root)?;
+    // Documentation addresses (RFC 5737, RFC 3849): in nobody's routing table but by the default route.
+    let outside = [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+    let sources = outside.into_iter().filter_map(|target| source_address(root, target));
+    for source in sources {
+        if let Some(found) = addresses.iter().find(|address| address.addr() == source) {
+            return Ok(*found);
+        }
+    }
+    match addresses.as_slice() {
+        [only] => Ok(*only),
+        [] => bail!("this host has no address but loopback: set HOST_ADDRESS and NETWORK"),
+        several => {
+            let several: Vec<String> = several.iter().map(ToString::to_string).collect();
+            bail!(
+                "this host has no default route and several addresses ({}): set HOST_ADDRESS to the one that the other members reach",
+                several.join(", ")
+            )
+        }
+    }
+}
+
+/// The address from which the kernel would send to `target`; none where there is no route.
+fn source_address(root: &Root, target: IpAddr) -> Option<IpAddr> {
+    let mut command = program::command(root, "ip").ok()?;
+    let printed = program::capture(command.args(["-j", "route", "get", &target.to_string()])).ok()?;
+    let routes: Vec<Route> = serde_json::from_str(&printed).ok()?;
+    routes.into_iter().find_map(|route| route.prefsrc)
+}
+
+/// An address that a person wrote: `10.0.0.1`, `fd00::1` or `[fd00::1]`, without a prefix.
+pub fn parse_address(text: &str) -> Result<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    IpAddr::from_str(bare).map_err(|_| {
+        if text.contains('/') {
+            anyhow!("'{text}' has a prefix: write the address alone, and the network in NETWORK")
+        } else {
+            anyhow!("'{text}' is not an IP address: write it as 10.0.0.1 or fd00::1")
+        }
+    })
+}
+
+/// A network that a person wrote, `10.0.0.0/24`; host bits are cut off, so that `10.0.0.5/24` is the same network.
+pub fn parse_network(text: &str) -> Result<IpNet> {
+    IpNet::from_str(text)
+        .map(|network| network.trunc())
+        .map_err(|_| anyhow!("'{text}' is not a network: write it as 10.0.0.0/24 or fd00::/64"))
+}
+
+/// `host:port` with brackets around an IPv6 address (RFC 3986, section 3.2.2).
+#[must_use]
+pub fn host_port(address: IpAddr, port: u16) -> String {
+    std::net::SocketAddr::new(address, port).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn host_with_ip(script: &str) -> (tempfile::TempDir, Root) {
+        let folder = tempfile::tempdir().unwrap();
+        let bin = folder.path().join("usr/bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::write(bin.join("ip"), format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(bin.join("ip"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let root = Root::new(folder.path());
+        (folder, root)
+    }
+
+    const ADDRESSES: &str = r#"[{"ifname":"a","addr_info":[{"family":"inet","local":"10.0.0.5","prefixlen":24,"scope":"global"},
+        {"family":"inet6","local":"fd00::5","prefixlen":64,"scope":"global"},
+        {"family":"inet6","local":"fd00::99","prefixlen":64,"scope":"global","temporary":true}]},{}]"#;
+
+    #[test]
+    fn the_default_route_decides() {
+        let (_folder, root) = host_with_ip(&format!(
+            "case $* in *address*) echo '{ADDRESSES}';; *192.0.2.1) exit 2;; *) echo '[{{\"prefsrc\":\"fd00::5\"}}]';; esac"
+        ));
+        assert_eq!(main_address(&root).unwrap().to_string(), "fd00::5/64");
+    }
+
+    #[test]
+    fn without_a_default_route_an_ambiguous_host_is_asked_to_say() {
+        let (_folder, root) = host_with_ip(&format!("case $* in *address*) echo '{ADDRESSES}';; *) exit 2;; esac"));
+        let error = main_address(&root).unwrap_err().to_string();
+        assert!(error.contains("10.0.0.5/24, fd00::5/64"), "{error}");
+    }
+
+    #[test]
+    fn addresses_that_people_write() {
+        assert_eq!(parse_address("[fd00::1]").unwrap(), parse_address("fd00::1").unwrap());
+        assert!(parse_address("1.2.3.4/24").unwrap_err().to_string().contains("NETWORK"));
+        assert_eq!(parse_network("10.0.0.5/24").unwrap().to_string(), "10.0.0.0/24");
+        assert_eq!(host_port(parse_address("fd00::1").unwrap(), 8008), "[fd00::1]:8008");
+    }
+}

@@ -38,16 +38,11 @@ impl Reporter {
             Level::Info => (6, ""),
         };
         let text = message.to_string();
+        let prefix = if self.journal { format!("<{number}>") } else { String::new() };
         let mut out = String::new();
         for (index, line) in text.lines().enumerate() {
-            if self.journal {
-                out.push_str(&format!("<{number}>"));
-            }
-            if index == 0 {
-                out.push_str(&format!("{}: {word}{line}\n", self.name));
-            } else {
-                out.push_str(&format!("  {line}\n"));
-            }
+            out += &prefix;
+            out += &if index == 0 { format!("{}: {word}{line}\n", self.name) } else { format!("  {line}\n") };
         }
         let _ = std::io::stderr().write_all(out.as_bytes());
     }

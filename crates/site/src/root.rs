@@ -74,12 +74,7 @@ impl Root {
         let path = path.as_ref();
         let entries = match std::fs::read_dir(self.path(path)) {
             Ok(entries) => entries,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
-                ) =>
-            {
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
                 return Ok(Vec::new());
             }
             Err(error) => return Err(error).with_context(|| format!("cannot list {}", path.display())),
@@ -113,7 +108,9 @@ impl Root {
                 (fields.next() == Some(name)).then(|| fields.nth(1))?
             })
             .find_map(|id| id.parse().ok())
-            .with_context(|| format!("the {kind} {name} is missing in {file}: install postgresql-common, which adds it"))
+            .with_context(|| {
+                format!("the {kind} {name} is missing in {file}: install postgresql-common, which adds it")
+            })
     }
 }
 

@@ -1,1 +1,294 @@
-//! x
+//! What the administrator set: `/etc/default/patroni` for the site, `/etc/default/patroni@16-main` for one instance.
+//!
+//! Here the files become keys and texts, each with the place it came from; what a text means is for the part of
+//! the program that needs it, by [`Settings::parse`], so that every error names file and line.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::{ClusterId, Root, envfile, keys};
+
+/// The settings of the whole site.
+pub const SITE_FILE: &str = "/etc/default/patroni";
+
+/// The settings of one instance, which win over those of the site.
+#[must_use]
+pub fn instance_file(id: &ClusterId) -> PathBuf {
+    PathBuf::from(format!("{SITE_FILE}@{}", id.dashed()))
+}
+
+/// A key that can be set.
+#[derive(Debug)]
+pub struct Key {
+    /// As it stands in the file.
+    pub name: &'static str,
+    /// What holds where it is not set, for people.
+    pub default: &'static str,
+    /// What it is for, for people.
+    pub meaning: &'static str,
+}
+
+const fn key(name: &'static str, default: &'static str, meaning: &'static str) -> Key {
+    Key { name, default, meaning }
+}
+
+/// Every key there is. The manual page and the shipped file are tested against this list.
+pub const KEYS: &[Key] = &[
+    key("DCS", "etcd3, or what /etc/patroni/dcs.yml says", "the kind of store: etcd3"),
+    key("DCS_HOSTS", "127.0.0.1:2379", "the store's servers: host[:port], separated by commas, IPv6 in brackets"),
+    key("DCS_PROTOCOL", "https with DCS_CACERT or DCS_CERT, else http", "http or https"),
+    key("DCS_CACERT", "", "file with the certificates that sign the store's certificate"),
+    key("DCS_CERT", "", "file with our certificate for the store"),
+    key("DCS_KEY", "", "file with the key of DCS_CERT, readable by postgres"),
+    key("DCS_USERNAME", "", "our user name in the store"),
+    key("DCS_PASSWORD_FILE", "", "file with the password of DCS_USERNAME"),
+    key("NAMESPACE", "/postgresql-common/", "where in the store all instances of the site are"),
+    key("MEMBER_NAME", "the host name", "the name of this member, unique in the cluster"),
+    key(
+        "HOST_ADDRESS",
+        "the source address of the default route",
+        "the address by which the other members reach this one",
+    ),
+    key("NETWORK", "the network of HOST_ADDRESS", "networks of members and clients in pg_hba, separated by commas"),
+    key(
+        "LISTEN_ADDRESSES",
+        "HOST_ADDRESS and loopback",
+        "the addresses on which PostgreSQL listens, separated by commas, or *",
+    ),
+    key(
+        "PORT",
+        "the port it has, or the next free one from 5432",
+        "the TCP port of PostgreSQL; the REST API has 2576 more",
+    ),
+    key(
+        "SITE_KEY_FILE",
+        "/etc/patroni/site.key",
+        "the file from which passwords are derived, the same on every member",
+    ),
+    key("TTL", "30", "seconds until a primary that is silent loses the leader lock"),
+    key("LOOP_WAIT", "10", "seconds between two looks of Patroni"),
+    key("RETRY_TIMEOUT", "10", "seconds for which Patroni retries the store and PostgreSQL"),
+    key("MAXIMUM_LAG_ON_FAILOVER", "1048576", "bytes a replica may lag and still become primary"),
+    key("FAILSAFE_MODE", "yes", "the primary stays primary while the store is away, if it reaches all members"),
+    key("SYNCHRONOUS_MODE", "no", "no commit is acknowledged before a standby has it"),
+    key("SYNCHRONOUS_NODE_COUNT", "1", "how many synchronous standbys"),
+    key("WATCHDOG", "automatic", "off, automatic or required"),
+    key("LOCALE", "that of pg_createcluster", "locale of a new cluster"),
+    key("ENCODING", "that of pg_createcluster", "encoding of a new cluster"),
+    key("DATA_CHECKSUMS", "that of pg_createcluster", "data checksums in a new cluster, yes or no"),
+    key(
+        "CLONE_MAX_RATE",
+        "unlimited",
+        "the most that a clone takes per second: 50M, 900k (kilobytes without a letter)",
+    ),
+    key("CLONE_COMPRESS", "none", "compression of a clone on the network: METHOD[:DETAIL] of pg_basebackup"),
+    key("CLONE_CHECKPOINT", "fast", "fast, or spread to spare the primary's disks"),
+];
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A file and the line in it, from 1.
+    File(PathBuf, usize),
+    /// `--set`, or the option named.
+    Option(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::Option(option) => f.write_str(option),
+        }
+    }
+}
+
+/// A value as it was written. Empty values do not exist: they count as not set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// The text, never empty.
+    pub text: String,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// The settings that hold for one instance.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    values: BTreeMap<&'static str, Setting>,
+}
+
+impl Settings {
+    /// Reads the file of the site and that of the instance. Neither needs to exist.
+    pub fn read(root: &Root, id: &ClusterId) -> Result<Self> {
+        let mut settings = Self::default();
+        settings.read_file(root, Path::new(SITE_FILE))?;
+        settings.read_file(root, &instance_file(id))?;
+        Ok(settings)
+    }
+
+    fn read_file(&mut self, root: &Root, path: &Path) -> Result<()> {
+        let Some(text) = root.read(path)? else { return Ok(()) };
+        let assignments = envfile::parse(&text).map_err(|error| anyhow!("{}:{error}", path.display()))?;
+        for assignment in assignments {
+            self.put(&assignment.key, assignment.value, Origin::File(path.to_owned(), assignment.line))?;
+        }
+        Ok(())
+    }
+
+    /// Takes `KEY=VALUE` from the command line; it wins over the files.
+    pub fn set(&mut self, assignment: &str) -> Result<()> {
+        let Some((key, value)) = assignment.split_once('=') else {
+            bail!("--set {assignment}: write it as --set KEY=VALUE");
+        };
+        self.put(key, value.to_owned(), Origin::Option("--set"))
+    }
+
+    /// Puts a value in the place of what was there; an empty one takes that away.
+    pub fn put(&mut self, name: &str, text: String, origin: Origin) -> Result<()> {
+        let known = known(name).map_err(|message| anyhow!("{origin}: {message}"))?;
+        if text.is_empty() {
+            self.values.remove(known);
+        } else {
+            self.values.insert(known, Setting { text, origin });
+        }
+        Ok(())
+    }
+
+    /// The value of a key, where it is set.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Setting> {
+        debug_assert!(KEYS.iter().any(|known| known.name == key), "{key} is not in KEYS");
+        self.values.get(key)
+    }
+
+    /// The text of a key, where it is set.
+    #[must_use]
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.get(key).map(|setting| setting.text.as_str())
+    }
+
+    /// What a key means; the error of `parse` gets the place and the key put before it.
+    pub fn parse<T>(&self, key: &str, parse: impl FnOnce(&str) -> Result<T>) -> Result<Option<T>> {
+        self.get(key)
+            .map(|setting| parse(&setting.text).with_context(|| format!("{}: {key}", setting.origin)))
+            .transpose()
+    }
+
+    /// A whole number within bounds.
+    pub fn number(&self, key: &str, least: u64, most: u64) -> Result<Option<u64>> {
+        self.parse(key, |text| match text.parse::<u64>() {
+            Ok(number) if (least..=most).contains(&number) => Ok(number),
+            _ => Err(anyhow!("'{text}' is not a whole number from {least} to {most}")),
+        })
+    }
+
+    /// `yes` or `no`, in any of the words that PostgreSQL and systemd take.
+    pub fn truth(&self, key: &str) -> Result<Option<bool>> {
+        self.parse(key, |text| match text.to_ascii_lowercase().as_str() {
+            "yes" | "true" | "on" | "1" => Ok(true),
+            "no" | "false" | "off" | "0" => Ok(false),
+            _ => Err(anyhow!("'{text}' is neither yes nor no")),
+        })
+    }
+
+    /// One of the words that are allowed.
+    pub fn choice(&self, key: &str, words: &[&'static str]) -> Result<Option<&'static str>> {
+        self.parse(key, |text| {
+            words
+                .iter()
+                .find(|word| **word == text)
+                .copied()
+                .ok_or_else(|| anyhow!("'{text}' is none of {}", words.join(", ")))
+        })
+    }
+
+    /// The parts of a list, separated by commas and blanks.
+    pub fn list<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T>) -> Result<Option<Vec<T>>> {
+        self.parse(key, |text| {
+            text.split([',', ' ', '\t', '\n']).filter(|part| !part.is_empty()).map(parse).collect::<Result<Vec<T>>>()
+        })
+    }
+
+    /// An absolute path.
+    pub fn path(&self, key: &str) -> Result<Option<PathBuf>> {
+        self.parse(key, |text| {
+            if text.starts_with('/') {
+                Ok(PathBuf::from(text))
+            } else {
+                Err(anyhow!("'{text}' is not an absolute path"))
+            }
+        })
+    }
+
+    /// The secret in the file that a key names.
+    pub fn secret(&self, root: &Root, key: &str) -> Result<Option<String>> {
+        match self.path(key)? {
+            Some(path) => self.parse(key, |_| keys::read_secret(root, &path)),
+            None => Ok(None),
+        }
+    }
+}
+
+/// The key in the list, or what is wrong with it and which one was meant.
+fn known(name: &str) -> Result<&'static str, String> {
+    if let Some(key) = KEYS.iter().find(|key| key.name == name) {
+        return Ok(key.name);
+    }
+    let nearest = KEYS
+        .iter()
+        .map(|key| (strsim::damerau_levenshtein(&name.to_ascii_uppercase(), key.name), key.name))
+        .min()
+        .filter(|(distance, key)| *distance <= key.len() / 2);
+    Err(match nearest {
+        Some((_, nearest)) => format!("unknown key {name}: did you mean {nearest}?"),
+        None => format!("unknown key {name}: see patroni.default(5) for all keys"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn host(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("etc/default")).unwrap();
+        for (path, text) in files {
+            std::fs::write(folder.path().join(path), text).unwrap();
+        }
+        let root = Root::new(folder.path());
+        (folder, root)
+    }
+
+    #[test]
+    fn the_instance_wins_over_the_site_and_the_command_line_over_both() {
+        let (_folder, root) = host(&[
+            ("etc/default/patroni", "TTL=20\nLOOP_WAIT=5\nPORT=5440\n"),
+            ("etc/default/patroni@16-main", "TTL=25\nPORT=\n"),
+        ]);
+        let mut settings = Settings::read(&root, &"16/main".parse().unwrap()).unwrap();
+        assert_eq!(settings.number("TTL", 1, 99).unwrap(), Some(25));
+        assert_eq!(settings.get("PORT"), None);
+        settings.set("LOOP_WAIT=7").unwrap();
+        assert_eq!(settings.text("LOOP_WAIT"), Some("7"));
+        assert_eq!(settings.get("TTL").unwrap().origin.to_string(), "/etc/default/patroni@16-main:1");
+    }
+
+    #[test]
+    fn errors_name_file_line_and_remedy() {
+        let id = "16/main".parse().unwrap();
+        let (_folder, root) = host(&[("etc/default/patroni", "\nTTLL=20\n")]);
+        let error = Settings::read(&root, &id).unwrap_err().to_string();
+        assert_eq!(error, "/etc/default/patroni:2: unknown key TTLL: did you mean TTL?");
+        let (_folder, root) = host(&[("etc/default/patroni", "TTL=soon\nDCS_PASSWORD_FILE=/pw\n")]);
+        let settings = Settings::read(&root, &id).unwrap();
+        let error = format!("{:#}", settings.number("TTL", 20, 99).unwrap_err());
+        assert_eq!(error, "/etc/default/patroni:1: TTL: 'soon' is not a whole number from 20 to 99");
+        let error = format!("{:#}", settings.secret(&root, "DCS_PASSWORD_FILE").unwrap_err());
+        assert_eq!(error, "/etc/default/patroni:2: DCS_PASSWORD_FILE: /pw: there is no such file");
+    }
+}
