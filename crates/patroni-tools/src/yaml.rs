@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use serde_yaml::Value;
+use serde_json::Value;
 
-/// A parsed YAML document.
+/// A parsed YAML document. It is kept as JSON, which can say all that a Patroni file can.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Yaml(Value);
 
@@ -20,6 +20,12 @@ impl Yaml {
         })
     }
 
+    /// The document; `None` where the file says nothing.
+    #[must_use]
+    pub fn document(&self) -> Option<&Value> {
+        (!self.0.is_null()).then_some(&self.0)
+    }
+
     /// The value at a path of keys, `None` where there is none.
     #[must_use]
     pub fn get(&self, path: &[&str]) -> Option<&Value> {
@@ -31,8 +37,7 @@ impl Yaml {
     pub fn text(&self, path: &[&str]) -> Option<String> {
         match self.get(path)? {
             Value::String(text) => Some(text.clone()),
-            Value::Number(number) => Some(number.to_string()),
-            Value::Bool(truth) => Some(truth.to_string()),
+            other @ (Value::Number(_) | Value::Bool(_)) => Some(other.to_string()),
             _ => None,
         }
     }
@@ -44,5 +49,72 @@ impl Yaml {
             .rsplit_once(':')
             .and_then(|(_, port)| port.trim().parse().ok())
             .with_context(|| format!("{section}.listen is '{listen}', which does not end in :PORT"))
+    }
+
+    /// Every value with its path (`bootstrap.dcs.ttl`), lists and scalars alike; empty mappings are values too.
+    #[must_use]
+    pub fn leaves(&self, below: &[&str]) -> Vec<(String, Value)> {
+        let mut found = Vec::new();
+        if let Some(value) = self.get(below) {
+            collect(value, "", &mut found);
+        }
+        found
+    }
+
+    /// The path of the first value that is null, an empty list or an empty mapping. Patroni's validator refuses these,
+    /// and `parameters:` without a value makes Patroni drop the whole dynamic configuration (patroni issue 3546).
+    #[must_use]
+    pub fn first_empty(&self) -> Option<String> {
+        self.leaves(&[])
+            .into_iter()
+            .find(|(_, value)| match value {
+                Value::Null => true,
+                Value::Array(items) => items.is_empty() || items.contains(&Value::Null),
+                Value::Object(map) => map.is_empty(),
+                _ => false,
+            })
+            .map(|(path, _)| path)
+    }
+}
+
+fn collect(value: &Value, path: &str, found: &mut Vec<(String, Value)>) {
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            for (key, value) in map {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                collect(value, &path, found);
+            }
+        }
+        other => found.push((path.to_owned(), other.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Yaml {
+        Yaml::parse(Path::new("/f.yml"), text).unwrap()
+    }
+
+    #[test]
+    fn says_where_the_file_is_wrong() {
+        let error = Yaml::parse(Path::new("/f.yml"), "a: 1\nb: [1\nc: 2\n").unwrap_err().to_string();
+        assert!(error.starts_with("/f.yml:3: "), "{error}");
+        assert!(parse("").document().is_none());
+    }
+
+    #[test]
+    fn finds_what_is_empty() {
+        assert_eq!(parse("a: 1\nb: {c: [x], d: }\n").first_empty().as_deref(), Some("b.d"));
+        assert_eq!(parse("a: []").first_empty().as_deref(), Some("a"));
+        assert_eq!(parse("a: {b: {}}").first_empty().as_deref(), Some("a.b"));
+        assert_eq!(parse("a: [1]\nb: ''\n").first_empty(), None);
+    }
+
+    #[test]
+    fn reads_ports() {
+        assert_eq!(parse("postgresql: {listen: 'fd00::5,::1:5433'}").port("postgresql").unwrap(), 5433);
+        assert!(parse("postgresql: {listen: '*'}").port("postgresql").is_err());
     }
 }

@@ -114,7 +114,9 @@ fn check_mode(root: &Root, path: &Path, forbidden: u32) -> Result<()> {
     Ok(())
 }
 
-fn to_hex(bytes: &[u8]) -> String {
+/// Lower-case hexadecimal digits.
+#[must_use]
+pub fn to_hex(bytes: &[u8]) -> String {
     let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or_default();
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }

@@ -42,7 +42,11 @@ impl Reporter {
         let mut out = String::new();
         for (index, line) in text.lines().enumerate() {
             out += &prefix;
-            out += &if index == 0 { format!("{}: {word}{line}\n", self.name) } else { format!("  {line}\n") };
+            let (name, word, indent) = if index == 0 { (self.name, word, ": ") } else { ("", "", "  ") };
+            out.extend([
+                name, indent, word, line, "
+",
+            ]);
         }
         let _ = std::io::stderr().write_all(out.as_bytes());
     }

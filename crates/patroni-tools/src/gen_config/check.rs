@@ -1,0 +1,307 @@
+//! `--check`: what is wrong with a Patroni file, without the store and without a server. The unit asks before every
+//! start, so only what certainly keeps the instance from working is an error; the rest is a warning.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+use site::clusters;
+use site::report::Reporter;
+use site::{ClusterId, Root, conf};
+
+use super::config::file;
+use super::store::STORES;
+use crate::yaml::Yaml;
+
+/// Keys of Patroni 3.0 to 4.1 by section (`patroni/validator.py`, `schema`, and the documentation of settings). Sections
+/// of stores and lists of PostgreSQL parameters are open.
+const KNOWN: &[(&[&str], &[&str])] = &[
+    (
+        &[],
+        &[
+            "scope",
+            "name",
+            "namespace",
+            "restapi",
+            "bootstrap",
+            "postgresql",
+            "watchdog",
+            "tags",
+            "ctl",
+            "log",
+            "citus",
+            "etcd",
+            "etcd3",
+            "consul",
+            "zookeeper",
+            "kubernetes",
+            "exhibitor",
+            "raft",
+            "thread_pool_size",
+            "thread_stack_size",
+        ],
+    ),
+    (&["bootstrap"], &["dcs", "method", "initdb", "pg_hba", "pg_ident", "post_bootstrap", "post_init", "users"]),
+    (
+        &["bootstrap", "dcs"],
+        &[
+            "ttl",
+            "loop_wait",
+            "retry_timeout",
+            "maximum_lag_on_failover",
+            "maximum_lag_on_syncnode",
+            "max_timelines_history",
+            "primary_start_timeout",
+            "primary_stop_timeout",
+            "master_start_timeout",
+            "master_stop_timeout",
+            "check_timeline",
+            "synchronous_mode",
+            "synchronous_mode_strict",
+            "synchronous_node_count",
+            "failsafe_mode",
+            "postgresql",
+            "standby_cluster",
+            "slots",
+            "ignore_slots",
+            "member_slots_ttl",
+            "pause",
+        ],
+    ),
+    (
+        &["postgresql"],
+        &[
+            "listen",
+            "connect_address",
+            "proxy_address",
+            "authentication",
+            "callbacks",
+            "before_stop",
+            "pre_promote",
+            "create_replica_method",
+            "create_replica_methods",
+            "data_dir",
+            "config_dir",
+            "bin_dir",
+            "bin_name",
+            "pgpass",
+            "recovery_conf",
+            "custom_conf",
+            "parameters",
+            "pg_hba",
+            "pg_ident",
+            "pg_ctl_timeout",
+            "use_pg_rewind",
+            "use_slots",
+            "use_unix_socket",
+            "use_unix_socket_repl",
+            "remove_data_directory_on_rewind_failure",
+            "remove_data_directory_on_diverged_timelines",
+            "replica_method",
+            "basebackup",
+        ],
+    ),
+    (
+        &["restapi"],
+        &[
+            "listen",
+            "connect_address",
+            "authentication",
+            "certfile",
+            "keyfile",
+            "keyfile_password",
+            "cafile",
+            "ciphers",
+            "verify_client",
+            "allowlist",
+            "allowlist_include_members",
+            "http_extra_headers",
+            "https_extra_headers",
+            "request_queue_size",
+            "thread_pool_size",
+            "server_tokens",
+        ],
+    ),
+    (&["watchdog"], &["mode", "device", "safety_margin", "driver"]),
+];
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// What keeps the instance from working.
+    pub errors: Vec<String>,
+    /// What needs a look.
+    pub warnings: Vec<String>,
+}
+
+/// Checks the file of an instance and says what it found; an error if the instance cannot work.
+pub fn run(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<()> {
+    let path = file(id);
+    let findings = look(root, id, &path)?;
+    for warning in &findings.warnings {
+        reporter.warn(format!("{}: {warning}", path.display()));
+    }
+    match findings.errors.split_last() {
+        None => Ok(()),
+        Some((last, others)) => {
+            for error in others {
+                reporter.say(site::report::Level::Error, format!("{}: {error}", path.display()));
+            }
+            bail!("{}: {last}", path.display())
+        }
+    }
+}
+
+fn look(root: &Root, id: &ClusterId, path: &Path) -> Result<Findings> {
+    let Some(text) = root.read(path)? else {
+        bail!("{} does not exist: run patroni-gen-config {id}", path.display());
+    };
+    let yaml = Yaml::parse(path, &text)?;
+    let mut findings = Findings::default();
+    let Some(Value::Object(_)) = yaml.document() else {
+        bail!("{}:1: the file is empty or not a mapping: run patroni-gen-config --force {id}", path.display());
+    };
+    look_at_keys(&yaml, &mut findings);
+    look_at_values(&yaml, &mut findings);
+    look_at_host(root, id, &yaml, &mut findings)?;
+    let mode = root.path(path).metadata()?.permissions().mode();
+    if mode & 0o007 != 0 {
+        findings.warnings.push(format!("others can read the passwords in it: run chmod 0640 {}", path.display()));
+    }
+    Ok(findings)
+}
+
+fn look_at_keys(yaml: &Yaml, findings: &mut Findings) {
+    let required: [&[&str]; 7] = [
+        &["scope"],
+        &["name"],
+        &["restapi", "listen"],
+        &["restapi", "connect_address"],
+        &["postgresql", "listen"],
+        &["postgresql", "connect_address"],
+        &["postgresql", "data_dir"],
+    ];
+    for path in required {
+        match yaml.get(path) {
+            Some(Value::String(_)) => {}
+            Some(Value::Null) | None => findings.errors.push(format!("{} is missing: add it", path.join("."))),
+            Some(other) => {
+                findings
+                    .errors
+                    .push(format!("{} is {other}, which Patroni takes for no text: put it in quotes", path.join(".")));
+            }
+        }
+    }
+    if !STORES.iter().any(|store| yaml.get(&[store]).is_some_and(|options| !options.is_null())) {
+        findings.errors.push(format!("it names no store: add a section such as etcd3 (one of {})", STORES.join(", ")));
+    }
+    let method = yaml.text(&["bootstrap", "method"]).filter(|method| method != "initdb");
+    if let Some(method) = method {
+        if yaml.text(&["bootstrap", &method, "command"]).is_none() {
+            findings.errors.push(format!(
+                "bootstrap.method is {method}, but bootstrap.{method}.command is missing: Patroni would run initdb without \
+                 /etc/postgresql"
+            ));
+        }
+    }
+    for (section, known) in KNOWN {
+        let Some(Value::Object(map)) = yaml.get(section) else { continue };
+        let methods = method_names(yaml);
+        for key in map.keys().filter(|key| !known.contains(&key.as_str()) && !methods.contains(key)) {
+            let mut place = section.to_vec();
+            place.push(key);
+            findings
+                .warnings
+                .push(format!("{} is no key of Patroni, which ignores it: correct it or remove it", place.join(".")));
+        }
+    }
+}
+
+/// Sections whose names the file itself chooses.
+fn method_names(yaml: &Yaml) -> Vec<String> {
+    let mut names: Vec<String> = yaml.text(&["bootstrap", "method"]).into_iter().collect();
+    for key in ["create_replica_methods", "create_replica_method"] {
+        if let Some(Value::Array(methods)) = yaml.get(&["postgresql", key]) {
+            names.extend(methods.iter().filter_map(Value::as_str).map(str::to_owned));
+        }
+    }
+    names
+}
+
+fn look_at_values(yaml: &Yaml, findings: &mut Findings) {
+    for section in ["postgresql", "restapi"] {
+        if yaml.text(&[section, "listen"]).is_some() {
+            if let Err(error) = yaml.port(section) {
+                findings.errors.push(error.to_string());
+            }
+        }
+        if let Some(address) = yaml.text(&[section, "connect_address"]) {
+            let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+            if ["127.0.0.1", "0.0.0.0", "*", "::1", "[::1]", "localhost"].contains(&host) {
+                findings
+                    .warnings
+                    .push(format!("{section}.connect_address is {address}, which the other members cannot reach"));
+            }
+        }
+    }
+    if let Some(place) = yaml.first_empty() {
+        findings.warnings.push(format!(
+            "{place} has no value, by which Patroni may ignore more than that (an empty parameters: drops the whole dynamic \
+             configuration): give it a value or remove it"
+        ));
+    }
+}
+
+fn look_at_host(root: &Root, id: &ClusterId, yaml: &Yaml, findings: &mut Findings) -> Result<()> {
+    let bin_dir = yaml.text(&["postgresql", "bin_dir"]);
+    if let Some(bin_dir) = bin_dir {
+        if !root.path(Path::new(&bin_dir).join("postgres")).exists() {
+            findings
+                .errors
+                .push(format!("bin_dir {bin_dir} has no postgres: run apt install postgresql-{}", id.version));
+        }
+    }
+    for path in hook_commands(yaml) {
+        let executable = root.path(&path).metadata().is_ok_and(|data| data.permissions().mode() & 0o111 != 0);
+        if path.is_absolute() && !executable {
+            findings.errors.push(format!("{} is not a program of this host: correct the command", path.display()));
+        }
+    }
+    let Some(data_dir) = yaml.text(&["postgresql", "data_dir"]) else { return Ok(()) };
+    // Patroni gives PostgreSQL -D, but a data_directory in the base configuration wins over it.
+    let config = yaml.text(&["postgresql", "config_dir"]).map_or_else(|| clusters::config_directory(id), PathBuf::from);
+    let base = ["postgresql.base.conf", "postgresql.conf"].map(|name| config.join(name));
+    if let Some(base) = base.iter().find(|base| root.path(base).exists()) {
+        let conf = conf::read(root, base)?;
+        if let Some(other) = conf.get("data_directory").filter(|other| Path::new(other) != Path::new(&data_dir)) {
+            findings.errors.push(format!(
+                "data_dir is {data_dir}, but {} has data_directory = '{other}', where PostgreSQL would run: make them the same",
+                base.display()
+            ));
+        }
+    }
+    if let Ok(Some(version)) = root.read(Path::new(&data_dir).join("PG_VERSION")) {
+        if version.trim() != id.version.as_str() {
+            findings.errors.push(format!(
+                "{data_dir} holds a cluster of version {}, not {}",
+                version.trim(),
+                id.version
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn hook_commands(yaml: &Yaml) -> Vec<PathBuf> {
+    let mut commands = Vec::new();
+    for method in method_names(yaml) {
+        for section in ["bootstrap", "postgresql"] {
+            commands.extend(yaml.text(&[section, &method, "command"]));
+        }
+    }
+    if let Some(Value::Object(callbacks)) = yaml.get(&["postgresql", "callbacks"]) {
+        commands.extend(callbacks.values().filter_map(Value::as_str).map(str::to_owned));
+    }
+    commands.iter().filter_map(|command| command.split_whitespace().next()).map(PathBuf::from).collect()
+}

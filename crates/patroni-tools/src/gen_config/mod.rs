@@ -1,0 +1,283 @@
+//! `patroni-gen-config`: settings and host become `/etc/patroni/16-main.yml`.
+//!
+//! May read the host's configuration and run `ip`; writes only below `/etc/patroni`.
+
+mod check;
+mod config;
+mod diff;
+mod dynamic;
+mod install;
+mod render;
+mod store;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use site::report::{self, Reporter};
+use site::settings::{Origin, Settings};
+use site::{ClusterId, Root, clusters, keys::SiteKey};
+
+use crate::yaml::Yaml;
+use config::{Config, Ports, file};
+use render::Author;
+
+/// Where Patroni files are.
+const DIRECTORY: &str = "/etc/patroni";
+
+/// Writes the Patroni file of a PostgreSQL cluster from /etc/default/patroni and this host.
+#[derive(Debug, Parser)]
+#[command(
+    name = "patroni-gen-config",
+    version,
+    after_help = "Manual: patroni-gen-config(8), settings: patroni.default(5)"
+)]
+// Each is an option of its own; a type for them would only hide the command line.
+#[allow(clippy::struct_excessive_bools)]
+pub struct Args {
+    /// The cluster: 16/main, 16-main or the two words 16 main; $PGCLUSTER where it is missing
+    #[arg(value_name = "CLUSTER", num_args = 0..=2, conflicts_with = "all")]
+    cluster: Vec<String>,
+    /// Every instance that has a file in /etc/patroni
+    #[arg(long)]
+    all: bool,
+    /// Print the file that would be written, with its secrets masked, and write nothing
+    #[arg(long, visible_alias = "stdout", conflicts_with_all = ["diff", "check", "force"])]
+    dry_run: bool,
+    /// Show how the file that would be written differs from the one that is there; exit 1 if it does
+    #[arg(long, conflicts_with_all = ["check", "force"])]
+    diff: bool,
+    /// Replace a file that somebody edited or wrote by hand; it is kept beside it with .old at its end
+    #[arg(long)]
+    force: bool,
+    /// Say what is wrong with the file that is there, without the store; exit 1 if the instance cannot work
+    #[arg(long, conflicts_with_all = ["force", "port", "set", "template"])]
+    check: bool,
+    /// The TCP port of PostgreSQL
+    #[arg(long, value_name = "PORT", conflicts_with = "all")]
+    port: Option<String>,
+    /// Set a key of /etc/default/patroni for this run; may be given again
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Use this template in place of patroni.yml.j2
+    #[arg(long, value_name = "FILE")]
+    template: Option<PathBuf>,
+}
+
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let reporter = Reporter::new("patroni-gen-config");
+    reporter.finish(run(&Root::from_environment(), &args, &reporter))
+}
+
+fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
+    let ids = if args.all { instances(root)? } else { vec![named(args)?] };
+    if args.check {
+        return each(&ids, reporter, |id| check::run(root, id, reporter));
+    }
+    if args.dry_run || args.diff {
+        return each(&ids, reporter, |id| show(root, args, id));
+    }
+    let _lock = install::Lock::take(root, Path::new(DIRECTORY))?;
+    each(&ids, reporter, |id| write(root, args, id, reporter))
+}
+
+/// Works on every instance, whatever happened to those before it.
+fn each(ids: &[ClusterId], reporter: &Reporter, mut work: impl FnMut(&ClusterId) -> Result<()>) -> Result<()> {
+    let mut failed = None;
+    for id in ids {
+        if let Err(error) = work(id) {
+            if let Some(earlier) = failed.replace(error) {
+                reporter.say(report::Level::Error, format!("{earlier:#}"));
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn named(args: &Args) -> Result<ClusterId> {
+    if !args.cluster.is_empty() {
+        return Ok(ClusterId::from_words(&args.cluster)?);
+    }
+    match std::env::var("PGCLUSTER") {
+        Ok(cluster) if !cluster.is_empty() => cluster.parse().context("PGCLUSTER"),
+        _ => bail!("which cluster? name it, as in patroni-gen-config 16/main, or set PGCLUSTER, or use --all"),
+    }
+}
+
+/// Every instance that has a Patroni file.
+fn instances(root: &Root) -> Result<Vec<ClusterId>> {
+    let names = root.list(DIRECTORY)?;
+    let mut ids: Vec<ClusterId> =
+        names.iter().filter_map(|name| name.strip_suffix(".yml")).filter_map(|stem| stem.parse().ok()).collect();
+    ids.sort();
+    Ok(ids)
+}
+
+fn settings(root: &Root, args: &Args, id: &ClusterId) -> Result<Settings> {
+    let mut settings = Settings::read(root, id)?;
+    for assignment in &args.set {
+        settings.set(assignment)?;
+    }
+    if let Some(port) = &args.port {
+        settings.put("PORT", port.clone(), Origin::Option("--port"))?;
+    }
+    Ok(settings)
+}
+
+fn render(
+    root: &Root,
+    args: &Args,
+    id: &ClusterId,
+    settings: &Settings,
+    key: &SiteKey,
+    present: Option<&str>,
+) -> Result<(Config, String)> {
+    // A file that is no YAML has no port; that it is wrong is said where it would be replaced.
+    let port = present.and_then(|text| Yaml::parse(&file(id), text).ok()?.port("postgresql").ok());
+    let clusters = clusters::installed(root)?;
+    let claims = if port.is_some() && settings.get("PORT").is_none() { Vec::new() } else { claims(root, id)? };
+    let claimed_by = |port: u16| claims.iter().find(|(claimed, _)| *claimed == port).map(|(_, other)| other.clone());
+    let ports = Ports { clusters: &clusters, present: port, claimed_by: &claimed_by };
+    let config = Config::resolve(root, id, settings, key, &ports)?;
+    let text = render::render(root, &config, args.template.as_deref())?;
+    Ok((config, text))
+}
+
+/// The ports that the Patroni files of other instances name. Only the lines with addresses are read: a host can have
+/// hundreds of these files, and a port too many does no harm.
+fn claims(root: &Root, id: &ClusterId) -> Result<Vec<(u16, ClusterId)>> {
+    let mut claims = Vec::new();
+    for other in instances(root)?.into_iter().filter(|other| other != id) {
+        let text = root.read(file(&other))?.unwrap_or_default();
+        for line in text.lines() {
+            let line = line.trim_start();
+            if line.starts_with("listen:") || line.starts_with("connect_address:") {
+                let port = line
+                    .trim_end()
+                    .trim_end_matches(['"', '\''])
+                    .rsplit_once(':')
+                    .and_then(|(_, port)| port.parse().ok());
+                claims.extend(port.map(|port: u16| (port, other.clone())));
+            }
+        }
+    }
+    Ok(claims)
+}
+
+fn site_key_path(settings: &Settings) -> Result<PathBuf> {
+    Ok(settings.path("SITE_KEY_FILE")?.unwrap_or_else(|| PathBuf::from(DIRECTORY).join("site.key")))
+}
+
+/// `--dry-run` and `--diff`.
+fn show(root: &Root, args: &Args, id: &ClusterId) -> Result<()> {
+    let path = file(id);
+    let present = root.read(&path)?;
+    let settings = settings(root, args, id)?;
+    let key = SiteKey::read(root, &site_key_path(&settings)?)?.unwrap_or_else(SiteKey::placeholder);
+    let (_, text) = render(root, args, id, &settings, &key, present.as_deref())?;
+    if args.dry_run {
+        report::print(&diff::Mask::default().hide(&text));
+        return Ok(());
+    }
+    let difference = diff::unified(&path.display().to_string(), present.as_deref().unwrap_or_default(), &text);
+    report::print(&difference);
+    if difference.is_empty() { Ok(()) } else { bail!("{} would change", path.display()) }
+}
+
+fn write(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Result<()> {
+    let path = file(id);
+    let present = root.read(&path)?;
+    let settings = settings(root, args, id)?;
+    let key_path = site_key_path(&settings)?;
+    let known_key = SiteKey::read(root, &key_path)?;
+    // Everything that can be wrong is found out before the first file is made.
+    let (config, mut text) =
+        render(root, args, id, &settings, known_key.as_ref().unwrap_or(&SiteKey::placeholder()), present.as_deref())?;
+    if known_key.is_none() {
+        let key = SiteKey::create(root, &key_path)?;
+        reporter.info(format!(
+            "made {}: copy it to the other members before you run patroni-gen-config there",
+            key_path.display()
+        ));
+        text = render(root, args, id, &settings, &key, present.as_deref())?.1;
+    }
+    let Some(present) = present else {
+        install::install(root, &path, &text, None)?;
+        explain_existing_data(root, &config, reporter);
+        report::print(&written(&path, &config));
+        return Ok(());
+    };
+    if present == text {
+        report::print(&format!("{}: up to date\n", path.display()));
+        return Ok(());
+    }
+    let ours = render::author(&present) == Author::Us;
+    if !ours && !args.force {
+        report::print(&diff::unified(&path.display().to_string(), &present, &text));
+        bail!(
+            "{} was {} by hand and is left as it is: put the difference into {} or a template, or use --force",
+            path.display(),
+            if render::author(&present) == Author::Somebody { "written" } else { "edited" },
+            site::settings::SITE_FILE
+        );
+    }
+    let old = PathBuf::from(format!("{}.old", path.display()));
+    install::install(root, &path, &text, (!ours).then_some(old.as_path()))?;
+    explain_dynamic(root, &config, &present, &text, reporter);
+    report::print(&written(&path, &config));
+    Ok(())
+}
+
+fn written(path: &Path, config: &Config) -> String {
+    format!("{}: written (port {}, REST API {})\n", path.display(), config.port, config.rest_port)
+}
+
+/// Is there a cluster in the data directory?
+fn bootstrapped(root: &Root, config: &Config) -> bool {
+    root.path(config.data_directory.join("PG_VERSION")).exists()
+}
+
+/// A cluster that is there already, as the installation of a server makes one, would be taken over.
+fn explain_existing_data(root: &Root, config: &Config, reporter: &Reporter) {
+    let managed = root.path(config.data_directory.join("patroni.dynamic.json")).exists();
+    if bootstrapped(root, config) && !managed {
+        let id = &config.id;
+        reporter.warn(format!(
+            "{id} exists already in {}: the first member that starts Patroni keeps its data, on every other member remove it \
+             first (pg_dropcluster --stop {} {})",
+            config.data_directory.display(),
+            id.version,
+            id.name
+        ));
+    }
+}
+
+/// A change below `bootstrap.dcs` no longer reaches a cluster that exists (`Patroni.apply_dynamic_configuration`).
+fn explain_dynamic(root: &Root, config: &Config, present: &str, text: &str, reporter: &Reporter) {
+    let path = file(&config.id);
+    let (Ok(old), Ok(new)) = (Yaml::parse(&path, present), Yaml::parse(&path, text)) else { return };
+    let edits = dynamic::edits(&old, &new);
+    if !edits.is_empty() && bootstrapped(root, config) {
+        reporter.warn(format!(
+            "bootstrap.dcs has no effect on {} any more, since it exists; to change the running cluster, run: patronictl -c {} edit-config {}",
+            config.id,
+            path.display(),
+            edits.join(" ")
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,139 @@
+//! Config and template make the text of the file; the text is read back before it is believed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
+use sha2::{Digest, Sha256};
+use site::Root;
+
+use super::config::{Config, file};
+use crate::yaml::Yaml;
+
+/// Where the package's templates are.
+pub const SHIPPED: &str = "/usr/share/patroni-tools/templates";
+
+/// Where the administrator's are, which win over those of the same name.
+pub const LOCAL: &str = "/etc/patroni/templates";
+
+const NAME: &str = "patroni.yml.j2";
+const HEADER: &str = "# Written by patroni-gen-config";
+const CHECKSUM: &str = "# Checksum of what follows: ";
+
+/// The whole text of an instance's file.
+pub fn render(root: &Root, config: &Config, template: Option<&Path>) -> Result<String> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    // With it, an error would show the values of variables, passwords among them.
+    environment.set_debug(false);
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_keep_trailing_newline(true);
+    let loader_root = root.clone();
+    environment.set_loader(move |name| load(&loader_root, name));
+    let body = match template {
+        None => environment.get_template(NAME).and_then(|found| found.render(config)),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            // The name ends as the shipped one does, because it decides that values are quoted.
+            environment.render_named_str(&format!("{}/{NAME}", path.display()), &text, config)
+        }
+    }
+    .map_err(|error| explain(&error))?;
+    let text = format!(
+        "{HEADER} from {} and {}.\n# Change it there or in {LOCAL}, and run: patroni-gen-config {}\n{CHECKSUM}{}\n{body}",
+        site::settings::SITE_FILE,
+        site::settings::instance_file(&config.id).display(),
+        config.id,
+        checksum(&body),
+    );
+    read_back(&text, config)?;
+    Ok(text)
+}
+
+fn load(root: &Root, name: &str) -> Result<Option<String>, Error> {
+    let places = match name.strip_prefix("shipped/") {
+        Some(name) => vec![PathBuf::from(SHIPPED).join(name)],
+        None => vec![PathBuf::from(LOCAL).join(name), PathBuf::from(SHIPPED).join(name)],
+    };
+    for place in places {
+        match root.read(&place) {
+            Ok(Some(text)) => return Ok(Some(text)),
+            Ok(None) => {}
+            Err(error) => return Err(Error::new(ErrorKind::InvalidOperation, format!("{error:#}"))),
+        }
+    }
+    Ok(None)
+}
+
+fn explain(error: &Error) -> anyhow::Error {
+    if error.kind() == ErrorKind::TemplateNotFound {
+        return anyhow::anyhow!("the template {SHIPPED}/{NAME} is missing: run apt install --reinstall patroni-tools");
+    }
+    let place = match (error.name(), error.line()) {
+        (Some(name), Some(line)) => format!("template {name}:{line}: "),
+        _ => "template: ".to_owned(),
+    };
+    anyhow::anyhow!("{place}{}", error.detail().map_or_else(|| error.kind().to_string(), str::to_owned))
+}
+
+/// The text must say what was meant, whatever the template did to it.
+fn read_back(text: &str, config: &Config) -> Result<()> {
+    let path = file(&config.id);
+    let yaml = Yaml::parse(&path, text).context("the template does not make YAML")?;
+    if let Some(place) = yaml.first_empty() {
+        bail!(
+            "the template leaves {place} empty, by which Patroni would ignore more than that: give it a value or leave it out"
+        );
+    }
+    let meant = [("scope", config.scope.as_str()), ("name", config.name.as_str())];
+    for (key, meant) in meant {
+        if yaml.text(&[key]).as_deref() != Some(meant) {
+            bail!("the template changes {key} from '{meant}': set MEMBER_NAME instead of changing it there");
+        }
+    }
+    for (section, meant) in [("postgresql", config.port), ("restapi", config.rest_port)] {
+        let port = yaml.port(section)?;
+        if port != meant {
+            bail!("the template makes {section} listen on port {port}, not on {meant}: use --port or PORT");
+        }
+    }
+    let data_dir = yaml.text(&["postgresql", "data_dir"]).unwrap_or_default();
+    if Path::new(&data_dir) != config.data_directory {
+        bail!(
+            "the template sets data_dir to '{data_dir}', but {} is in {}: set data_directory in {}",
+            config.id,
+            config.data_directory.display(),
+            site::createcluster::PATH
+        );
+    }
+    Ok(())
+}
+
+fn checksum(body: &str) -> String {
+    site::keys::to_hex(&Sha256::digest(body.as_bytes()))
+}
+
+/// Who wrote a file that is there.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Author {
+    /// We did, and nobody has changed it since.
+    Us,
+    /// We did, and somebody has changed it.
+    UsThenEdited,
+    /// It is not ours.
+    Somebody,
+}
+
+/// Tells by header and checksum.
+#[must_use]
+pub fn author(text: &str) -> Author {
+    let mut lines = text.splitn(4, '\n');
+    let ours = lines.next().is_some_and(|line| line.starts_with(HEADER));
+    let sum = lines.nth(1).and_then(|line| line.strip_prefix(CHECKSUM));
+    match (ours, sum, lines.next()) {
+        (true, Some(sum), Some(body)) if sum == checksum(body) => Author::Us,
+        (true, ..) => Author::UsThenEdited,
+        _ => Author::Somebody,
+    }
+}
