@@ -1,1 +1,36 @@
-//! The lab.
+//! The lab: boots Debian machines on a network of their own for the system tests, the benchmarks and the demo.
+//!
+//! A test asks for machines, gets a [`Lab`], and drives each [`Node`] by shell commands:
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use lab::Release;
+//!
+//! lab::test(Release::Debian13, &["pg1", "pg2"], |lab| {
+//!     lab.offer(&["dist/patroni-tools_0.1.0_amd64.deb"])?;
+//!     lab.start_etcd()?;
+//!     lab.node("pg1").run("apt-get install -y patroni-tools")?;
+//!     lab.node("pg1").power_off()?;
+//!     lab.node("pg1").start()
+//! })
+//! # }
+//! ```
+//!
+//! Machines, network and disks vanish with the process that made them, however it ends.
+
+pub mod builder;
+pub mod cli;
+mod command;
+mod detached;
+mod fixture;
+mod holder;
+pub mod image;
+mod lab;
+mod net;
+mod node;
+
+pub use command::{Captured, Task};
+pub use fixture::{ready, test};
+pub use image::Release;
+pub use lab::Lab;
+pub use node::Node;

@@ -1,0 +1,204 @@
+//! The `lab` command, for people and for the Makefile.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Parser, Subcommand};
+use nix::unistd::geteuid;
+
+use crate::image::{self, Image, Release};
+use crate::lab::Lab;
+use crate::{builder, detached};
+
+/// Boots Debian machines to try patroni-tools on. Everything needs root.
+#[derive(Debug, Parser)]
+#[command(name = "lab", version)]
+struct Opts {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Build images that are not there yet
+    Image {
+        /// 12, 13, build or build13
+        #[arg(required = true)]
+        images: Vec<Image>,
+    },
+    /// Build the Debian package of a checkout on Debian 12
+    BuildDeb {
+        /// The checkout
+        source: PathBuf,
+        /// Directory for the results
+        dist: PathBuf,
+    },
+    /// Run a command in a throw-away copy of an image, as an ordinary user
+    InImage {
+        /// 12, 13, build or build13
+        image: Image,
+        /// A checkout: a copy of its files is the working directory, the checkout itself is /src, read-only
+        #[arg(long)]
+        src: Option<PathBuf>,
+        /// The command
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Boot machines that run until `lab down`
+    Up {
+        #[command(flatten)]
+        lab: Name,
+        /// Debian release: 12 or 13
+        #[arg(long, default_value = "13")]
+        release: Release,
+        /// Names of the machines
+        #[arg(long, value_delimiter = ',', default_value = "pg1,pg2,pg3")]
+        nodes: Vec<String>,
+        /// A package that apt shall find; may be given more than once
+        #[arg(long)]
+        deb: Vec<PathBuf>,
+        /// Start etcd on all machines
+        #[arg(long)]
+        etcd: bool,
+    },
+    /// Offer other packages to apt on all machines
+    Offer {
+        #[command(flatten)]
+        lab: Name,
+        /// The packages
+        deb: Vec<PathBuf>,
+    },
+    /// Run a command in a machine, or a shell
+    Exec {
+        #[command(flatten)]
+        machine: Machine,
+        /// The command and its arguments
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Cut the power of a machine
+    Off(Machine),
+    /// Boot a machine that is off
+    On(Machine),
+    /// Reboot a machine in order
+    Reboot(Machine),
+    /// Pull the network cable of a machine
+    Cut(Machine),
+    /// Plug the network cable in again
+    Mend(Machine),
+    /// Stop all processes of a machine
+    Freeze(Machine),
+    /// Let a frozen machine go on
+    Thaw(Machine),
+    /// Write the logs of all machines to files
+    Logs(Name),
+    /// Remove a lab
+    Down(Name),
+    /// Name the labs that run, and their machines
+    List,
+}
+
+#[derive(Debug, Args)]
+struct Name {
+    /// Name of the lab
+    #[arg(long, default_value = "demo")]
+    name: String,
+}
+
+#[derive(Debug, Args)]
+struct Machine {
+    #[command(flatten)]
+    lab: Name,
+    /// Name of the machine
+    node: String,
+}
+
+/// The `lab` command.
+#[must_use]
+pub fn main() -> ExitCode {
+    run(Opts::parse().command).unwrap_or_else(|error| {
+        eprintln!("lab: error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(action: Action) -> Result<ExitCode> {
+    ensure!(geteuid().is_root(), "this needs root: use sudo");
+    match action {
+        Action::Image { images } => images.into_iter().try_for_each(|image| image::ensure(image).map(drop))?,
+        Action::BuildDeb { source, dist } => builder::build_deb(&source, &dist)?,
+        Action::InImage { image, src, command } => {
+            return Ok(exit_code(builder::in_image(image, src.as_deref(), &command)?));
+        }
+        Action::Up { lab, release, nodes, deb, etcd } => up(&lab.name, release, &nodes, &deb, etcd)?,
+        Action::Offer { lab, deb } => Lab::attach(&lab.name)?.offer(&deb)?,
+        Action::Exec { machine, command } => return exec(&machine, &command),
+        Action::Off(machine) => machine.find()?.power_off()?,
+        Action::On(machine) => machine.find()?.start()?,
+        Action::Reboot(machine) => machine.find()?.reboot()?,
+        Action::Cut(machine) => machine.find()?.cut()?,
+        Action::Mend(machine) => machine.find()?.mend()?,
+        Action::Freeze(machine) => machine.find()?.freeze()?,
+        Action::Thaw(machine) => machine.find()?.thaw()?,
+        Action::Logs(lab) => println!("{}", Lab::attach(&lab.name)?.collect_logs()?.display()),
+        Action::Down(lab) => down(&lab.name)?,
+        Action::List => list(),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Machine {
+    fn find(&self) -> Result<crate::Node> {
+        Ok(Lab::attach(&self.lab.name)?.find(&self.node)?.clone())
+    }
+}
+
+fn up(name: &str, release: Release, nodes: &[String], deb: &[PathBuf], etcd: bool) -> Result<()> {
+    detached::check_free(name)?;
+    let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+    let lab = Lab::boot_named(name, release, &nodes)?;
+    if !deb.is_empty() {
+        lab.offer(deb)?;
+    }
+    if etcd {
+        lab.start_etcd()?;
+    }
+    lab.detach(name)
+}
+
+fn exec(machine: &Machine, command: &[String]) -> Result<ExitCode> {
+    let mut inside = machine.find()?.enter()?;
+    let terminal = std::env::var("TERM").unwrap_or_else(|_| "dumb".to_owned());
+    inside.arg(format!("TERM={terminal}"));
+    if command.is_empty() {
+        inside.args(["sh", "-c", "cd && exec bash -l"]);
+    } else {
+        inside.args(command);
+    }
+    Ok(exit_code(inside.status().context("cannot start nsenter")?))
+}
+
+fn down(name: &str) -> Result<()> {
+    if let Ok(lab) = Lab::attach(name) {
+        return lab.remove();
+    }
+    // What is gone already needs no removal.
+    detached::forget(name);
+    Ok(())
+}
+
+fn list() {
+    for name in detached::names() {
+        if let Ok(lab) = Lab::attach(&name) {
+            let state = |node: &crate::Node| format!("{} {}", node.name(), if node.is_on() { "on" } else { "off" });
+            let machines: Vec<String> = lab.nodes().iter().map(state).collect();
+            println!("{name}: Debian {}: {}", lab.release(), machines.join(", "));
+        }
+    }
+}
+
+fn exit_code(status: std::process::ExitStatus) -> ExitCode {
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    code.map_or(ExitCode::FAILURE, ExitCode::from)
+}

@@ -1,0 +1,233 @@
+//! A lab: some machines on one bridge, and what concerns all of them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use crate::command::host;
+use crate::detached;
+use crate::holder::{Holder, Space};
+use crate::image::{self, Release};
+use crate::net;
+use crate::node::Node;
+
+const POLL: Duration = Duration::from_millis(150);
+const APT_LIMIT: Duration = Duration::from_secs(60);
+/// `/etc/default/etcd` of one member.
+const ETCD_DEFAULTS: &str = include_str!("scripts/etcd.default");
+
+/// Some machines on one bridge. Dropping it removes all of it, unless it was detached.
+#[derive(Debug)]
+pub struct Lab {
+    name: String,
+    release: Release,
+    space: Space,
+    nodes: Vec<Node>,
+    // None for a lab that outlives this process.
+    holder: Option<Holder>,
+}
+
+impl Lab {
+    /// Boots machines of a Debian release, named after the running test.
+    pub fn boot(release: Release, machines: &[&str]) -> Result<Self> {
+        let test = thread::current().name().unwrap_or("lab").replace("::", "-");
+        Self::boot_named(&test, release, machines)
+    }
+
+    /// Boots machines of a Debian release; the name is that of the directory for its logs.
+    pub fn boot_named(name: &str, release: Release, machines: &[&str]) -> Result<Self> {
+        check_names(machines)?;
+        let image = image::ensure(release.image())?;
+        let (holder, space) = Holder::start(image.path())?;
+        let nodes = machines.iter().zip(1..).map(|(name, number)| Node::new(name, number, space.clone())).collect();
+        let lab = Self { name: name.to_owned(), release, space, nodes, holder: Some(holder) };
+        let hosts = net::hosts(machines);
+        lab.each(|node| {
+            node.prepare(image.path(), &hosts)?;
+            node.start()
+        })?;
+        Ok(lab)
+    }
+
+    /// Lets the machines live on without this process; `name` brings them back, see [`Lab::attach`].
+    pub fn detach(mut self, name: &str) -> Result<()> {
+        detached::record(name, &self.space, self.release, &self.nodes)?;
+        if let Some(holder) = self.holder.take() {
+            holder.detach()?;
+        }
+        Ok(())
+    }
+
+    /// A lab that was detached.
+    pub fn attach(name: &str) -> Result<Self> {
+        let (space, release, machines) = detached::find(name)?;
+        let nodes = machines.iter().zip(1..).map(|(name, number)| Node::new(name, number, space.clone())).collect();
+        Ok(Self { name: name.to_owned(), release, space, nodes, holder: None })
+    }
+
+    /// The Debian release of the machines.
+    #[must_use]
+    pub fn release(&self) -> Release {
+        self.release
+    }
+
+    /// All machines, in the order they were named in.
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The machine of that name.
+    ///
+    /// # Panics
+    ///
+    /// If the lab has no such machine: a mistake in the test, not an event of it.
+    #[must_use]
+    pub fn node(&self, name: &str) -> &Node {
+        self.find(name).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The machine of that name, or an error that lists the names.
+    pub fn find(&self, name: &str) -> Result<&Node> {
+        let names: Vec<&str> = self.nodes.iter().map(Node::name).collect();
+        self.nodes
+            .iter()
+            .find(|node| node.name() == name)
+            .with_context(|| format!("no machine {name} in the lab: it has {}", names.join(", ")))
+    }
+
+    /// Does something on all machines at the same time; all failures are reported.
+    pub fn each(&self, action: impl Fn(&Node) -> Result<()> + Sync) -> Result<()> {
+        let action = &action;
+        let failures: Vec<String> = thread::scope(|scope| {
+            let threads: Vec<_> = self.nodes.iter().map(|node| scope.spawn(move || action(node))).collect();
+            let results =
+                threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("it panicked"))));
+            results
+                .zip(&self.nodes)
+                .filter_map(|(result, node)| Some(format!("{}: {:#}", node.name(), result.err()?)))
+                .collect()
+        });
+        ensure!(failures.is_empty(), "{}", failures.join("\n"));
+        Ok(())
+    }
+
+    /// Waits until `done` says true. A failure of `done` is not final: the last one is reported when time is over.
+    pub fn wait_until(&self, limit: Duration, what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+        let end = Instant::now() + limit;
+        loop {
+            let state = match done() {
+                Ok(true) => return Ok(()),
+                Ok(false) => "it is not so yet".to_owned(),
+                Err(error) => format!("{error:#}"),
+            };
+            if Instant::now() >= end {
+                bail!("waited {} s in vain until {what}: {state}", limit.as_secs_f32());
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Makes these packages, and no others, available to `apt-get install` on all machines.
+    ///
+    /// The image's own packages stay available. A machine that is off gets them as well.
+    pub fn offer<P: AsRef<Path>>(&self, packages: &[P]) -> Result<()> {
+        let directory = self.space.path("run/lab/repo");
+        for entry in fs::read_dir(&directory).context("the lab is gone")? {
+            fs::remove_file(entry?.path())?;
+        }
+        for package in packages {
+            let package = package.as_ref();
+            let name = package.file_name().with_context(|| format!("{} is not a file", package.display()))?;
+            fs::copy(package, directory.join(name)).with_context(|| format!("cannot copy {}", package.display()))?;
+        }
+        fs::write(directory.join("Packages"), "")?;
+        let Some(first) = self.nodes.first() else { return Ok(()) };
+        first.on_any_disk("cd /srv/repo && apt-ftparchive packages . > Packages.new && mv Packages.new Packages")?;
+        self.each(|node| node.on_any_disk("apt-get -qq update").map(drop))
+    }
+
+    /// Starts etcd on all machines as one cluster, by Debian's package, and waits until every member is healthy.
+    ///
+    /// It is enabled: a machine that boots again rejoins.
+    pub fn start_etcd(&self) -> Result<()> {
+        let members: Vec<String> =
+            self.nodes.iter().map(|node| format!("{}=http://{}:2380", node.name(), node.ipv4())).collect();
+        self.each(|node| {
+            let defaults = ETCD_DEFAULTS
+                .replace("@NAME@", node.name())
+                .replace("@ADDRESS@", &node.ipv4())
+                .replace("@MEMBERS@", &members.join(","));
+            node.write("/etc/default/etcd", defaults, 0o644)?;
+            node.run_within(APT_LIMIT, "systemctl enable --quiet --now etcd").map(drop)
+        })?;
+        self.each(|node| {
+            self.wait_until(Duration::from_secs(30), "etcd is healthy", || {
+                let health = node.try_run("ETCDCTL_API=3 etcdctl --endpoints=http://127.0.0.1:2379 endpoint health")?;
+                health.ok().map(|_| true)
+            })
+        })
+    }
+
+    /// Writes the journal, the console and the database logs of every machine to
+    /// `${PATRONI_TOOLS_LOGS:-target/lab-logs}/<name of the lab>/`, and returns that directory.
+    pub fn collect_logs(&self) -> Result<PathBuf> {
+        let directory = logs_directory().join(&self.name);
+        fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        for node in &self.nodes {
+            // A frozen machine would not answer.
+            let _ = node.thaw();
+            for (kind, text) in
+                [("journal", node.journal()), ("database", node.database_logs()), ("console", node.console())]
+            {
+                let text = text.unwrap_or_else(|error| format!("cannot be read: {error:#}\n"));
+                fs::write(directory.join(format!("{}.{kind}.log", node.name())), text)?;
+            }
+        }
+        Ok(directory)
+    }
+
+    /// Removes a lab that was detached.
+    pub(crate) fn remove(self) -> Result<()> {
+        detached::end(&self.name, &self.space)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if thread::panicking() && self.holder.is_some() {
+            match self.collect_logs() {
+                Ok(directory) => eprintln!("lab: logs of the machines are in {}", directory.display()),
+                Err(error) => eprintln!("lab: cannot collect the logs: {error:#}"),
+            }
+        }
+    }
+}
+
+/// A name is a host name, and with `vb-` before it the name of a network interface, which has at most 15 characters.
+fn check_names(machines: &[&str]) -> Result<()> {
+    ensure!((1..=9).contains(&machines.len()), "a lab has 1 to 9 machines, not {}", machines.len());
+    for name in machines {
+        let letters = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+        ensure!(
+            letters && (1..=12).contains(&name.len()) && !name.starts_with('-') && *name != "repo",
+            "{name:?} cannot be a machine's name: use up to 12 lower-case letters and digits"
+        );
+    }
+    Ok(())
+}
+
+fn logs_directory() -> PathBuf {
+    let beside_target = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab-logs");
+    env::var_os("PATRONI_TOOLS_LOGS").map_or_else(beside_target, PathBuf::from)
+}
+
+/// True if a program is on the host.
+pub(crate) fn has_program(name: &str) -> bool {
+    let mut command = Command::new("sh");
+    command.args(["-c", "command -v \"$1\"", "sh", name]);
+    host(command, APT_LIMIT).is_ok()
+}

@@ -1,0 +1,7 @@
+//! The `lab` command; see [`lab::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lab::cli::main()
+}
