@@ -276,8 +276,57 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
+    fn project_file(path: &str) -> String {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
     #[test]
     fn the_command_line_is_sound() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_has_its_place_in_the_manual_and_in_the_completion() {
+        let manual = project_file("docs/man/patroni-gen-config.8.scd");
+        let completion = project_file("debian/patroni-gen-config.completion");
+        for argument in Args::command().get_arguments().filter(|argument| !argument.is_positional()) {
+            let names = argument.get_long_and_visible_aliases().unwrap_or_default();
+            for name in names {
+                assert!(manual.contains(&format!("*--{name}*")), "patroni-gen-config(8) lacks --{name}");
+                assert!(completion.contains(&format!("--{name}")), "the completion lacks --{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_has_its_place_in_the_manual_and_in_the_shipped_file() {
+        let manual = project_file("docs/man/patroni.default.5.scd");
+        let shipped = project_file("debian/patroni.default");
+        for key in site::settings::KEYS {
+            let headings: Vec<&str> = manual.lines().filter(|line| line.starts_with('*')).collect();
+            assert!(
+                headings.iter().any(|line| line.contains(&format!("*{}*", key.name))),
+                "the manual lacks {}",
+                key.name
+            );
+            assert!(shipped.contains(&format!("\n#{}=", key.name)), "/etc/default/patroni lacks {}", key.name);
+        }
+    }
+
+    #[test]
+    fn the_shipped_file_is_valid_with_every_line_in_force() {
+        let text: String = project_file("debian/patroni.default")
+            .lines()
+            .map(|line| {
+                line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_uppercase())).unwrap_or(line)
+            })
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let mut settings = Settings::default();
+        for assignment in site::envfile::parse(&text).unwrap() {
+            settings.put(&assignment.key, assignment.value, Origin::Option("shipped")).unwrap();
+        }
+        assert_eq!(settings.number("TTL", 20, 100).unwrap(), Some(30));
     }
 }
