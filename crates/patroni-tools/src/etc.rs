@@ -1,0 +1,436 @@
+//! The configuration of one instance, `/etc/postgresql/VERSION/NAME`, for a data directory that is there already.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use site::clusters::{self, config_directory};
+use site::{ClusterId, Root, conf, createcluster, program};
+
+use crate::hook::Site;
+use crate::tied;
+
+/// What Patroni and postgresql-common read at every start, newest first.
+const MAIN_FILES: [&str; 2] = ["postgresql.conf", "postgresql.base.conf"];
+
+/// The files that `pg_createcluster` and Patroni write, which a failed bootstrap leaves behind.
+const WRITTEN: [&str; 11] = [
+    "postgresql.conf",
+    "postgresql.base.conf",
+    "pg_hba.conf",
+    "pg_ident.conf",
+    "start.conf",
+    "pg_ctl.conf",
+    "environment",
+    "postgresql.conf.backup",
+    "postgresql.base.conf.backup",
+    "pg_hba.conf.backup",
+    "pg_ident.conf.backup",
+];
+
+/// The copies that Patroni keeps of the configuration; upstream's keeps them in the data directory, whence a base backup
+/// brings the primary's to the replica.
+pub(crate) const COPIES: [&str; 4] =
+    ["postgresql.conf.backup", "postgresql.base.conf.backup", "pg_hba.conf.backup", "pg_ident.conf.backup"];
+
+/// Where this project prepares a configuration before it is put in place as a whole.
+const STAGE: &str = ".new";
+
+/// Settings by name.
+pub(crate) type Settings = BTreeMap<&'static str, String>;
+
+/// Has the instance a configuration from which Patroni can start it?
+pub(crate) fn exists(root: &Root, id: &ClusterId) -> bool {
+    MAIN_FILES.iter().any(|name| root.path(config_directory(id).join(name)).symlink_metadata().is_ok())
+}
+
+/// Refuses a configuration that leads PostgreSQL to another directory than the one that Patroni watches. PostgreSQL
+/// takes `data_directory` from its file, whatever `-D` says, and Patroni gives only `-D`.
+pub(crate) fn check_data_directory(root: &Root, id: &ClusterId, directory: &Path) -> Result<()> {
+    for name in MAIN_FILES {
+        let file = config_directory(id).join(name);
+        if let Some(other) = conf::read(root, &file)?.get("data_directory") {
+            if !same(root, Path::new(other), directory) {
+                bail!(
+                    "{} names the data directory {other}, but Patroni's is {}: nothing was touched; correct \
+                     postgresql.data_dir in the Patroni file or data_directory there",
+                    file.display(),
+                    directory.display()
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a directory that another cluster of this host has in its configuration.
+pub(crate) fn check_owner(site: &Site, id: &ClusterId, directory: &Path) -> Result<()> {
+    let clusters = match clusters::installed(&site.root) {
+        Ok(clusters) => clusters,
+        // A file of another instance that nobody can read is no reason to have no replica of this one.
+        Err(error) => {
+            site.reporter.warn(format!("cannot tell whose {} is: {error:#}", directory.display()));
+            return Ok(());
+        }
+    };
+    for other in clusters.iter().filter(|other| other.id != *id) {
+        if other.data_directory.as_ref().is_some_and(|other| same(&site.root, other, directory)) {
+            bail!("{} is the data directory of {}: choose another for {id}", directory.display(), other.id);
+        }
+    }
+    Ok(())
+}
+
+fn same(root: &Root, one: &Path, other: &Path) -> bool {
+    if one.components().eq(other.components()) {
+        return true;
+    }
+    match (root.path(one).canonicalize(), root.path(other).canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
+}
+
+/// Moves what an earlier, failed bootstrap left into `replaced`, and tells what. `pg_createcluster` refuses to work beside
+/// it, and Patroni would prefer its `postgresql.base.conf` to the new file. What else is there stays.
+pub(crate) fn set_aside(root: &Root, id: &ClusterId) -> Result<Vec<&'static str>> {
+    let directory = config_directory(id);
+    let real = root.path(&directory);
+    remove_tree(&real.join(STAGE))?;
+    let found: Vec<&str> = WRITTEN.into_iter().filter(|name| real.join(name).symlink_metadata().is_ok()).collect();
+    if found.is_empty() {
+        return Ok(found);
+    }
+    let replaced = real.join("replaced");
+    remove_tree(&replaced)?;
+    make_directory(&replaced)?;
+    for name in &found {
+        std::fs::rename(real.join(name), replaced.join(name))
+            .with_context(|| format!("cannot move {} aside", directory.join(name).display()))?;
+    }
+    Ok(found)
+}
+
+fn remove_tree(real: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(real) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", real.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn make_directory(real: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(real)
+        .with_context(|| format!("cannot make the directory {}: it must belong to postgres", real.display()))
+}
+
+/// Gives the instance a configuration as `pg_createcluster` would have made it together with the data.
+///
+/// `pg_createcluster` works on a stand-in that has nothing but the three files which it wants to move: when it fails, it runs
+/// `pg_dropcluster`, which removes the directory that the new configuration names, and that must not be somebody's data.
+/// The result is put in place file by file, `postgresql.conf` last, and never over a file that is there.
+pub(crate) fn create(site: &Site, id: &ClusterId, data: &Path, port: Option<u16>, settings: &Settings) -> Result<()> {
+    let directory = config_directory(id);
+    let real = site.root.path(&directory);
+    let stage = real.join(STAGE);
+    remove_tree(&stage)?;
+    let stand_in = stage.join("data");
+    make_directory(&stand_in)?;
+    for (name, text) in samples(&site.root, id)? {
+        write(&stand_in.join(name), &text, 0o600)?;
+    }
+    write(&stand_in.join("PG_VERSION"), &format!("{}\n", id.version), 0o600)?;
+
+    let mut call = tied::command(&site.root, &site.root.program("pg_createcluster")?)?;
+    call.env("PG_CLUSTER_CONF_ROOT", &stage).args(["--quiet", "--no-status", "--start-conf=manual"]);
+    call.arg(format!("--datadir={}", stand_in.display()));
+    if let Some(port) = port {
+        call.arg(format!("--port={port}"));
+    }
+    call.args([id.version.as_str(), id.name.as_str()]);
+    program::capture(&mut call)?;
+
+    let made = stage.join(id.version.as_str()).join(id.name.as_str());
+    let conf_file = made.join("postgresql.conf");
+    let mut text =
+        std::fs::read_to_string(&conf_file).with_context(|| format!("cannot read {}", conf_file.display()))?;
+    let in_place = |name: &str| directory.join(name).display().to_string();
+    text = set_value(&text, "data_directory", &data.display().to_string());
+    text = set_value(&text, "hba_file", &in_place("pg_hba.conf"));
+    text = set_value(&text, "ident_file", &in_place("pg_ident.conf"));
+    for (key, value) in
+        settings.iter().map(|(key, value)| (*key, value)).chain(tls(&site.root)?.iter().map(|(k, v)| (*k, v)))
+    {
+        text = set_value(&text, key, value);
+    }
+    write(&conf_file, &text, 0o644)?;
+    put_in_place(&made, &real)?;
+    remove_tree(&stage)
+}
+
+fn put_in_place(made: &Path, real: &Path) -> Result<()> {
+    let list = |directory: &Path| -> std::io::Result<Vec<std::ffi::OsString>> {
+        std::fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.file_name())).collect()
+    };
+    let mut names = list(made).with_context(|| format!("cannot list {}", made.display()))?;
+    names.sort_by_key(|name| name == "postgresql.conf");
+    for name in names {
+        let target = real.join(&name);
+        if target.symlink_metadata().is_err() {
+            std::fs::rename(made.join(&name), &target)
+                .with_context(|| format!("cannot put {} in place", target.display()))?;
+        }
+    }
+    File::open(real)
+        .and_then(|directory| directory.sync_all())
+        .with_context(|| format!("cannot sync {}", real.display()))
+}
+
+/// Adds `pg_hba.conf` and `pg_ident.conf` where they are missing beside a configuration that names them, and tells which.
+pub(crate) fn complete(root: &Root, id: &ClusterId) -> Result<Vec<&'static str>> {
+    let real = root.path(config_directory(id));
+    let mut added = Vec::new();
+    let missing = |name: &str| real.join(name).symlink_metadata().is_err();
+    if !missing("pg_hba.conf") && !missing("pg_ident.conf") {
+        return Ok(added);
+    }
+    for (name, text) in samples(root, id)? {
+        if name != "postgresql.conf" && missing(name) {
+            write(&real.join(name), &text, 0o640)?;
+            added.push(name);
+        }
+    }
+    Ok(added)
+}
+
+/// Writes a file as a whole.
+fn write(real: &Path, text: &str, mode: u32) -> Result<()> {
+    use std::io::Write;
+    let mut temporary = real.as_os_str().to_owned();
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
+    let write = || -> std::io::Result<()> {
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, real)
+    };
+    write().with_context(|| format!("cannot write {}", real.display()))
+}
+
+/// The three files with which a data directory of this version begins.
+fn samples(root: &Root, id: &ClusterId) -> Result<[(&'static str, String); 3]> {
+    let sample = |name: &str| -> Result<String> {
+        let path = format!("/usr/share/postgresql/{}/{name}.sample", id.version);
+        root.read(&path)?.with_context(|| format!("{path} is missing: install postgresql-{}", id.version))
+    };
+    Ok([
+        ("postgresql.conf", sample("postgresql.conf")?),
+        ("pg_hba.conf", access(&sample("pg_hba.conf")?, id.version.number())),
+        ("pg_ident.conf", sample("pg_ident.conf")?),
+    ])
+}
+
+/// Fills in `pg_hba.conf` as initdb does (`setup_config`), and adds postgresql-common's entry for the administrator
+/// (`setup_pg_hba` in `pg_createcluster`, which does it for new clusters only).
+fn access(sample: &str, version: (u32, u32)) -> String {
+    const ADMINISTRATOR: &str = "
+# DO NOT DISABLE!
+# If you change this first entry you will need to make sure that the
+# database superuser can access the database using some other method.
+# Noninteractive access to all databases is required during automatic
+# maintenance (custom daily cronjobs, replication, and similar tasks).
+#
+# Database administrative login by Unix domain socket
+local   all             postgres                                peer
+
+";
+    let host = if version >= (14, 0) { "scram-sha-256" } else { "md5" };
+    let text = sample
+        .replace("@remove-line-for-nolocal@", "")
+        .replace("@authmethodlocal@", "peer")
+        .replace("@authmethodhost@", host)
+        .replace("@authcomment@", "");
+    let mut out = String::with_capacity(text.len() + ADMINISTRATOR.len());
+    let mut added = false;
+    for line in text.split_inclusive('\n') {
+        let heading = line.find('#').is_some_and(|at| {
+            let mut words = line[at + 1..].split_whitespace();
+            words.next() == Some("TYPE") && words.next().is_some_and(|word| word.starts_with("DATABASE"))
+        });
+        if heading && !added {
+            out.push_str(ADMINISTRATOR);
+            added = true;
+        }
+        out.push_str(line);
+    }
+    out
+}
+
+/// The server certificate as `pg_createcluster` would set it for a new cluster; it leaves it out for one that it adopts.
+fn tls(root: &Root) -> Result<Settings> {
+    const CERTIFICATE: &str = "/etc/ssl/certs/ssl-cert-snakeoil.pem";
+    const KEY: &str = "/etc/ssl/private/ssl-cert-snakeoil.key";
+    const CA: &str = "/etc/postgresql-common/root.crt";
+    const CRL: &str = "/etc/postgresql-common/root.crl";
+    let site = conf::read(root, createcluster::PATH)?;
+    let mut settings = Settings::new();
+    if site.get("ssl").is_some_and(|ssl| !conf::is_true(ssl)) {
+        return Ok(settings);
+    }
+    if root.path(CERTIFICATE).exists() && File::open(root.path(KEY)).is_ok() {
+        settings.insert("ssl", "on".to_owned());
+        settings.insert("ssl_cert_file", CERTIFICATE.to_owned());
+        settings.insert("ssl_key_file", KEY.to_owned());
+    }
+    if root.read(CA).is_ok_and(|text| text.is_some_and(|text| text.contains("-----BEGIN CERTIFICATE-----"))) {
+        settings.insert("ssl_ca_file", CA.to_owned());
+    }
+    if root.path(CRL).exists() {
+        settings.insert("ssl_crl_file", CRL.to_owned());
+    }
+    // createcluster.conf's own values are in the file already.
+    settings.retain(|key, _| *key == "ssl" || !site.contains_key(*key));
+    Ok(settings)
+}
+
+/// Sets a value in the text of a `postgresql.conf` where it stands, or where it stands as a comment, or at the end, and
+/// keeps the comment behind it (as `PgCommon::set_conf_value` does).
+fn set_value(text: &str, key: &str, value: &str) -> String {
+    let plain = !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let value = if plain { value.to_owned() } else { format!("'{}'", value.replace('\'', "''")) };
+    let place = |commented: bool| text.split_inclusive('\n').position(|line| tail(line, key, commented).is_some());
+    let (at, commented) = match (place(false), place(true)) {
+        (Some(at), _) => (at, false),
+        (None, Some(at)) => (at, true),
+        (None, None) => {
+            let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+            return format!("{text}{newline}{key} = {value}\n");
+        }
+    };
+    text.split_inclusive('\n')
+        .enumerate()
+        .map(|(index, line)| match tail(line, key, commented) {
+            Some(tail) if index == at => format!("{key} = {value}{tail}\n"),
+            _ => line.to_owned(),
+        })
+        .collect()
+}
+
+/// What follows the value in a line that sets `key` (or would, without its `#`).
+fn tail<'l>(line: &'l str, key: &str, commented: bool) -> Option<&'l str> {
+    let line = line.trim_end_matches('\n');
+    let line = if commented { line.trim_start().strip_prefix('#')? } else { line }.trim_start();
+    let rest = line.strip_prefix(key)?;
+    let after = rest.trim_start();
+    if after.len() == rest.len() && !after.starts_with('=') {
+        return None;
+    }
+    let after = after.strip_prefix('=').unwrap_or(after).trim_start();
+    let end = match after.strip_prefix('\'') {
+        Some(quoted) => quoted.find('\'')? + 2,
+        None => after.find(|c: char| c.is_whitespace() || c == '#').unwrap_or(after.len()),
+    };
+    let tail = &after[end..];
+    (end > 0 && (tail.trim().is_empty() || tail.trim_start().starts_with('#'))).then(|| tail.trim_end())
+}
+
+/// The settings that initdb chooses and `pg_createcluster` does not, where they follow from the data directory.
+pub(crate) fn from_data(site: &Site, id: &ClusterId, data: &Path) -> Result<Settings> {
+    // What initdb finds on every machine that is not a toy.
+    let mut settings = Settings::from([
+        ("max_connections", "100".to_owned()),
+        ("shared_buffers", "128MB".to_owned()),
+        ("dynamic_shared_memory_type", "posix".to_owned()),
+    ]);
+    let controldata = site.root.path(format!("/usr/lib/postgresql/{}/bin/pg_controldata", id.version));
+    let said = program::capture(program::at(&controldata).arg("-D").arg(site.root.path(data)))?;
+    let segment = said
+        .lines()
+        .find_map(|line| line.strip_prefix("Bytes per WAL segment:")?.trim().parse::<u64>().ok())
+        .with_context(|| format!("{} did not tell the size of a WAL segment", controldata.display()))?;
+    // A server with large segments does not start with the built-in minimum (initdb's pretty_wal_size).
+    let megabytes = segment / (1024 * 1024);
+    let pretty = |segments: u64| match megabytes * segments {
+        size if size % 1024 == 0 => format!("{}GB", size / 1024),
+        size => format!("{size}MB"),
+    };
+    settings.insert("min_wal_size", pretty(5));
+    settings.insert("max_wal_size", pretty(64));
+    Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn sets_a_value_where_it_stands() {
+        let text = "#ssl = off\nport = 5432\t\t# (change requires restart)\n# port 1\n#log_timezone = 'x y' # c\n";
+        assert_eq!(set_value(text, "ssl", "on").lines().next(), Some("ssl = on"));
+        assert_eq!(set_value(text, "port", "5433").lines().nth(1), Some("port = 5433\t\t# (change requires restart)"));
+        assert_eq!(set_value(text, "log_timezone", "Etc/UTC").lines().nth(3), Some("log_timezone = 'Etc/UTC' # c"));
+        assert_eq!(set_value(text, "data_directory", "/a'b c").lines().last(), Some("data_directory = '/a''b c'"));
+        assert_eq!(set_value("a = 1", "b", "2"), "a = 1\nb = 2\n");
+        let twice = set_value(&set_value(text, "ssl", "on"), "ssl", "off");
+        assert_eq!(twice.matches("ssl").count(), 1);
+        assert_eq!(set_value("ssl_ca_file = 'x'\n", "ssl", "on"), "ssl_ca_file = 'x'\nssl = on\n");
+    }
+
+    #[test]
+    fn access_is_what_initdb_and_pg_createcluster_write() {
+        let sample = "# head\n\n@authcomment@\n\n# TYPE  DATABASE        USER\n\n\
+            @remove-line-for-nolocal@local   all             all                                     @authmethodlocal@\n\
+            host    all             all             ::1/128                 @authmethodhost@\n";
+        let text = access(sample, (17, 0));
+        assert!(!text.contains('@'), "{text}");
+        let entries: Vec<&str> = text.lines().filter(|line| line.starts_with(['l', 'h'])).collect();
+        assert_eq!(entries[0], "local   all             postgres                                peer");
+        assert!(entries[1].ends_with("peer") && entries[2].ends_with("scram-sha-256"));
+        assert!(access(sample, (13, 0)).contains("md5"));
+    }
+
+    #[test]
+    fn what_a_failed_bootstrap_left_is_moved_and_local_files_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        let id: ClusterId = "17/main".parse().unwrap();
+        let etc = root.path("/etc/postgresql/17/main");
+        std::fs::create_dir_all(etc.join("conf.d")).unwrap();
+        std::fs::create_dir_all(etc.join("replaced")).unwrap();
+        for name in ["pg_hba.conf", "postgresql.base.conf", "conf.d/x.conf", "mine", "replaced/old"] {
+            std::fs::write(etc.join(name), name).unwrap();
+        }
+        assert_eq!(set_aside(&root, &id).unwrap(), ["postgresql.base.conf", "pg_hba.conf"]);
+        assert_eq!(root.list("/etc/postgresql/17/main").unwrap(), ["conf.d", "mine", "replaced"]);
+        assert_eq!(root.list("/etc/postgresql/17/main/replaced").unwrap(), ["pg_hba.conf", "postgresql.base.conf"]);
+        assert!(set_aside(&root, &id).unwrap().is_empty());
+        assert_eq!(root.list("/etc/postgresql/17/main/replaced").unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_configuration_for_another_directory_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        let id: ClusterId = "17/main".parse().unwrap();
+        let etc = root.path("/etc/postgresql/17/main");
+        std::fs::create_dir_all(&etc).unwrap();
+        assert!(check_data_directory(&root, &id, Path::new("/srv/a")).is_ok());
+        std::fs::write(etc.join("postgresql.base.conf"), "data_directory = '/srv/b/'").unwrap();
+        assert!(check_data_directory(&root, &id, Path::new("/srv/b")).is_ok());
+        let error = check_data_directory(&root, &id, Path::new("/srv/a")).unwrap_err().to_string();
+        assert!(error.contains("/srv/a") && error.contains("/srv/b/") && error.contains("base.conf"), "{error}");
+        std::fs::create_dir_all(root.path("/srv/a")).unwrap();
+        std::os::unix::fs::symlink(root.path("/srv/a"), root.path("/srv/b")).unwrap();
+        assert!(check_data_directory(&root, &id, Path::new("/srv/a")).is_ok());
+    }
+}

@@ -1,0 +1,127 @@
+//! `pg_preparecluster_patroni`: what must be in order before Patroni starts.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use site::clusters::config_directory;
+use site::{ClusterId, Root};
+
+use crate::etc;
+use crate::hook::{self, Arguments, Hook, Site, initialize_key, patroni_file, patroni_settings};
+use crate::unfinished::{Content, Kind, Unfinished, remove_remains};
+
+const HOOK: Hook = Hook {
+    name: "pg_preparecluster_patroni",
+    usage: "\
+Usage: pg_preparecluster_patroni VERSION-NAME
+
+Puts one instance in order before Patroni starts: removes the remains of an interrupted clone or bootstrap, and makes
+/etc/postgresql/VERSION/NAME again where it is lost. patroni@.service runs it.
+
+  VERSION-NAME    the instance: 17-main, 17/main, or 17 main
+  --help, --version
+
+See pg_preparecluster_patroni(8).
+",
+    words: true,
+    tied: false,
+    work,
+};
+
+/// Runs the program `pg_preparecluster_patroni`.
+#[must_use]
+pub fn main() -> ExitCode {
+    hook::main(&HOOK)
+}
+
+fn work(site: &Site, arguments: &Arguments) -> Result<()> {
+    if let Some((option, _)) = arguments.options().next() {
+        bail!("unknown option --{option}; see {} --help", HOOK.name);
+    }
+    let id = ClusterId::from_words(&arguments.words)?;
+    let file = patroni_file(&id);
+    let Some(settings) = patroni_settings(&site.root, &id)? else {
+        bail!("{} is missing: make it with 'patroni-gen-config {id}'", file.display());
+    };
+    let data = settings
+        .text(&["postgresql", "data_dir"])
+        .with_context(|| format!("{}: postgresql.data_dir is missing", file.display()))?;
+    let data = hook::directory(&format!("{}: postgresql.data_dir", file.display()), &data)?;
+
+    if Unfinished::exists(&site.root, &id) {
+        remove_interrupted(site, &id, &settings.text(&["scope"]).unwrap_or_else(|| id.dashed()))?;
+    }
+    // A configuration elsewhere (upstream's default is the data directory) is not postgresql-common's.
+    let config = settings.text(&["postgresql", "config_dir"]).map(PathBuf::from);
+    if config.as_deref() != Some(config_directory(&id).as_path()) {
+        return Ok(());
+    }
+    etc::check_data_directory(&site.root, &id, &data)?;
+    if !etc::exists(&site.root, &id) && site.root.path(&data).join("PG_VERSION").is_file() {
+        restore_configuration(site, &id, &data, settings.port("postgresql")?)?;
+    }
+    warn_of_start_conf(site, &id);
+    Ok(())
+}
+
+fn remove_interrupted(site: &Site, id: &ClusterId, scope: &str) -> Result<()> {
+    let unfinished = Unfinished::take(&site.root, id)?;
+    if let Some(claim) = unfinished.before().cloned() {
+        let directory = claim.data_directory.display().to_string();
+        match unfinished.content(&site.root, &claim.data_directory)? {
+            Content::Foreign(why) => {
+                site.reporter
+                    .warn(format!("{directory} stays as it is after an interrupted {}: {why}", claim.kind.name()));
+            }
+            Content::Empty | Content::Remains(_) => {
+                remove_remains(&site.root, id, &claim)?;
+                site.reporter
+                    .info(format!("removed the remains of an interrupted {} from {directory}", claim.kind.name()));
+            }
+        }
+        if claim.kind == Kind::Bootstrap {
+            site.reporter.warn(format!("the bootstrap of {id} was interrupted. {}", initialize_key(id, scope)));
+        }
+    }
+    unfinished.end()
+}
+
+fn restore_configuration(site: &Site, id: &ClusterId, data: &Path, port: u16) -> Result<()> {
+    // Not the primary's, which is not known here; what initdb would take from this host.
+    let mut settings = etc::from_data(site, id, data)?;
+    if let Some(zone) = timezone(&site.root) {
+        settings.insert("timezone", zone.clone());
+        settings.insert("log_timezone", zone);
+    }
+    let unfinished = Unfinished::take(&site.root, id)?;
+    etc::create(site, id, data, Some(port), &settings)?;
+    unfinished.end()?;
+    site.reporter.warn(format!(
+        "{} had no configuration: made one with the defaults of pg_createcluster; local settings must be made again",
+        config_directory(id).display()
+    ));
+    Ok(())
+}
+
+/// The name of this host's time zone, as initdb finds it (`select_default_timezone`).
+fn timezone(root: &Root) -> Option<String> {
+    let named = root.read("/etc/timezone").ok().flatten().map(|text| text.trim().to_owned());
+    let linked = std::fs::read_link(root.path("/etc/localtime"))
+        .ok()
+        .and_then(|target| Some(target.to_str()?.split_once("zoneinfo/")?.1.to_owned()));
+    linked.or(named).filter(|zone| !zone.is_empty() && root.path("/usr/share/zoneinfo").join(zone).is_file())
+}
+
+fn warn_of_start_conf(site: &Site, id: &ClusterId) {
+    let path = config_directory(id).join("start.conf");
+    let text = site.root.read(&path).ok().flatten().unwrap_or_default();
+    if text.lines().any(|line| line.split_whitespace().next() == Some("auto")) {
+        site.reporter.warn(format!(
+            "{} says 'auto', so that postgresql@{} starts the server beside Patroni: write 'manual' there, and run \
+             'systemctl daemon-reload'",
+            path.display(),
+            id.dashed()
+        ));
+    }
+}

@@ -1,0 +1,395 @@
+//! What a hook has begun and not finished: one file per instance, which is also the lock.
+//!
+//! The file says which directories hold nothing but what the hook put there. So the next attempt may remove it, and
+//! nobody else's data is ever removed.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
+use nix::libc::O_NOFOLLOW;
+use site::{ClusterId, Root};
+
+/// How often the file's time is set while the hook works.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// Something in a directory that is this much younger than the file was not put there by the hook.
+const SLACK_SECONDS: i64 = 120;
+
+/// What a hook makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Bootstrap,
+    Clone,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Bootstrap => "bootstrap",
+            Self::Clone => "clone",
+        }
+    }
+}
+
+/// What one run of a hook puts where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub(crate) kind: Kind,
+    pub(crate) data_directory: PathBuf,
+    pub(crate) waldir: Option<PathBuf>,
+    pub(crate) pid: u32,
+}
+
+impl Claim {
+    fn to_text(&self) -> String {
+        let waldir = self.waldir.as_ref().map_or(String::new(), |waldir| format!("waldir={}\n", waldir.display()));
+        format!(
+            "# While this file is here and unlocked, these directories hold a part of a {kind} that was interrupted,\n\
+             # which the next start of Patroni removes.\n\
+             kind={kind}\ndata_directory={}\n{waldir}pid={}\n",
+            self.data_directory.display(),
+            self.pid,
+            kind = self.kind.name(),
+        )
+    }
+
+    /// `None` where the text is not whole: then nothing has been put anywhere yet, as the file is written first.
+    fn from_text(text: &str) -> Option<Self> {
+        let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        Some(Self {
+            kind: match value("kind")? {
+                "bootstrap" => Kind::Bootstrap,
+                "clone" => Kind::Clone,
+                _ => return None,
+            },
+            data_directory: PathBuf::from(value("data_directory")?),
+            waldir: value("waldir").map(PathBuf::from),
+            // Written last, so the lines before it are complete.
+            pid: text.ends_with('\n').then(|| value("pid")?.parse().ok())??,
+        })
+    }
+}
+
+/// What is known of a directory that a hook is about to fill.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    Empty,
+    /// A part of what an interrupted run made.
+    Remains(Claim),
+    /// Something else; the sentence says what is known of it.
+    Foreign(String),
+}
+
+/// The file of an instance, locked.
+pub(crate) struct Unfinished {
+    file: Flock<File>,
+    real: PathBuf,
+    before: Option<(Claim, SystemTime)>,
+}
+
+/// Where the file of an instance is: beside its password file, in the home directory of postgres.
+pub(crate) fn path(id: &ClusterId) -> PathBuf {
+    PathBuf::from(format!("/var/lib/postgresql/{}.unfinished", id.dashed()))
+}
+
+impl Unfinished {
+    /// Is there such a file?
+    pub(crate) fn exists(root: &Root, id: &ClusterId) -> bool {
+        root.path(path(id)).symlink_metadata().is_ok()
+    }
+
+    /// Takes the lock. Another run may need some seconds to end after its Patroni.
+    pub(crate) fn take(root: &Root, id: &ClusterId) -> Result<Self> {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let shown = path(id);
+        let real = root.path(&shown);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags(O_NOFOLLOW)
+                .open(&real)
+                .with_context(|| format!("cannot open {}", shown.display()))?;
+            let mut text = String::new();
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(mut file) => {
+                    let metadata = file.metadata().with_context(|| format!("cannot look at {}", shown.display()))?;
+                    // A run that has just finished removes the file: a lock on the removed one is worth nothing.
+                    if real.symlink_metadata().is_ok_and(|now| now.ino() == metadata.ino()) {
+                        // What the hook starts keeps the lock as long as it lives.
+                        fcntl(&*file, FcntlArg::F_SETFD(FdFlag::empty()))
+                            .with_context(|| format!("cannot keep {} locked", shown.display()))?;
+                        file.read_to_string(&mut text).with_context(|| format!("cannot read {}", shown.display()))?;
+                        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                        let before = Claim::from_text(&text).map(|claim| (claim, modified));
+                        return Ok(Self { file, real, before });
+                    }
+                }
+                Err((again, Errno::EWOULDBLOCK)) => {
+                    file = again;
+                    if Instant::now() >= until {
+                        let _ = file.read_to_string(&mut text);
+                        let who = Claim::from_text(&text)
+                            .map_or("another run".to_owned(), |c| format!("another {} (pid {})", c.kind.name(), c.pid));
+                        bail!("{who} of {id} is at work: wait for its end, or stop it with its Patroni");
+                    }
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Err((_, error)) => return Err(error).with_context(|| format!("cannot lock {}", shown.display())),
+            }
+        }
+    }
+
+    /// What an interrupted run left in the file.
+    pub(crate) fn before(&self) -> Option<&Claim> {
+        self.before.as_ref().map(|(claim, _)| claim)
+    }
+
+    /// What `directory` holds, which is the data directory or the WAL directory of this instance.
+    pub(crate) fn content(&self, root: &Root, directory: &Path) -> Result<Content> {
+        if is_empty(root, directory)? {
+            return Ok(Content::Empty);
+        }
+        let Some((claim, modified)) = &self.before else {
+            return Ok(Content::Foreign("nothing says that it is the remains of an interrupted attempt".to_owned()));
+        };
+        if claim.data_directory != directory && claim.waldir.as_deref() != Some(directory) {
+            return Ok(Content::Foreign(format!(
+                "the last interrupted attempt worked in {}",
+                claim.data_directory.display()
+            )));
+        }
+        let data = root.path(&claim.data_directory);
+        if let Some(pid) = running_server(root, &claim.data_directory) {
+            return Ok(Content::Foreign(format!("a PostgreSQL server runs there (pid {pid})")));
+        }
+        // Every server writes this file when it starts, and a base backup does not carry it.
+        if data.join("postmaster.opts").exists() {
+            return Ok(Content::Foreign("a PostgreSQL server has run there since".to_owned()));
+        }
+        let last = modified.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let last = i64::try_from(last).unwrap_or(0);
+        for name in ["PG_VERSION", "backup_label", "global/pg_control"] {
+            if data.join(name).symlink_metadata().is_ok_and(|file| file.ctime() > last + SLACK_SECONDS) {
+                return Ok(Content::Foreign(format!(
+                    "its {name} is younger than the interrupted attempt, so something else has been put there"
+                )));
+            }
+        }
+        Ok(Content::Remains(claim.clone()))
+    }
+
+    /// Says what this run will put where, before anything is there.
+    pub(crate) fn begin(&mut self, claim: &Claim) -> Result<()> {
+        let write = || -> std::io::Result<()> {
+            let mut file: &File = &self.file;
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(claim.to_text().as_bytes())?;
+            file.sync_all()?;
+            sync_parent(&self.real)
+        };
+        write().with_context(|| format!("cannot write {}", self.real.display()))
+    }
+
+    /// Says that the run is still at work.
+    pub(crate) fn heartbeat(&self) {
+        let _ = self.file.set_modified(SystemTime::now());
+    }
+
+    /// Everything is in place, or nothing is left behind. This must be on the disk before a server starts: otherwise a
+    /// power cut could bring the file back beside somebody's data.
+    pub(crate) fn end(self) -> Result<()> {
+        std::fs::remove_file(&self.real)
+            .and_then(|()| sync_parent(&self.real))
+            .with_context(|| format!("cannot remove {}", self.real.display()))
+    }
+}
+
+/// Writes a directory's entries to the disk.
+pub(crate) fn sync_parent(path: &Path) -> std::io::Result<()> {
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Is there no such directory, or nothing in it? `lost+found` of a file system of its own does not count.
+pub(crate) fn is_empty(root: &Root, directory: &Path) -> Result<bool> {
+    let entries = match std::fs::read_dir(root.path(directory)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error).with_context(|| format!("cannot list {}", directory.display())),
+    };
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot list {}", directory.display()))?;
+        if entry.file_name() != "lost+found" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The server that runs in a data directory, by its `postmaster.pid`.
+pub(crate) fn running_server(root: &Root, directory: &Path) -> Option<u32> {
+    let text = std::fs::read_to_string(root.path(directory).join("postmaster.pid")).ok()?;
+    let pid = text.lines().next()?.trim().parse().ok()?;
+    let name = std::fs::read_to_string(root.path(format!("/proc/{pid}/comm"))).ok()?;
+    matches!(name.trim(), "postgres" | "postmaster").then_some(pid)
+}
+
+/// Makes a directory that only the owner may enter, or gives an empty one this mode.
+pub(crate) fn private_directory(root: &Root, directory: &Path, mode: u32) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let real = root.path(directory);
+    let make = || -> std::io::Result<()> {
+        if let Some(parent) = real.parent() {
+            DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+        }
+        DirBuilder::new().recursive(true).mode(mode).create(&real)?;
+        std::fs::set_permissions(&real, std::fs::Permissions::from_mode(mode))
+    };
+    make().with_context(|| {
+        format!(
+            "cannot make the directory {} for postgres: make it with 'install -d -o postgres -g postgres -m 700'",
+            directory.display()
+        )
+    })
+}
+
+/// Removes what an interrupted or failed run put into its directories; the directories themselves stay, as they may be
+/// mount points.
+pub(crate) fn remove_remains(root: &Root, id: &ClusterId, claim: &Claim) -> Result<()> {
+    let data = root.path(&claim.data_directory);
+    // A base backup demands empty directories for tablespaces, so what is in them by our version is its own.
+    if let Ok(entries) = std::fs::read_dir(data.join("pg_tblspc")) {
+        for target in entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok()) {
+            remove_entries(&root.path(&target), |name| name.starts_with(&format!("PG_{}_", id.version)))?;
+        }
+    }
+    if let Some(waldir) = &claim.waldir {
+        remove_entries(&root.path(waldir), |name| name != "lost+found")?;
+    }
+    // PG_VERSION goes last: what is left of an interrupted removal still looks like what it is.
+    remove_entries(&data, |name| name != "lost+found" && name != "PG_VERSION")?;
+    remove_entries(&data, |name| name != "lost+found")
+}
+
+fn remove_entries(directory: &Path, which: impl Fn(&str) -> bool) -> Result<()> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot list {}", directory.display())),
+    };
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot list {}", directory.display()))?;
+        if which(&entry.file_name().to_string_lossy()) {
+            let path = entry.path();
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let removed = if is_directory { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn machine() -> (tempfile::TempDir, Root, ClusterId) {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        std::fs::create_dir_all(root.path("/var/lib/postgresql/17/main")).unwrap();
+        (folder, root, "17/main".parse().unwrap())
+    }
+
+    fn claim() -> Claim {
+        Claim {
+            kind: Kind::Clone,
+            data_directory: PathBuf::from("/var/lib/postgresql/17/main"),
+            waldir: Some(PathBuf::from("/wal/17 main")),
+            pid: 7,
+        }
+    }
+
+    #[test]
+    fn a_claim_is_read_back_whole_or_not_at_all() {
+        let text = claim().to_text();
+        assert_eq!(Claim::from_text(&text), Some(claim()));
+        for end in 0..text.len() {
+            assert_eq!(Claim::from_text(&text[..end]), None, "{:?}", &text[..end]);
+        }
+    }
+
+    #[test]
+    fn only_what_an_interrupted_run_made_is_removed() {
+        let (_folder, root, id) = machine();
+        let data = claim().data_directory;
+        let mut run = Unfinished::take(&root, &id).unwrap();
+        assert_eq!(run.content(&root, &data).unwrap(), Content::Empty);
+        run.begin(&claim()).unwrap();
+        drop(run);
+        std::fs::write(root.path(&data).join("PG_VERSION"), "17\n").unwrap();
+        let run = Unfinished::take(&root, &id).unwrap();
+        assert_eq!(run.content(&root, &data).unwrap(), Content::Remains(claim()));
+        std::fs::create_dir_all(root.path("/srv/other")).unwrap();
+        std::fs::write(root.path("/srv/other/x"), "").unwrap();
+        assert!(matches!(run.content(&root, Path::new("/srv/other")).unwrap(), Content::Foreign(_)));
+        std::fs::write(root.path(&data).join("postmaster.opts"), "").unwrap();
+        assert!(matches!(run.content(&root, &data).unwrap(), Content::Foreign(_)));
+        std::fs::remove_file(root.path(&data).join("postmaster.opts")).unwrap();
+        let long_ago = SystemTime::now() - Duration::from_secs(3600);
+        run.file.set_modified(long_ago).unwrap();
+        drop(run);
+        let run = Unfinished::take(&root, &id).unwrap();
+        assert!(matches!(run.content(&root, &data).unwrap(), Content::Foreign(_)));
+        run.end().unwrap();
+        assert!(!Unfinished::exists(&root, &id));
+        let run = Unfinished::take(&root, &id).unwrap();
+        assert!(matches!(run.content(&root, &data).unwrap(), Content::Foreign(_)));
+    }
+
+    #[test]
+    fn the_remains_are_removed_with_wal_and_tablespaces_and_nothing_else() {
+        let (_folder, root, id) = machine();
+        let data = root.path("/var/lib/postgresql/17/main");
+        for directory in ["pg_tblspc", "base/1", "lost+found"] {
+            std::fs::create_dir_all(data.join(directory)).unwrap();
+        }
+        for file in ["/wal/17 main/0001", "/ts/PG_17_1/x", "/ts/PG_16_1/x", "/ts/mine"] {
+            std::fs::create_dir_all(root.path(file).parent().unwrap()).unwrap();
+            std::fs::write(root.path(file), "").unwrap();
+        }
+        std::os::unix::fs::symlink("/ts", data.join("pg_tblspc/1")).unwrap();
+        std::os::unix::fs::symlink(root.path("/wal/17 main"), data.join("pg_wal")).unwrap();
+        remove_remains(&root, &id, &claim()).unwrap();
+        assert!(is_empty(&root, &claim().data_directory).unwrap());
+        assert!(data.join("lost+found").exists());
+        assert!(is_empty(&root, Path::new("/wal/17 main")).unwrap());
+        assert_eq!(root.list("/ts").unwrap(), ["PG_16_1", "mine"]);
+    }
+
+    #[test]
+    fn a_second_run_waits_for_the_first() {
+        let (_folder, root, id) = machine();
+        let first = Unfinished::take(&root, &id).unwrap();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| Unfinished::take(&root, &id).map(|_| ()));
+            std::thread::sleep(Duration::from_millis(300));
+            first.end().unwrap();
+            second.join().unwrap().unwrap();
+        });
+    }
+}
