@@ -28,7 +28,7 @@ const BUILDER_AFTER: &str = include_str!("../image/builder-after.sh");
 
 const NODE_PACKAGES: &str = "apt-utils,systemd,systemd-sysv,dbus,iproute2,iputils-ping,procps,postgresql,\
     postgresql-contrib,patroni,python3-etcd,etcd-server,etcd-client,openssl,less,jq,man-db,bash-completion";
-const PACKAGE_BUILDER_PACKAGES: &str = "dpkg-dev,debhelper,scdoc,lintian,fakeroot,gcc,libc6-dev,rustc-web,cargo-web,\
+const PACKAGE_BUILDER_PACKAGES: &str = "build-essential,debhelper,scdoc,lintian,fakeroot,rustc-web,cargo-web,\
     ca-certificates,git,make,man-db,systemd";
 const RUST_PACKAGES: &str = "rustc,cargo,gcc,libc6-dev,ca-certificates,git,make";
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::command::host;
 use crate::detached;
-use crate::holder::{Holder, Space};
+use crate::holder::{Holder, Space, host_cgroup};
 use crate::image::{self, Release};
 use crate::net;
 use crate::node::Node;
@@ -72,6 +72,12 @@ impl Lab {
     #[must_use]
     pub fn release(&self) -> Release {
         self.release
+    }
+
+    /// Where the host sees the cgroup of the lab, which holds all of its processes in the machines.
+    #[must_use]
+    pub fn cgroup(&self) -> Option<PathBuf> {
+        host_cgroup(&self.space.cgroup)
     }
 
     /// All machines, in the order they were named in.
