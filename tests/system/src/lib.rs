@@ -28,6 +28,7 @@ pub mod image;
 mod lab;
 mod net;
 mod node;
+pub mod patroni;
 
 pub use command::{Captured, Task};
 pub use fixture::{ready, test};

@@ -1,0 +1,64 @@
+# make demo          three Debian machines with a running cluster, to look at and to play with
+# make check         everything; `make check-fast` for every few minutes
+# make deb           the package, into dist/
+# make bench         how fast it is, beside what it is compared with
+# make check-theirs  the cases against Debian's own scripts, which must fail where we mean to differ
+#
+# They run as root on Debian 12 or 13 and install what they need. Images of machines are kept in
+# $PATRONI_TOOLS_CACHE (/var/cache/patroni-tools-lab).
+
+RELEASE ?= 13
+NODES ?= pg1,pg2,pg3
+CARGO ?= cargo
+LAB = target/debug/lab
+sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates systemd debian docs/man)
+
+.PHONY: demo demo-down check check-fast check-theirs deb bench setup lab unit msrv lintian system
+
+demo: setup deb lab
+	tests/demo $(RELEASE)
+
+demo-down: setup lab
+	$(LAB) down --name demo
+
+check: export REQUIRE_ALL = 1
+check: setup
+	$(MAKE) check-fast
+	$(MAKE) deb msrv lintian
+	$(MAKE) system
+
+# No root, no machines.
+check-fast:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
+	$(CARGO) test --quiet -p site -p patroni-tools
+
+system: lab
+	tests/cases/findings/run ours
+	$(CARGO) test -p lab -- --nocapture
+
+check-theirs: setup lab
+	tests/cases/findings/run theirs
+
+bench: setup deb lab
+	tests/bench
+
+deb: dist/.built
+
+dist/.built: $(sources) | lab
+	rm -rf dist
+	$(LAB) build-deb . dist
+	touch $@
+
+# Debian 13's own compiler is the oldest one that we promise.
+msrv: lab
+	$(LAB) in-image build13 --src . -- cargo check --locked --workspace --all-targets
+
+lintian: deb
+	$(LAB) in-image build --src . -- sh -c 'lintian --fail-on error,warning /src/dist/*.changes'
+
+lab:
+	$(CARGO) build --quiet -p lab
+
+setup:
+	tests/setup
