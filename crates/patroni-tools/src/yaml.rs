@@ -12,7 +12,7 @@ pub struct Yaml(Value);
 impl Yaml {
     /// Parses `text`; an error says `FILE:LINE: what`.
     pub fn parse(file: &Path, text: &str) -> Result<Self> {
-        serde_yaml::from_str(text).map(Self).map_err(|error| {
+        read(text).map(Self).map_err(|error| {
             let line = error.location().map_or(1, |location| location.line());
             let what = error.to_string();
             let what = what.split(" at line ").next().unwrap_or_default().to_owned();
@@ -77,6 +77,23 @@ impl Yaml {
     }
 }
 
+/// Merge keys (`<<: *defaults`) are resolved, as by Patroni's own reader; of a key that comes twice, the last counts, as there.
+fn read(text: &str) -> Result<Value, serde_yaml::Error> {
+    if twice(text).is_none() && text.contains("<<") {
+        let mut value: serde_yaml::Value = serde_yaml::from_str(text)?;
+        value.apply_merge()?;
+        return serde_yaml::from_value(value);
+    }
+    serde_yaml::from_str(text)
+}
+
+/// A key that comes twice in one mapping, with its line.
+#[must_use]
+pub fn twice(text: &str) -> Option<String> {
+    let error = serde_yaml::from_str::<serde_yaml::Value>(text).err()?.to_string();
+    error.contains("duplicate entry").then_some(error)
+}
+
 fn collect(value: &Value, path: &str, found: &mut Vec<(String, Value)>) {
     match value {
         Value::Object(map) if !map.is_empty() => {
@@ -110,6 +127,15 @@ mod tests {
         assert_eq!(parse("a: []").first_empty().as_deref(), Some("a"));
         assert_eq!(parse("a: {b: {}}").first_empty().as_deref(), Some("a.b"));
         assert_eq!(parse("a: [1]\nb: ''\n").first_empty(), None);
+    }
+
+    #[test]
+    fn reads_what_patroni_reads() {
+        let merged = parse("x: &d {port: 1, host: a}\ny:\n  <<: *d\n  host: b\n");
+        assert_eq!((merged.text(&["y", "port"]), merged.text(&["y", "host"])), (Some("1".into()), Some("b".into())));
+        assert_eq!(parse("a: 1\na: 2\n").text(&["a"]).as_deref(), Some("2"));
+        assert!(twice("b: {a: 1, a: 2}\n").unwrap().contains("line 1"));
+        assert!(twice("a: 1\nb: {a: 1}\n").is_none());
     }
 
     #[test]

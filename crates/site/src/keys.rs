@@ -44,12 +44,14 @@ impl SiteKey {
         getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the kernel gives no random bytes: {error}"))?;
         let real = root.path(path);
         let temporary = PathBuf::from(format!("{}.{}.tmp", real.display(), std::process::id()));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)
-            .with_context(|| format!("cannot create {}: run this program as root", path.display()))?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(
+            |error| match error.kind() {
+                std::io::ErrorKind::PermissionDenied => {
+                    anyhow::anyhow!("cannot create {}: run this program as root", path.display())
+                }
+                _ => anyhow::anyhow!("cannot create {}: {error}", path.display()),
+            },
+        )?;
         let text = format!(
             "# The passwords of all instances come from this key. Copy this file to every member.\n{}\n",
             to_hex(&bytes)

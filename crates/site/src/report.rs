@@ -61,6 +61,20 @@ impl Reporter {
         self.say(Level::Info, message);
     }
 
+    /// Ends a program whose command line asks for help (0) or is wrong (2), with the words of clap.
+    #[must_use]
+    pub fn usage(&self, text: &str, wrong: bool) -> ExitCode {
+        const USAGE: u8 = 2;
+        if !wrong {
+            print(text);
+            return ExitCode::SUCCESS;
+        }
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        let text = lines.join("\n");
+        self.say(Level::Error, text.strip_prefix("error: ").unwrap_or(&text));
+        ExitCode::from(USAGE)
+    }
+
     /// Ends a program: says the error with all its causes, and gives 0 or 1.
     #[must_use]
     pub fn finish(&self, result: anyhow::Result<()>) -> ExitCode {

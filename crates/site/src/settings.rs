@@ -171,6 +171,12 @@ impl Settings {
         self.get(key).map(|setting| setting.text.as_str())
     }
 
+    /// `FILE:LINE: ` of the first of some keys that is set, for errors about more than one key.
+    #[must_use]
+    pub fn place(&self, keys: &[&str]) -> String {
+        keys.iter().find_map(|key| self.get(key)).map_or_else(String::new, |setting| format!("{}: ", setting.origin))
+    }
+
     /// What a key means; the error of `parse` gets the place and the key put before it.
     pub fn parse<T>(&self, key: &str, parse: impl FnOnce(&str) -> Result<T>) -> Result<Option<T>> {
         self.get(key)
@@ -209,7 +215,12 @@ impl Settings {
     /// The parts of a list, separated by commas and blanks.
     pub fn list<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T>) -> Result<Option<Vec<T>>> {
         self.parse(key, |text| {
-            text.split([',', ' ', '\t', '\n']).filter(|part| !part.is_empty()).map(parse).collect::<Result<Vec<T>>>()
+            let parts: Vec<T> =
+                text.split([',', ' ', '\t', '\n']).filter(|part| !part.is_empty()).map(parse).collect::<Result<_>>()?;
+            if parts.is_empty() {
+                bail!("'{text}' is an empty list: write what is in it, or remove the line")
+            }
+            Ok(parts)
         })
     }
 

@@ -12,7 +12,7 @@ use site::{ClusterId, Root, conf};
 
 use super::config::file;
 use super::store::STORES;
-use crate::yaml::Yaml;
+use crate::yaml::{self, Yaml};
 
 /// Keys of Patroni 3.0 to 4.1 by section (`patroni/validator.py`, `schema`, and the documentation of settings). Sections
 /// of stores and lists of PostgreSQL parameters are open.
@@ -162,6 +162,9 @@ fn look(root: &Root, id: &ClusterId, path: &Path) -> Result<Findings> {
     let Some(Value::Object(_)) = yaml.document() else {
         bail!("{}:1: the file is empty or not a mapping: run patroni-gen-config --force {id}", path.display());
     };
+    if let Some(twice) = yaml::twice(&text) {
+        findings.warnings.push(format!("{twice}: Patroni takes the last, remove the others"));
+    }
     look_at_keys(&yaml, &mut findings);
     look_at_values(&yaml, &mut findings);
     look_at_host(root, id, &yaml, &mut findings)?;

@@ -231,7 +231,8 @@ fn address_and_networks(root: &Root, settings: &Settings) -> Result<(IpAddr, Vec
                 Some(address) => {
                     facts::addresses(root)?.into_iter().find(|own| own.addr() == address).with_context(|| {
                         format!(
-                            "HOST_ADDRESS {address} is on no interface of this host: correct it, or set NETWORK too"
+                            "{}HOST_ADDRESS {address} is on no interface of this host: correct it, or set NETWORK too",
+                            settings.place(&["HOST_ADDRESS"])
                         )
                     })?
                 }
@@ -343,10 +344,7 @@ fn dynamic(settings: &Settings) -> Result<Dynamic> {
     };
     let least = dynamic.loop_wait + 2 * dynamic.retry_timeout;
     if dynamic.ttl < least {
-        let origin = ["TTL", "LOOP_WAIT", "RETRY_TIMEOUT"]
-            .iter()
-            .find_map(|key| settings.get(key))
-            .map_or_else(String::new, |setting| format!("{}: ", setting.origin));
+        let origin = settings.place(&["TTL", "LOOP_WAIT", "RETRY_TIMEOUT"]);
         bail!(
             "{origin}TTL is {}, but LOOP_WAIT + 2 * RETRY_TIMEOUT is {least}: the primary could lose its lock while it is \
              still trying; raise TTL or lower the others",

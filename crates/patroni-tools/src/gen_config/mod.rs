@@ -55,7 +55,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["force", "port", "set", "template"])]
     check: bool,
     /// The TCP port of PostgreSQL
-    #[arg(long, value_name = "PORT", conflicts_with = "all")]
+    #[arg(long, value_name = "PORT", conflicts_with = "all", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     port: Option<String>,
     /// Set a key of /etc/default/patroni for this run; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
@@ -68,8 +68,11 @@ pub struct Args {
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let args = Args::parse();
     let reporter = Reporter::new("patroni-gen-config");
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return reporter.usage(&error.to_string(), error.use_stderr()),
+    };
     reporter.finish(run(&Root::from_environment(), &args, &reporter))
 }
 

@@ -81,6 +81,9 @@ fn explain(error: &Error) -> anyhow::Error {
 fn read_back(text: &str, config: &Config) -> Result<()> {
     let path = file(&config.id);
     let yaml = Yaml::parse(&path, text).context("the template does not make YAML")?;
+    if yaml.document().is_none() {
+        bail!("the template makes an empty file: correct it");
+    }
     if let Some(place) = yaml.first_empty() {
         bail!(
             "the template leaves {place} empty, by which Patroni would ignore more than that: give it a value or leave it out"
@@ -93,7 +96,7 @@ fn read_back(text: &str, config: &Config) -> Result<()> {
         }
     }
     for (section, meant) in [("postgresql", config.port), ("restapi", config.rest_port)] {
-        let port = yaml.port(section)?;
+        let port = yaml.port(section).context("the template makes a file that Patroni cannot use")?;
         if port != meant {
             bail!("the template makes {section} listen on port {port}, not on {meant}: use --port or PORT");
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use site::Root;
 use site::settings::Settings;
 
-use crate::yaml::Yaml;
+use crate::yaml::{self, Yaml};
 
 /// The file of Debian's package, in which an administrator may have described the store already.
 pub const DEBIAN_FILE: &str = "/etc/patroni/dcs.yml";
@@ -43,13 +43,16 @@ fn etcd3(root: &Root, settings: &Settings) -> Result<Section> {
     let tls = settings.get("DCS_CACERT").is_some() || settings.get("DCS_CERT").is_some();
     let protocol = settings.choice("DCS_PROTOCOL", &["http", "https"])?;
     if tls && protocol == Some("http") {
-        bail!("DCS_PROTOCOL is http, but a certificate is set: remove one of them");
+        bail!(
+            "{}DCS_PROTOCOL is http, but a certificate is set: remove one of them",
+            settings.place(&["DCS_PROTOCOL"])
+        );
     }
     if tls || protocol == Some("https") {
         options.push(("protocol".to_owned(), json!("https")));
     }
     if settings.get("DCS_CERT").is_some() != settings.get("DCS_KEY").is_some() {
-        bail!("DCS_CERT and DCS_KEY go together: set both, or none");
+        bail!("{}DCS_CERT and DCS_KEY go together: set both, or none", settings.place(&["DCS_CERT", "DCS_KEY"]));
     }
     for (key, option) in [("DCS_CACERT", "cacert"), ("DCS_CERT", "cert"), ("DCS_KEY", "key")] {
         let path = settings.path(key)?;
@@ -67,7 +70,10 @@ fn etcd3(root: &Root, settings: &Settings) -> Result<Section> {
             options.push(("password".to_owned(), json!(password)));
         }
         (None, None) => {}
-        _ => bail!("DCS_USERNAME and DCS_PASSWORD_FILE go together: set both, or none"),
+        _ => bail!(
+            "{}DCS_USERNAME and DCS_PASSWORD_FILE go together: set both, or none",
+            settings.place(&["DCS_USERNAME", "DCS_PASSWORD_FILE"])
+        ),
     }
     Ok(("etcd3".to_owned(), options))
 }
@@ -75,6 +81,9 @@ fn etcd3(root: &Root, settings: &Settings) -> Result<Section> {
 /// `host[:port]`; Patroni 3.0 wants the port to be there.
 fn host_port(text: &str, default_port: u16) -> Result<String> {
     let (host, port) = match text.rsplit_once(':') {
+        _ if text.contains("://") => {
+            bail!("'{text}': write HOST or HOST:PORT alone, and http or https in DCS_PROTOCOL")
+        }
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, port.to_owned()),
         Some(_) if !text.ends_with(']') => {
             bail!("'{text}': put brackets around the IPv6 address, as in [fd00::1]:{default_port}")
@@ -101,6 +110,9 @@ fn debian_sections(root: &Root) -> Result<Option<Vec<Section>>> {
     if *document == json!({"zookeeper": {"hosts": "127.0.0.1:2181"}}) {
         return Ok(None);
     }
+    if let Some(twice) = yaml::twice(&text) {
+        bail!("{DEBIAN_FILE}: {twice}: keep one");
+    }
     let Value::Object(sections) = document.clone() else {
         bail!("{DEBIAN_FILE}:1: this is not a store section such as 'etcd3:' with its options below it");
     };
@@ -110,7 +122,12 @@ fn debian_sections(root: &Root) -> Result<Option<Vec<Section>>> {
             bail!("{DEBIAN_FILE}: '{name}' is not a store of Patroni: use one of {}", STORES.join(", "));
         }
         match options {
-            Value::Object(options) if !options.is_empty() => found.push((name, options.into_iter().collect())),
+            Value::Object(options) if !options.is_empty() => {
+                if let Some(empty) = yaml.first_empty() {
+                    bail!("{DEBIAN_FILE}: {empty} has no value: give it one, or remove it");
+                }
+                found.push((name, options.into_iter().collect()));
+            }
             _ => bail!("{DEBIAN_FILE}: '{name}' has no options: add its hosts"),
         }
     }
