@@ -35,7 +35,8 @@ struct Link {
 
 #[derive(Deserialize)]
 struct Address {
-    scope: String,
+    // Missing where `ip` leaves an empty entry for an address of another scope.
+    scope: Option<String>,
     local: Option<IpAddr>,
     prefixlen: Option<u8>,
     #[serde(default)]
@@ -53,7 +54,7 @@ pub fn addresses(root: &Root) -> Result<Vec<HostAddress>> {
     Ok(links
         .into_iter()
         .flat_map(|link| link.addr_info)
-        .filter(|address| address.scope == "global" && !address.temporary && !address.deprecated)
+        .filter(|address| address.scope.as_deref() == Some("global") && !address.temporary && !address.deprecated)
         .filter_map(|address| IpNet::new(address.local?, address.prefixlen?).ok())
         .collect())
 }
@@ -134,7 +135,7 @@ mod tests {
 
     const ADDRESSES: &str = r#"[{"ifname":"a","addr_info":[{"family":"inet","local":"10.0.0.5","prefixlen":24,"scope":"global"},
         {"family":"inet6","local":"fd00::5","prefixlen":64,"scope":"global"},
-        {"family":"inet6","local":"fd00::99","prefixlen":64,"scope":"global","temporary":true}]},{}]"#;
+        {"family":"inet6","local":"fd00::99","prefixlen":64,"scope":"global","temporary":true},{}]},{}]"#;
 
     #[test]
     fn the_default_route_decides() {

@@ -15,6 +15,9 @@ use crate::Root;
 /// Separates our use of the key from any other use of the same bytes (RFC 5869, section 3.1).
 const SALT: &[u8] = b"patroni-tools password 1";
 
+/// What a file that is not finished is called; a killed run leaves one, the next run of patroni-gen-config removes it.
+pub const UNFINISHED: &str = ".patroni-gen-config.";
+
 /// A key of 256 random bits.
 pub struct SiteKey {
     bytes: [u8; 32],
@@ -43,7 +46,7 @@ impl SiteKey {
         let mut bytes = [0u8; 32];
         getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the kernel gives no random bytes: {error}"))?;
         let real = root.path(path);
-        let temporary = PathBuf::from(format!("{}.{}.tmp", real.display(), std::process::id()));
+        let temporary = real.with_file_name(format!("{UNFINISHED}key.{}", std::process::id()));
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(
             |error| match error.kind() {
                 std::io::ErrorKind::PermissionDenied => {
