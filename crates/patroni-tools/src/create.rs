@@ -182,7 +182,8 @@ pub(crate) fn clear(
                 remove_remains(&site.root, id, &claim)?;
             }
             Content::Foreign(why) => bail!(
-                "{} is not empty, and {why}: nothing was touched; move it away if nobody needs what is in it",
+                "{} is not empty: {why}; nothing was touched; name another directory, or move away what is in this one \
+                 if nobody needs it",
                 directory.display()
             ),
         }

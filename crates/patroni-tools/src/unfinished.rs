@@ -13,6 +13,8 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use nix::libc::O_NOFOLLOW;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use site::{ClusterId, Root};
 
 /// How often the file's time is set while the hook works.
@@ -91,6 +93,16 @@ pub(crate) struct Unfinished {
     file: Flock<File>,
     real: PathBuf,
     before: Option<(Claim, SystemTime)>,
+    begun: bool,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // Nothing was and nothing is claimed: the file would only raise questions.
+        if self.before.is_none() && !self.begun {
+            let _ = std::fs::remove_file(&self.real);
+        }
+    }
 }
 
 /// Where the file of an instance is: beside its password file, in the home directory of postgres.
@@ -132,16 +144,20 @@ impl Unfinished {
                         file.read_to_string(&mut text).with_context(|| format!("cannot read {}", shown.display()))?;
                         let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                         let before = Claim::from_text(&text).map(|claim| (claim, modified));
-                        return Ok(Self { file, real, before });
+                        return Ok(Self { file, real, before, begun: false });
                     }
                 }
                 Err((again, Errno::EWOULDBLOCK)) => {
                     file = again;
+                    let _ = file.read_to_string(&mut text);
+                    let claim = Claim::from_text(&text);
                     if Instant::now() >= until {
-                        let _ = file.read_to_string(&mut text);
-                        let who = Claim::from_text(&text)
+                        let who = claim
                             .map_or("another run".to_owned(), |c| format!("another {} (pid {})", c.kind.name(), c.pid));
                         bail!("{who} of {id} is at work: wait for its end, or stop it with its Patroni");
+                    }
+                    if let Some(claim) = claim {
+                        end_orphans(root, &real, claim.pid);
                     }
                     std::thread::sleep(Duration::from_millis(100));
                 }
@@ -159,6 +175,11 @@ impl Unfinished {
     pub(crate) fn content(&self, root: &Root, directory: &Path) -> Result<Content> {
         if is_empty(root, directory)? {
             return Ok(Content::Empty);
+        }
+        if root.list(directory)? == ["lost+found"] {
+            return Ok(Content::Foreign(
+                "it is a mount point (it has lost+found), and PostgreSQL wants a directory below it".to_owned(),
+            ));
         }
         let Some((claim, modified)) = &self.before else {
             return Ok(Content::Foreign("nothing says that it is the remains of an interrupted attempt".to_owned()));
@@ -191,6 +212,7 @@ impl Unfinished {
 
     /// Says what this run will put where, before anything is there.
     pub(crate) fn begin(&mut self, claim: &Claim) -> Result<()> {
+        self.begun = true;
         let write = || -> std::io::Result<()> {
             let mut file: &File = &self.file;
             file.set_len(0)?;
@@ -209,10 +231,35 @@ impl Unfinished {
 
     /// Everything is in place, or nothing is left behind. This must be on the disk before a server starts: otherwise a
     /// power cut could bring the file back beside somebody's data.
-    pub(crate) fn end(self) -> Result<()> {
+    pub(crate) fn end(mut self) -> Result<()> {
+        self.begun = true;
         std::fs::remove_file(&self.real)
             .and_then(|()| sync_parent(&self.real))
             .with_context(|| format!("cannot remove {}", self.real.display()))
+    }
+}
+
+/// Ends what still holds the lock of a worker that is dead. The process of `pg_basebackup` that receives WAL does not
+/// notice the death of all others while the primary is idle.
+fn end_orphans(root: &Root, real: &Path, worker: u32) {
+    let processes = root.list("/proc").unwrap_or_default();
+    // After the name, which may hold anything, `proc_pid_stat(5)` has the state, the parent and the process group.
+    let state_and_group = |pid: &str| {
+        let stat = std::fs::read_to_string(root.path(format!("/proc/{pid}/stat"))).ok()?;
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+        Some((fields.next()?.to_owned(), fields.nth(1)?.parse::<u32>().ok()?))
+    };
+    if state_and_group(&worker.to_string()).is_some_and(|(state, _)| state != "Z") {
+        return;
+    }
+    for pid in processes.iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) {
+        let Ok(files) = std::fs::read_dir(root.path(format!("/proc/{pid}/fd"))) else { continue };
+        let holds = files.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|target| target == real));
+        if holds && state_and_group(pid).is_some_and(|(_, group)| group == worker) {
+            if let Ok(number) = pid.parse() {
+                let _ = kill(Pid::from_raw(number), Signal::SIGKILL);
+            }
+        }
     }
 }
 
@@ -224,20 +271,13 @@ pub(crate) fn sync_parent(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Is there no such directory, or nothing in it? `lost+found` of a file system of its own does not count.
+/// Is there no such directory, or nothing in it?
 pub(crate) fn is_empty(root: &Root, directory: &Path) -> Result<bool> {
-    let entries = match std::fs::read_dir(root.path(directory)) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
-        Err(error) => return Err(error).with_context(|| format!("cannot list {}", directory.display())),
-    };
-    for entry in entries {
-        let entry = entry.with_context(|| format!("cannot list {}", directory.display()))?;
-        if entry.file_name() != "lost+found" {
-            return Ok(false);
-        }
+    match std::fs::read_dir(root.path(directory)) {
+        Ok(entries) => Ok(entries.count() == 0),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error).with_context(|| format!("cannot list {}", directory.display())),
     }
-    Ok(true)
 }
 
 /// The server that runs in a data directory, by its `postmaster.pid`.
@@ -375,8 +415,7 @@ mod tests {
         std::os::unix::fs::symlink("/ts", data.join("pg_tblspc/1")).unwrap();
         std::os::unix::fs::symlink(root.path("/wal/17 main"), data.join("pg_wal")).unwrap();
         remove_remains(&root, &id, &claim()).unwrap();
-        assert!(is_empty(&root, &claim().data_directory).unwrap());
-        assert!(data.join("lost+found").exists());
+        assert_eq!(root.list("/var/lib/postgresql/17/main").unwrap(), ["lost+found"]);
         assert!(is_empty(&root, Path::new("/wal/17 main")).unwrap());
         assert_eq!(root.list("/ts").unwrap(), ["PG_16_1", "mine"]);
     }
