@@ -89,7 +89,7 @@ fn is_debian(lab: &Lab, main: &Cluster) -> Result<()> {
         ensure!(modes.contains("yml root:postgres 640"), "{modes}");
         ensure!(modes.contains("postgresql.base.conf postgres:postgres 644"), "{modes}");
         ensure!(modes.contains("conf.d postgres:postgres 755") && modes.contains(". postgres:postgres 755"), "{modes}");
-        node.run("systemctl is-enabled --quiet patroni@*.service")?;
+        node.run(&format!("systemctl is-enabled --quiet {}", main.unit()))?;
         // A member of the group reads the file, and needs no options but -c.
         main.sql(node, "select 1")?;
     }
