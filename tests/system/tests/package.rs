@@ -1,0 +1,423 @@
+//! The package on a real machine of each Debian release: everything that dpkg can do with it, under a PostgreSQL
+//! that runs all the time. Looked at with dpkg's, systemd's and postgresql-common's own tools.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab::patroni::{self, Cluster};
+use lab::{Lab, Node, Release};
+
+const APT: &str = "apt-get -qq install -y -o Dpkg::Use-Pty=0";
+/// apt on a loaded machine.
+const APT_LIMIT: Duration = Duration::from_secs(180);
+const LINK: &str = "/etc/postgresql-common/createcluster.d/patroni-tools.conf";
+/// Files of Debian's package that ours replaces; Debian 12 has the unit under /lib, which is the same directory.
+const REPLACED: &str = "/usr/lib/systemd/system/patroni@.service /usr/share/patroni/pg_createcluster_patroni \
+    /usr/share/patroni/pg_clonecluster_patroni";
+
+#[test]
+fn debian_12() -> Result<()> {
+    lab::test(Release::Debian12, &["pg1"], life)
+}
+
+#[test]
+fn debian_13() -> Result<()> {
+    lab::test(Release::Debian13, &["pg1"], life)
+}
+
+fn life(lab: &Lab) -> Result<()> {
+    let cluster = Cluster::new(lab, "main");
+    let machine = Machine { lab, node: lab.node("pg1"), cluster: &cluster };
+    let story: [(&str, &dyn Fn(&Machine) -> Result<()>); 15] = [
+        ("install, use and purge leave nothing", &leaves_nothing),
+        ("an installation that fails leaves Debian's files", &failed_installation),
+        ("install together with Debian's patroni", &installed_together),
+        ("the units are valid", &valid_units),
+        ("the completion knows options and instances", &completion),
+        ("PostgreSQL is installed without a cluster main", &no_main_cluster),
+        ("an instance under the previous version", &previous_version),
+        ("upgrade from the previous version", &upgrade),
+        ("reinstall", &reinstall),
+        ("an upgrade that fails", &failed_upgrade),
+        ("upgrade of Debian's patroni underneath", &patroni_upgrade),
+        ("release upgrade of Debian's patroni underneath", &release_upgrade),
+        ("remove and install again", &remove),
+        ("purge while the instance runs", &purge_in_use),
+        ("purge once it does not", &purge_unused),
+    ];
+    for (what, event) in story {
+        let begin = Instant::now();
+        event(&machine).with_context(|| format!("Debian {}: {what}", lab.release()))?;
+        println!("Debian {}: {what}: ok, {:.1} s", lab.release(), begin.elapsed().as_secs_f32());
+    }
+    Ok(())
+}
+
+struct Machine<'a> {
+    lab: &'a Lab,
+    node: &'a Node,
+    cluster: &'a Cluster<'a>,
+}
+
+impl Machine<'_> {
+    fn run(&self, command: &str) -> Result<String> {
+        Ok(self.node.run_within(APT_LIMIT, command)?.trim_end().to_owned())
+    }
+
+    fn yml(&self) -> String {
+        format!("/etc/patroni/{}.yml", self.cluster.dashed())
+    }
+
+    fn exists(&self, path: &str) -> Result<bool> {
+        Ok(self.node.try_run(&format!("test -e '{path}' || test -L '{path}'"))?.status.success())
+    }
+
+    /// Everything outside dpkg's, apt's and the system's own records.
+    fn files(&self) -> Result<String> {
+        self.run(
+            r"find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/tmp \
+                -o -path /var/log -o -path /var/cache -o -path /var/lib/dpkg -o -path /var/lib/apt \
+                -o -path /var/lib/systemd -o -path /var/backups -o -path /srv \) -prune \
+                -o -type f -printf '%p %m %u:%g %s\n' -o -printf '%p %y %m %u:%g %l\n' | sort",
+        )
+    }
+
+    /// Puts a changed copy of a package into the machine: `change` is a shell command that is run in its tree.
+    fn repack(&self, package: &str, change: &str) -> Result<String> {
+        let made = "/var/tmp/repacked.deb";
+        self.run(&format!(
+            "set -e; rm -rf /var/tmp/tree; dpkg-deb -R {package} /var/tmp/tree; cd /var/tmp/tree; {change}
+             find . -type f ! -path './DEBIAN/*' ! -path './etc/*' -printf '%P\\n' | xargs -d '\\n' md5sum > DEBIAN/md5sums
+             dpkg-deb -b /var/tmp/tree {made}"
+        ))?;
+        Ok(made.to_owned())
+    }
+
+    /// Ours are in place, Debian's are intact under their other names.
+    fn is_taken_over(&self) -> Result<()> {
+        let owners = self.run(&format!("dpkg -S {REPLACED} | grep -v ^diversion || :"))?;
+        ensure!(owners.lines().filter(|line| line.contains("patroni-tools: ")).count() == 3, "owners: {owners}");
+        let target = self.run("readlink -f /usr/share/patroni/pg_clonecluster_patroni")?;
+        ensure!(target == "/usr/libexec/patroni-tools/pg_clonecluster_patroni", "the clone hook is {target}");
+        let unit = self.run(&format!("systemctl cat patroni@{}.service", self.cluster.dashed()))?;
+        ensure!(unit.contains("ExecStartPre=/usr/bin/patroni-gen-config --check %i"), "the unit is {unit}");
+        let diverted = self.run("dpkg-divert --list patroni-tools")?;
+        ensure!(diverted.lines().count() == 4, "diversions: {diverted}");
+        self.verify("patroni patroni-tools")
+    }
+
+    /// Debian's files are back byte for byte, nothing of ours is in their way.
+    fn is_debians(&self) -> Result<()> {
+        let diverted = self.run("dpkg-divert --list patroni-tools")?;
+        ensure!(diverted.is_empty(), "diversions: {diverted}");
+        let left = self.run("ls /usr/lib/systemd/system/patroni@* /usr/share/patroni/*")?;
+        ensure!(left.split_whitespace().count() == 3, "left behind: {left}");
+        let unit = self.run(&format!("systemctl show -p NeedDaemonReload patroni@{}.service", self.cluster.dashed()))?;
+        ensure!(unit == "NeedDaemonReload=no", "systemd has another unit: {unit}");
+        self.verify("patroni")
+    }
+
+    fn verify(&self, packages: &str) -> Result<()> {
+        // Configuration files may differ ("c"); and dpkg has no checksum of directories and links.
+        let verified = self.node.try_run(&format!("dpkg --verify {packages} | grep -v ' c /etc/' || :"))?.ok()?;
+        ensure!(verified.is_empty(), "dpkg --verify: {verified}");
+        Ok(())
+    }
+
+    /// The processes of the instance, which no event of the package may change.
+    fn processes(&self) -> Result<String> {
+        let id = self.cluster.dashed();
+        let state = self.run(&format!(
+            "systemctl show -p MainPID -p ActiveState -p NRestarts patroni@{id}.service
+             head -n 1 /var/lib/postgresql/{}/postmaster.pid; pg_lsclusters -h | awk '{{print $1, $2, $4}}'",
+            self.cluster.slashed()
+        ))?;
+        ensure!(state.contains("ActiveState=active") && state.contains("online,patroni"), "not running: {state}");
+        Ok(state)
+    }
+
+    /// An event, under which the instance keeps running with the same processes.
+    fn while_running(&self, event: impl FnOnce() -> Result<()>) -> Result<()> {
+        let before = self.processes()?;
+        event()?;
+        let after = self.processes()?;
+        ensure!(before == after, "the instance was touched:\n{before}\nand then\n{after}");
+        self.cluster.sql(self.node, "select 1").map(drop)
+    }
+
+    fn wait_online(&self) -> Result<()> {
+        self.lab.wait_until(Duration::from_secs(40), "the instance is online", || {
+            self.processes()?;
+            Ok(self.cluster.primary()?.name() == self.node.name())
+        })
+    }
+}
+
+fn leaves_nothing(m: &Machine) -> Result<()> {
+    m.lab.offer(&[patroni::package()?])?;
+    m.run(&format!("{APT} patroni postgresql iproute2"))?;
+    let before = m.files()?;
+    m.run(&format!("{APT} patroni-tools"))?;
+    m.is_taken_over()?;
+    let id = m.cluster.slashed();
+    m.run(&format!("patroni-gen-config {id} && echo '# mine' >> {0} && patroni-gen-config --force {id}", m.yml()))?;
+    ensure!(m.exists("/etc/patroni/site.key")?, "no site key was made");
+    // What killed runs leave.
+    m.run(&format!("touch /etc/patroni/.patroni-gen-config.x /var/lib/postgresql/{}.unfinished", m.cluster.dashed()))?;
+    m.run("apt-get -qq purge -y patroni-tools")?;
+    m.is_debians()?;
+    let after = m.files()?;
+    let differs = |one: &str, other: &str| {
+        let other: Vec<&str> = other.lines().collect();
+        one.lines().filter(|line| !other.contains(line)).map(|line| format!("{line}\n")).collect::<String>()
+    };
+    ensure!(before == after, "gone:\n{}left:\n{}", differs(&before, &after), differs(&after, &before));
+    Ok(())
+}
+
+fn failed_installation(m: &Machine) -> Result<()> {
+    let clash = m.repack("/srv/repo/patroni-tools_*.deb", "touch usr/bin/pg_lsclusters;")?;
+    let failed = m.node.try_run(&format!("dpkg -i {clash}"))?;
+    ensure!(!failed.status.success() && failed.stderr.contains("pg_lsclusters"), "no clash: {failed}");
+    ensure!(!m.exists(LINK)?, "the link is still there");
+    m.is_debians()
+}
+
+fn installed_together(m: &Machine) -> Result<()> {
+    m.run("apt-get -qq purge -y patroni")?;
+    m.run(&format!("{APT} patroni-tools"))?;
+    m.is_taken_over()?;
+    // And in the order that apt does not take.
+    m.run("apt-get -qq purge -y patroni-tools patroni")?;
+    m.run("dpkg --unpack /srv/repo/patroni-tools_*.deb && dpkg --unpack /srv/debs/patroni_*.deb && dpkg --configure -a")?;
+    m.is_taken_over()?;
+    m.run("dpkg --remove patroni-tools")?;
+    m.is_debians()?;
+    m.run(&format!("{APT} patroni-tools"))?;
+    m.is_taken_over()
+}
+
+fn valid_units(m: &Machine) -> Result<()> {
+    for unit in ["patroni", "postgresql"] {
+        let said = m.run(&format!("systemd-analyze verify {unit}@{}.service 2>&1", m.cluster.dashed()))?;
+        ensure!(said.is_empty(), "systemd-analyze verify: {said}");
+    }
+    let refused = m.node.try_run("systemctl start patroni@15-nowhere")?;
+    ensure!(!refused.status.success(), "a unit without a file starts: {refused}");
+    Ok(())
+}
+
+fn completion(m: &Machine) -> Result<()> {
+    m.run(&format!("patroni-gen-config {}", m.cluster.slashed()))?;
+    let complete = |word: &str| {
+        m.run(&format!(
+            "bash -c '. /usr/share/bash-completion/completions/patroni-gen-config
+             COMP_WORDS=(patroni-gen-config \"{word}\") COMP_CWORD=1; _patroni_gen_config; printf \"%s\\n\" \"${{COMPREPLY[@]}}\"'"
+        ))
+    };
+    ensure!(complete("")? == m.cluster.slashed(), "instances: {}", complete("")?);
+    let options = m.run("patroni-gen-config --help | grep -Eo '^ +(-., )?--[a-z-]+' | grep -Eo -- '--.*' | sort")?;
+    ensure!(complete("--")? == options, "options: completion has {}, --help {options}", complete("--")?);
+    m.run(&format!("rm {}", m.yml())).map(drop)
+}
+
+fn no_main_cluster(m: &Machine) -> Result<()> {
+    let version = m.cluster.slashed().replace("/main", "");
+    // Without it, the administrator's file of the image would hide what the link does.
+    m.run("cp -p /usr/share/postgresql-common/createcluster.conf /etc/postgresql-common/createcluster.conf")?;
+    m.run(&format!("apt-get -qq purge -y postgresql-{version} postgresql; {APT} postgresql-{version}"))?;
+    let clusters = m.run("pg_lsclusters -h")?;
+    ensure!(clusters.is_empty(), "there is a cluster: {clusters}");
+    Ok(())
+}
+
+fn previous_version(m: &Machine) -> Result<()> {
+    m.run("apt-get -qq purge -y patroni-tools")?;
+    let older = m.repack(
+        "/srv/repo/patroni-tools_*.deb",
+        "sed -i 's/^Version: .*/Version: 0.0.1/' DEBIAN/control; echo '# old' >> usr/lib/systemd/system/patroni@.service;",
+    )?;
+    m.run(&format!("{APT} {older}"))?;
+    m.is_taken_over()?;
+    m.lab.start_etcd()?;
+    m.cluster.generate()?;
+    m.cluster.start()?;
+    m.wait_online()
+}
+
+fn upgrade(m: &Machine) -> Result<()> {
+    m.run(&format!("rm {LINK}"))?;
+    m.while_running(|| {
+        m.run(&format!("{APT} patroni-tools"))?;
+        let version = m.run("dpkg-query -W -f '${Version}' patroni-tools")?;
+        ensure!(version != "0.0.1", "it was not upgraded");
+        ensure!(!m.exists(LINK)?, "the link is back that the administrator removed");
+        m.is_taken_over()
+    })
+}
+
+fn reinstall(m: &Machine) -> Result<()> {
+    m.while_running(|| {
+        m.run(&format!("{APT} --reinstall patroni-tools"))?;
+        m.is_taken_over()
+    })
+}
+
+fn failed_upgrade(m: &Machine) -> Result<()> {
+    m.while_running(|| {
+        let clash = m.repack(
+            "/srv/repo/patroni-tools_*.deb",
+            "sed -i 's/^Version: .*/Version: 99/' DEBIAN/control; touch usr/bin/pg_lsclusters;",
+        )?;
+        let failed = m.node.try_run(&format!("dpkg -i {clash}"))?;
+        ensure!(!failed.status.success() && failed.stderr.contains("pg_lsclusters"), "no clash: {failed}");
+        m.is_taken_over()
+    })
+}
+
+/// A newer patroni of Debian's, in which the diverted files are others.
+fn newer_patroni(m: &Machine, version: &str, change: &str) -> Result<String> {
+    m.repack(
+        "/srv/debs/patroni_*.deb",
+        &format!(
+            "sed -i 's/^Version: .*/Version: {version}/' DEBIAN/control
+             for file in */systemd/system/patroni@.service usr/lib/systemd/system/patroni@.service usr/share/patroni/*; do
+                 [ ! -e $file ] || echo '# {version}' >> $file
+             done
+             {change}"
+        ),
+    )
+}
+
+fn patroni_upgrade(m: &Machine) -> Result<()> {
+    m.while_running(|| {
+        let newer = newer_patroni(m, "90", "")?;
+        m.run(&format!("dpkg -i {newer}"))?;
+        m.is_taken_over()
+    })
+}
+
+/// Debian 12's patroni has its unit under /lib, Debian 13's under /usr/lib.
+fn release_upgrade(m: &Machine) -> Result<()> {
+    m.while_running(|| {
+        let moved = "if [ -d lib ]; then mkdir -p usr/lib; mv lib/systemd usr/lib/; rmdir lib; fi";
+        let newer = newer_patroni(m, "91", moved)?;
+        m.run(&format!("dpkg -i {newer}"))?;
+        m.is_taken_over()
+    })
+}
+
+fn remove(m: &Machine) -> Result<()> {
+    m.while_running(|| {
+        m.run("apt-get -qq remove -y patroni-tools")?;
+        m.is_debians()?;
+        let newest = m.run(&format!("grep -L '^# 91$' {REPLACED}"))?;
+        ensure!(newest.is_empty(), "not of the patroni that is installed: {newest}");
+        for kept in [m.yml().as_str(), "/etc/patroni/site.key", "/etc/default/patroni"] {
+            ensure!(m.exists(kept)?, "{kept} is gone");
+        }
+        m.run(&format!("{APT} patroni-tools"))?;
+        ensure!(m.exists(LINK)?, "the link is not there");
+        m.is_taken_over()
+    })?;
+    m.run(&format!("systemctl restart {}", m.cluster.unit()))?;
+    m.wait_online()
+}
+
+fn purge_in_use(m: &Machine) -> Result<()> {
+    m.while_running(|| {
+        let said = m.run("apt-get -qq purge -y patroni-tools 2>&1")?;
+        ensure!(said.contains(&format!("kept, because Patroni runs with it or is enabled: {}", m.yml())), "said: {said}");
+        for kept in [m.yml().as_str(), "/etc/patroni/site.key"] {
+            ensure!(m.exists(kept)?, "{kept} is gone");
+        }
+        m.is_debians()
+    })?;
+    // An instance that is stopped, but enabled, has its next start before it.
+    m.run(&format!("{APT} patroni-tools && systemctl stop {} && apt-get -qq purge -y patroni-tools", m.cluster.unit()))?;
+    ensure!(m.exists(&m.yml())?, "the file of an enabled instance is gone");
+    m.run(&format!("{APT} patroni-tools && systemctl start {}", m.cluster.unit()))?;
+    m.wait_online()
+}
+
+fn purge_unused(m: &Machine) -> Result<()> {
+    m.run(&format!("systemctl disable --now {}", m.cluster.unit()))?;
+    m.run("apt-get -qq purge -y patroni-tools")?;
+    m.is_debians()?;
+    let left = m.run("cd / && ls etc/patroni etc/default/patroni* var/lib/postgresql usr/share/patroni-tools 2>/dev/null || :")?;
+    let version = m.cluster.slashed().replace("/main", "");
+    let expected = format!("etc/patroni:\nconfig.yml.in\ndcs.yml\n\nvar/lib/postgresql:\n{version}");
+    ensure!(left == expected, "left:\n{left}");
+    // The database is not the package's to remove.
+    let data = format!("/var/lib/postgresql/{}/PG_VERSION", m.cluster.slashed());
+    ensure!(m.exists(&data)? && m.exists(&m.cluster.etc())?, "the database is gone");
+    Ok(())
+}
+
+// ---- the source package
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+#[test]
+fn every_linked_crate_is_in_the_copyright_file() -> Result<()> {
+    let cargo = std::env::var_os("CARGO").context("run by cargo test")?;
+    let tree = Command::new(cargo)
+        .args(["tree", "--offline", "--locked", "--package", "patroni-tools", "--edges", "normal,no-proc-macro"])
+        .args(["--prefix", "none", "--format", "{p}"])
+        .current_dir(source())
+        .output()?;
+    ensure!(tree.status.success(), "cargo tree: {}", String::from_utf8_lossy(&tree.stderr));
+    let text = fs::read_to_string(source().join("debian/copyright"))?;
+    let named: Vec<&str> = text.split(|c: char| !(c.is_alphanumeric() || "-_".contains(c))).collect();
+    let tree = String::from_utf8(tree.stdout)?;
+    let mut missing: Vec<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    missing.retain(|name| !named.contains(name) && !["patroni-tools", "site"].contains(name));
+    ensure!(missing.is_empty(), "debian/copyright does not name {missing:?}");
+    Ok(())
+}
+
+#[test]
+fn the_build_fails_if_the_versions_differ_or_one_is_missing() -> Result<()> {
+    if !Path::new("/usr/share/dpkg/pkg-info.mk").exists() {
+        ensure!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "REQUIRE_ALL=1, but dpkg-dev is not installed");
+        eprintln!("skipped: it needs dpkg-dev: apt-get install dpkg-dev");
+        return Ok(());
+    }
+    let scratch = std::env::temp_dir().join(format!("patroni-tools-versions-{}", std::process::id()));
+    let result = versions(&scratch);
+    fs::remove_dir_all(&scratch).context("cannot remove the scratch directory")?;
+    result
+}
+
+fn versions(scratch: &Path) -> Result<()> {
+    fs::create_dir_all(scratch.join("debian"))?;
+    for file in ["debian/rules", "debian/changelog", "debian/control", "Cargo.toml"] {
+        fs::copy(source().join(file), scratch.join(file))?;
+    }
+    let configure = || -> Result<(bool, String)> {
+        let mut rules = Command::new(scratch.join("debian/rules"));
+        let ran = rules.arg("override_dh_auto_configure").current_dir(scratch).output()?;
+        Ok((ran.status.success(), String::from_utf8_lossy(&ran.stderr).into_owned()))
+    };
+    let (accepted, said) = configure()?;
+    ensure!(accepted, "the versions of this checkout: {said}");
+    let cargo = fs::read_to_string(scratch.join("Cargo.toml"))?;
+    for (wrong, expected) in [
+        (cargo.replacen("version = \"", "version = \"9", 1), "debian/changelog has version"),
+        (cargo.replace("[workspace.package]", "[workspace.nothing]"), "no version under [workspace.package]"),
+    ] {
+        fs::write(scratch.join("Cargo.toml"), wrong)?;
+        let (accepted, said) = configure()?;
+        ensure!(!accepted && said.contains(expected), "expected {expected:?}, got {said}");
+    }
+    fs::write(scratch.join("Cargo.toml"), cargo)?;
+    fs::write(scratch.join("debian/changelog"), "")?;
+    let (accepted, said) = configure()?;
+    ensure!(!accepted && said.contains("no version in debian/changelog"), "an empty changelog passes: {said}");
+    Ok(())
+}
