@@ -96,7 +96,7 @@ fn is_debian(lab: &Lab, main: &Cluster) -> Result<()> {
     ensure!(main.sql(primary, "show data_checksums")? == "on", "DATA_CHECKSUMS did not reach initdb");
     // Every member has the same settings, whether it was created or cloned.
     let settings = "select string_agg(name || '=' || setting, E'\\n' order by name) from pg_settings \
-        where source = 'configuration file' and name not like 'primary_%' and name <> 'recovery_target_timeline'";
+        where source = 'configuration file' and name !~ '^(primary|recovery)_'";
     let expected = main.sql(primary, settings)?;
     for node in lab.nodes() {
         let found = main.sql(node, settings)?;
