@@ -100,8 +100,10 @@ impl Machine<'_> {
     fn is_taken_over(&self) -> Result<()> {
         let owners = self.run(&format!("dpkg -S {REPLACED} | grep -v ^diversion || :"))?;
         ensure!(owners.lines().filter(|line| line.contains("patroni-tools: ")).count() == 3, "owners: {owners}");
-        let target = self.run("readlink -f /usr/share/patroni/pg_clonecluster_patroni")?;
-        ensure!(target == "/usr/libexec/patroni-tools/pg_clonecluster_patroni", "the clone hook is {target}");
+        for hook in ["pg_createcluster_patroni", "pg_clonecluster_patroni"] {
+            let said = self.run(&format!("/usr/share/patroni/{hook} --version"))?;
+            ensure!(said.starts_with(hook), "under the path of Debian's {hook} is: {said}");
+        }
         let unit = self.run(&format!("systemctl cat patroni@{}.service", self.cluster.dashed()))?;
         ensure!(unit.contains("ExecStartPre=/usr/bin/patroni-gen-config --check %i"), "the unit is {unit}");
         let diverted = self.run("dpkg-divert --list patroni-tools")?;
