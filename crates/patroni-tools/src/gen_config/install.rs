@@ -9,9 +9,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 use site::Root;
-
-/// What a file of ours that is not finished is called; a killed run leaves one, the next run removes it.
-const PREFIX: &str = ".patroni-gen-config.";
+use site::keys::UNFINISHED;
 
 /// The right to write into the directory, held by one run at a time.
 pub struct Lock {
@@ -33,7 +31,7 @@ impl Lock {
             ),
             other => anyhow::anyhow!("cannot lock {}: {other}", directory.display()),
         })?;
-        for name in root.list(directory)?.iter().filter(|name| name.starts_with(PREFIX)) {
+        for name in root.list(directory)?.iter().filter(|name| name.starts_with(UNFINISHED)) {
             let _ = std::fs::remove_file(real.join(name));
         }
         Ok(Self { _directory: lock })
@@ -47,7 +45,7 @@ pub fn install(root: &Root, path: &Path, text: &str, keep: Option<&Path>) -> Res
     let real = root.path(path);
     let Some(directory) = real.parent() else { bail!("{} is not a file path", path.display()) };
     let mut file = tempfile::Builder::new()
-        .prefix(PREFIX)
+        .prefix(UNFINISHED)
         .permissions(Permissions::from_mode(0o600))
         .tempfile_in(directory)
         .with_context(|| format!("cannot write into {}: run this program as root", root.inside(directory).display()))?;

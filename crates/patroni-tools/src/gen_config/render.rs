@@ -1,5 +1,6 @@
 //! Config and template make the text of the file; the text is read back before it is believed.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -40,6 +41,7 @@ pub fn render(root: &Root, config: &Config, template: Option<&Path>) -> Result<S
         }
     }
     .map_err(|error| explain(&error))?;
+    let body = printable(&body);
     let text = format!(
         "{HEADER} from {} and {}.\n# Change it there or in {LOCAL}, and run: patroni-gen-config {}\n{CHECKSUM}{}\n{body}",
         site::settings::SITE_FILE,
@@ -49,6 +51,21 @@ pub fn render(root: &Root, config: &Config, template: Option<&Path>) -> Result<S
     );
     read_back(&text, config)?;
     Ok(text)
+}
+
+/// JSON is YAML but for these characters: YAML 1.1 (5.1, 5.4) takes some for line breaks and refuses the others. They can
+/// only come from values, which are in double quotes.
+fn printable(body: &str) -> String {
+    let mut out = String::with_capacity(body.len());
+    for c in body.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            other => out.push(other),
+        }
+    }
+    out
 }
 
 fn load(root: &Root, name: &str) -> Result<Option<String>, Error> {

@@ -1,0 +1,150 @@
+//! A throw-away copy of a folder that stands for a machine.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use walkdir::WalkDir;
+
+/// The folder `tests/cases` of the checkout.
+pub fn cases() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/cases")
+}
+
+/// The program.
+pub fn program() -> &'static Path {
+    assert_cmd::cargo::cargo_bin!("patroni-gen-config")
+}
+
+/// What is below a folder: files with their bytes, symbolic links with their targets.
+pub type Tree = BTreeMap<PathBuf, Vec<u8>>;
+
+pub struct Machine {
+    folder: tempfile::TempDir,
+}
+
+impl Machine {
+    /// The host that all cases have in common.
+    pub fn base() -> Self {
+        let folder = tempfile::Builder::new().prefix("machine").tempdir().unwrap();
+        // postgres must be able to reach the files that it may read.
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+        copy(&cases().join("base"), folder.path());
+        let templates = folder.path().join("usr/share/patroni-tools/templates");
+        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../templates"), &templates);
+        let machine = Self { folder };
+        machine.set_modes();
+        machine
+    }
+
+    /// The host of a case: the base, without what `without` names, with what `machine/` has.
+    pub fn of(case: &Path) -> Self {
+        let machine = Self::base();
+        for path in fs::read_to_string(case.join("without")).unwrap_or_default().lines() {
+            fs::remove_file(machine.path(path)).unwrap_or_else(|error| panic!("without: {path}: {error}"));
+        }
+        if case.join("machine").exists() {
+            copy(&case.join("machine"), machine.root());
+        }
+        machine.set_modes();
+        machine
+    }
+
+    /// git keeps no modes; a secret that others can read would be refused.
+    fn set_modes(&self) {
+        for entry in WalkDir::new(self.path("etc/patroni")).into_iter().map(Result::unwrap) {
+            if entry.file_type().is_file() {
+                let mode = if entry.file_name() == "site.key" { 0o600 } else { 0o640 };
+                fs::set_permissions(entry.path(), Permissions::from_mode(mode)).unwrap();
+            }
+        }
+    }
+
+    pub fn root(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.root().join(path)
+    }
+
+    pub fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    pub fn write(&self, path: &str, text: impl AsRef<[u8]>) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+    }
+
+    /// `patroni-gen-config`, about to run on this machine.
+    pub fn gen_config(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command.args(arguments);
+        self.prepare(&mut command);
+        command
+    }
+
+    /// Runs `patroni-gen-config` and gives all that it said.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.gen_config(arguments).output().unwrap()
+    }
+
+    /// A line of a session.
+    pub fn shell(&self, line: &str) -> Output {
+        let mut command = Command::new("sh");
+        command.args(["-c", line]);
+        self.prepare(&mut command);
+        command.output().unwrap()
+    }
+
+    fn prepare(&self, command: &mut Command) {
+        let programs = program().parent().unwrap();
+        command
+            .env_clear()
+            .env("PATH", format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", programs.display()))
+            .env("LC_ALL", "C.UTF-8")
+            .env("PATRONI_TOOLS_ROOT", self.root())
+            .current_dir(self.root());
+    }
+
+    pub fn tree(&self) -> Tree {
+        tree(self.root())
+    }
+}
+
+pub fn tree(folder: &Path) -> Tree {
+    let mut tree = Tree::new();
+    if !folder.exists() {
+        return tree;
+    }
+    for entry in WalkDir::new(folder).into_iter().map(Result::unwrap) {
+        let content = if entry.file_type().is_file() {
+            fs::read(entry.path()).unwrap()
+        } else if entry.file_type().is_symlink() {
+            fs::read_link(entry.path()).unwrap().into_os_string().into_encoded_bytes()
+        } else {
+            continue;
+        };
+        tree.insert(entry.path().strip_prefix(folder).unwrap().to_owned(), content);
+    }
+    tree
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in WalkDir::new(from).into_iter().map(Result::unwrap) {
+        let target = to.join(entry.path().strip_prefix(from).unwrap());
+        if entry.file_type().is_dir() {
+            fs::create_dir_all(&target).unwrap();
+        } else if entry.file_type().is_symlink() {
+            let _ = fs::remove_file(&target);
+            symlink(fs::read_link(entry.path()).unwrap(), &target).unwrap();
+        } else {
+            fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}
