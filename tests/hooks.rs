@@ -27,7 +27,7 @@ struct Machine {
 impl Machine {
     fn new() -> Option<Self> {
         let Some(version) = newest_server() else { return skip("a PostgreSQL server and postgresql-common") };
-        if !nix_is_root() {
+        if !is_root() {
             return skip("root");
         }
         let script = "set -e
@@ -48,6 +48,7 @@ impl Machine {
         std::io::BufRead::read_line(&mut std::io::BufReader::new(holder.stdout.take().unwrap()), &mut ready).unwrap();
         if ready != "ready\n" {
             let _ = holder.kill();
+            let _ = holder.wait();
             return skip("the right to make namespaces");
         }
         let children = format!("/proc/{0}/task/{0}/children", holder.id());
@@ -64,7 +65,9 @@ impl Machine {
 
     fn enter(&self) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--target", &self.first, "--mount", "--net", "--pid", "timeout", LIMIT]).stdin(Stdio::null());
+        command
+            .args(["--wdns=/", "--target", &self.first, "--mount", "--root", "--net", "--pid", "timeout", LIMIT])
+            .stdin(Stdio::null());
         command
     }
 
@@ -74,7 +77,8 @@ impl Machine {
 
     /// A file of root's, as the Patroni file is.
     fn put(&self, path: &str, text: &[u8]) {
-        let mut child = self.enter().args(["dd", "status=none", &format!("of={path}")]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            self.enter().args(["dd", "status=none", &format!("of={path}")]).stdin(Stdio::piped()).spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), text).unwrap();
         assert!(child.wait().unwrap().success());
     }
@@ -176,14 +180,6 @@ impl Machine {
             .collect()
     }
 
-    fn until(&self, what: &str, limit: Duration, true_at_last: impl Fn() -> bool) {
-        let start = Instant::now();
-        while !true_at_last() {
-            assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
     fn patroni_file(&self, name: &str, data: &str) {
         let text = format!(
             "scope: {0}-{name}\npostgresql:\n  listen: '*:5501'\n  data_dir: '{data}'\n  config_dir: /etc/postgresql/{0}/{name}\n",
@@ -200,7 +196,16 @@ impl Drop for Machine {
     }
 }
 
-fn nix_is_root() -> bool {
+#[track_caller]
+fn until(what: &str, limit: Duration, true_at_last: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !true_at_last() {
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
 }
 
@@ -235,13 +240,16 @@ fn a_call_that_cannot_be_understood_is_a_usage_error() {
         assert_eq!((code, shown), (Some(0), format!("{name} {}\n", env!("CARGO_PKG_VERSION"))));
         let (code, _, said) = run(&["-x"]);
         assert!(code == Some(2) && said.contains("--help"), "{said}");
-        let manual = std::fs::read_to_string(format!("{}/../../docs/man/{name}.8.scd", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let manual =
+            std::fs::read_to_string(format!("{}/../../docs/man/{name}.8.scd", env!("CARGO_MANIFEST_DIR"))).unwrap();
         for word in run(&["--help"]).1.split(|c: char| c.is_whitespace() || c == ',') {
             let option = word.split(['=', '*']).next().unwrap();
             assert!(!option.starts_with("--") || manual.contains(option), "{option} is not in {name}.8");
         }
     }
-    for (scope, part) in [("--scope=prod", "--cluster=VERSION/NAME"), ("--scope=eu/17-x", "eu"), ("--x", "--scope is missing")] {
+    for (scope, part) in
+        [("--scope=prod", "--cluster=VERSION/NAME"), ("--scope=eu/17-x", "eu"), ("--x", "--scope is missing")]
+    {
         let output = Command::new(PROGRAMS[1].1)
             .args([scope, "--datadir=/srv/x", "--connstring=host=x"])
             .env("PATRONI_TOOLS_ROOT", "/nowhere")
@@ -267,9 +275,13 @@ fn bootstrap_makes_the_same_files_under_any_umask_and_passes_options_on() {
     let umask = machine.postgres("0022").args(["/mnt/pg_createcluster_patroni", &plain, &data]).output().unwrap();
     assert!(umask.status.success());
     let modes = "stat -c '%a %F %U %n' . start.conf environment pg_ctl.conf postgresql.conf pg_hba.conf pg_ident.conf conf.d $PWD/../../../..";
-    let of = |name: &str| machine.shell(&format!("cd {}; {}", machine.etc(name), modes.replace(" $PWD/../../../..", "")));
+    let of =
+        |name: &str| machine.shell(&format!("cd {}; {}", machine.etc(name), modes.replace(" $PWD/../../../..", "")));
     assert_eq!(of("my-app.x"), of("main"));
-    assert!(of("main").contains("640 regular file postgres pg_hba.conf") && of("main").contains("644 regular file postgres postgresql.conf"));
+    assert!(
+        of("main").contains("640 regular file postgres pg_hba.conf")
+            && of("main").contains("644 regular file postgres postgresql.conf")
+    );
     assert_eq!(machine.shell(&format!("stat -c %a '{}' {}", machine.data("a b"), machine.data("main"))), "700\n700");
     let list = machine.shell("pg_lsclusters -h");
     let app = list.lines().find(|line| line.contains("my-app.x")).unwrap();
@@ -278,7 +290,12 @@ fn bootstrap_makes_the_same_files_under_any_umask_and_passes_options_on() {
         "/usr/lib/postgresql/{0}/bin/pg_controldata '{1}'; pg_ctlcluster {0} my-app.x start >&2; psql -p 5501 -XAtc 'show server_encoding'; cat {2}/start.conf",
         machine.version, machine.data("a b"), machine.etc("my-app.x")
     ));
-    for part in ["Bytes per WAL segment:                33554432", "Data page checksum version:           1", "LATIN1", "\nmanual"] {
+    for part in [
+        "Bytes per WAL segment:                33554432",
+        "Data page checksum version:           1",
+        "LATIN1",
+        "\nmanual",
+    ] {
         assert!(control.contains(part), "{part}: {control}");
     }
     assert!(machine.shell("ls /var/lib/postgresql/*.unfinished 2>/dev/null || echo none").contains("none"));
@@ -299,12 +316,19 @@ fn a_failed_bootstrap_can_be_repeated() {
     ));
     let said = machine.done("pg_createcluster_patroni", &[&scope, &data]);
     assert!(said.contains("replaced: postgresql.conf, postgresql.base.conf, pg_hba.conf"), "{said}");
-    let etc = machine.shell(&format!("cd {}; ls; grep -c 'trust$' pg_hba.conf || true; cat replaced/pg_hba.conf conf.d/local.conf", machine.etc("main")));
+    let etc = machine.shell(&format!(
+        "cd {}; ls; grep -c 'trust$' pg_hba.conf || true; cat replaced/pg_hba.conf conf.d/local.conf",
+        machine.etc("main")
+    ));
     assert!(!etc.contains("base.conf") && etc.contains("\n0\nlocal all postgres trust\nwork_mem"), "{etc}");
     machine.shell(&format!("test -f {}.failed/PG_VERSION", machine.data("main")));
     // A bootstrap that initdb refuses leaves nothing.
     let [other, data] = machine.named("other");
-    machine.refused("pg_createcluster_patroni", &["--encoding=NONE", &other, &data], &["pg_createcluster failed", "NONE"]);
+    machine.refused(
+        "pg_createcluster_patroni",
+        &["--encoding=NONE", &other, &data],
+        &["pg_createcluster failed", "NONE"],
+    );
     assert_eq!(machine.shell("pg_lsclusters -h | grep -c other || true"), "0");
     machine.done("pg_createcluster_patroni", &[&other, &data]);
 }
@@ -320,7 +344,12 @@ fn nothing_that_is_somebodys_is_touched() {
     let [_, _, source] = machine.clone_words("app");
     for hook in ["pg_createcluster_patroni", "pg_clonecluster_patroni"] {
         // The configuration of app leads elsewhere.
-        machine.refused(hook, &[&scope, &format!("--datadir={}", machine.data("new")), &source], &["base.conf", "nothing was touched"].map(|part| if part == "base.conf" { "names the data directory" } else { part }));
+        machine.refused(
+            hook,
+            &[&scope, &format!("--datadir={}", machine.data("new")), &source],
+            &["base.conf", "nothing was touched"]
+                .map(|part| if part == "base.conf" { "names the data directory" } else { part }),
+        );
         machine.refused(hook, &[&scope, &data, &source], &["not empty"]);
         let my_app = format!("--scope={}-my-app", machine.version);
         machine.refused(hook, &[&my_app, &data, &source], &["is the data directory of", "/app"]);
@@ -342,14 +371,17 @@ fn a_clone_is_a_replica_with_the_configuration_of_a_bootstrap() {
     // Comments that initdb adapts to the platform say nothing.
     let different = machine.shell(&format!(
         "for f in postgresql.conf pg_hba.conf pg_ident.conf start.conf environment pg_ctl.conf; do
-           sed 's/\\bmain\\b/first/g; s/5501/5499/; /^#[a-z]*_flush_after/d' {}/$f > /tmp/{2}.a; sed '/^#[a-z]*_flush_after/d' {}/$f | diff - /tmp/{2}.a || true
+           sed 's/\\bmain\\b/first/g; s/5501/5499/; /^#[a-z]*_flush_after/d' {}/$f > /tmp/{2}.a; sed '/^#[a-z]*_flush_after/d' {}/$f | diff -b - /tmp/{2}.a || true
          done; rm -f /tmp/{2}.a",
         machine.etc("main"),
         machine.etc("first"),
         machine.first
     ));
     assert_eq!(different, "");
-    assert_eq!(machine.shell(&format!("stat -c %a {} {}/*", machine.data("main"), machine.etc("main"))), machine.shell(&format!("stat -c %a {} {}/*", machine.data("first"), machine.etc("first"))));
+    assert_eq!(
+        machine.shell(&format!("stat -c %a {} {}/*", machine.data("main"), machine.etc("main"))),
+        machine.shell(&format!("stat -c %a {} {}/*", machine.data("first"), machine.etc("first")))
+    );
     assert_eq!(machine.shell(&format!("ls {} | grep -c backup$ || true", machine.data("main"))), "0");
     let count = machine.shell(&format!(
         "touch {}/standby.signal; pg_ctlcluster {} main start; psql -p 5501 -XAtc 'select count(*), pg_is_in_recovery() from t'",
@@ -371,7 +403,8 @@ fn a_second_clone_keeps_the_local_configuration_and_a_lost_one_comes_back() {
         machine.etc("main"),
         machine.data("main")
     ));
-    let kept = || machine.shell(&format!("cd {}; md5sum postgresql.base.conf start.conf pg_hba.conf", machine.etc("main")));
+    let kept =
+        || machine.shell(&format!("cd {}; md5sum postgresql.base.conf start.conf pg_hba.conf", machine.etc("main")));
     let before = kept();
     machine.clones("main");
     assert_eq!(kept(), before);
@@ -384,9 +417,18 @@ fn a_second_clone_keeps_the_local_configuration_and_a_lost_one_comes_back() {
     assert!(said.contains("had no configuration"), "{said}");
     let list = machine.shell("pg_lsclusters -h | grep main");
     assert!(list.contains(" 5501 ") && list.contains(&machine.data("main")), "{list}");
-    machine.shell(&format!("touch {}/standby.signal; pg_ctlcluster {} main start", machine.data("main"), machine.version));
+    machine.shell(&format!(
+        "touch {}/standby.signal; pg_ctlcluster {} main start",
+        machine.data("main"),
+        machine.version
+    ));
     assert_eq!(machine.done("pg_preparecluster_patroni", &[&instance]), "");
-    machine.shell(&format!("pg_ctlcluster {} main stop; rm -r {} {}", machine.version, machine.etc("main"), machine.data("main")));
+    machine.shell(&format!(
+        "pg_ctlcluster {} main stop; rm -r {} {}",
+        machine.version,
+        machine.etc("main"),
+        machine.data("main")
+    ));
     machine.clones("main");
 }
 
@@ -397,11 +439,14 @@ fn nothing_outlives_a_clone_that_is_killed_and_the_next_attempt_succeeds() {
     machine.patroni_file("main", &machine.data("main"));
     let words = machine.clone_words("main");
     let slow = ["--max-rate=1M", &words[0], "--role=replica", &words[1], &words[2]];
-    for (signal, which) in [("TERM", "first"), ("KILL", "first"), ("KILL", "worker"), ("TERM", "worker"), ("KILL", "both")] {
+    for (signal, which) in
+        [("TERM", "first"), ("KILL", "first"), ("KILL", "worker"), ("TERM", "worker"), ("KILL", "both")]
+    {
         let mut hook = machine.start("pg_clonecluster_patroni", &slow);
         let filled = machine.data("main");
-        machine.until("the copy has begun", Duration::from_secs(15), || {
-            machine.shell(&format!("test -f {filled}/PG_VERSION && echo yes || true")) == "yes" && machine.alive("pg_basebackup").len() == 2
+        until("the copy has begun", Duration::from_secs(15), || {
+            machine.shell(&format!("test -f {filled}/PG_VERSION && echo yes || true")) == "yes"
+                && machine.alive("pg_basebackup").len() == 2
         });
         // The hook, its worker, and around them the two programs by which the test enters the machine.
         let hooks = machine.alive("/pg_clonecluster_patroni");
@@ -416,9 +461,9 @@ fn nothing_outlives_a_clone_that_is_killed_and_the_next_attempt_succeeds() {
         machine.root("kill", &kill.iter().map(String::as_str).collect::<Vec<_>>());
         if which == "both" {
             // The process that receives WAL does not notice; the next attempt ends it.
-            machine.until("pg_basebackup is dead", Duration::from_secs(2), || machine.alive("pg_basebackup").len() <= 1);
+            until("pg_basebackup is dead", Duration::from_secs(2), || machine.alive("pg_basebackup").len() <= 1);
         } else {
-            machine.until("pg_basebackup is dead", Duration::from_secs(2), || machine.alive("pg_basebackup").is_empty());
+            until("pg_basebackup is dead", Duration::from_secs(2), || machine.alive("pg_basebackup").is_empty());
         }
         assert!(!hook.wait().unwrap().success());
     }
@@ -429,7 +474,7 @@ fn nothing_outlives_a_clone_that_is_killed_and_the_next_attempt_succeeds() {
 
     machine.shell(&format!("rm -r {}", machine.data("main")));
     let mut hook = machine.start("pg_clonecluster_patroni", &slow);
-    machine.until("the copy has begun", Duration::from_secs(15), || machine.alive("pg_basebackup").len() == 2);
+    until("the copy has begun", Duration::from_secs(15), || machine.alive("pg_basebackup").len() == 2);
     machine.refused("pg_clonecluster_patroni", &[&words[0], &words[1], &words[2]], &["another clone (pid ", "at work"]);
     machine.root("kill", &[&machine.alive("/pg_clonecluster_patroni")[0]]);
     assert!(!hook.wait().unwrap().success());
@@ -445,10 +490,12 @@ fn an_interrupted_bootstrap_is_explained_and_removed() {
     machine.patroni_file("main", &machine.data("main"));
     let [scope, data] = machine.named("main");
     let mut hook = machine.start("pg_createcluster_patroni", &[&scope, &data]);
-    machine.until("initdb is at work", Duration::from_secs(10), || !machine.alive("/initdb").is_empty());
+    until("initdb is at work", Duration::from_secs(10), || !machine.alive("/initdb").is_empty());
     machine.root("kill", &["-KILL", &machine.alive("/pg_createcluster_patroni")[0]]);
-    machine.until("initdb is dead", Duration::from_secs(2), || {
-        machine.alive("/initdb").is_empty() && machine.alive("bin/postgres").is_empty() && machine.alive("pg_createcluster").is_empty()
+    until("initdb is dead", Duration::from_secs(2), || {
+        machine.alive("/initdb").is_empty()
+            && machine.alive("bin/postgres").is_empty()
+            && machine.alive("pg_createcluster").is_empty()
     });
     assert!(!hook.wait().unwrap().success());
     let said = machine.done("pg_preparecluster_patroni", &[&machine.version, "main"]);
@@ -526,7 +573,10 @@ fn a_clone_that_cannot_begin_says_why_and_touches_nothing() {
         machine.version
     ));
     with("user=replicator host=127.0.0.1 port=5499", &["does not let replicator replicate", "edit-config"]);
-    assert_eq!(machine.shell(&format!("ls -A ~; ls -A ~/{} /etc/postgresql/{0}", machine.version)).matches("main").count(), 0);
+    assert_eq!(
+        machine.shell(&format!("ls -A ~; ls -A ~/{} /etc/postgresql/{0}", machine.version)).matches("main").count(),
+        0
+    );
 }
 
 #[test]
@@ -539,8 +589,14 @@ fn wal_goes_where_it_is_told() {
     let full = ["--waldir=/mnt/full", &words[0], &words[1], &words[2]];
     machine.refused("pg_clonecluster_patroni", &full, &["/mnt/full is not empty"]);
     machine.done("pg_clonecluster_patroni", &["--waldir=/mnt/wal/%v-%c", &words[0], &words[1], &words[2]]);
-    assert_eq!(machine.shell(&format!("readlink {}/pg_wal", machine.data("main"))), format!("/mnt/wal/{}-main", machine.version));
+    assert_eq!(
+        machine.shell(&format!("readlink {}/pg_wal", machine.data("main"))),
+        format!("/mnt/wal/{}-main", machine.version)
+    );
     let [scope, data] = machine.named("other");
     machine.done("pg_createcluster_patroni", &["--waldir=/mnt/wal/o", &scope, &data]);
-    assert_eq!(machine.shell(&format!("readlink {}/pg_wal; ls /mnt/full", machine.data("other"))), "/mnt/wal/o\nprecious");
+    assert_eq!(
+        machine.shell(&format!("readlink {}/pg_wal; ls /mnt/full", machine.data("other"))),
+        "/mnt/wal/o\nprecious"
+    );
 }

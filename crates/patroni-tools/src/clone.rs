@@ -366,7 +366,9 @@ fn run_backup(site: &Site, id: &ClusterId, unfinished: &Unfinished, call: &mut C
         said.push(format!("pg_basebackup ended without a word ({status})"));
     }
     if status.success() {
-        said.iter().for_each(|line| site.reporter.warn(line));
+        for line in &said {
+            site.reporter.warn(line);
+        }
     }
     Ok(Backup { success: status.success(), progress, said })
 }
@@ -447,6 +449,8 @@ fn size(bytes: u64) -> String {
     format!("{value:.1} TB")
 }
 
+// The width of these fields is that of the architecture.
+#[allow(clippy::useless_conversion)]
 fn free_space(real: &Path) -> Option<u64> {
     let space = statvfs(real).ok()?;
     u64::from(space.blocks_available()).checked_mul(u64::from(space.fragment_size()))

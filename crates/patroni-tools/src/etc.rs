@@ -279,27 +279,27 @@ local   all             postgres                                peer
 fn tls(root: &Root) -> Result<Settings> {
     const CERTIFICATE: &str = "/etc/ssl/certs/ssl-cert-snakeoil.pem";
     const KEY: &str = "/etc/ssl/private/ssl-cert-snakeoil.key";
-    const CA: &str = "/etc/postgresql-common/root.crt";
+    const AUTHORITY: &str = "/etc/postgresql-common/root.crt";
     const CRL: &str = "/etc/postgresql-common/root.crl";
-    let site = conf::read(root, createcluster::PATH)?;
-    let mut settings = Settings::new();
-    if site.get("ssl").is_some_and(|ssl| !conf::is_true(ssl)) {
-        return Ok(settings);
+    let site_wide = conf::read(root, createcluster::PATH)?;
+    let mut found = Settings::new();
+    if site_wide.get("ssl").is_some_and(|ssl| !conf::is_true(ssl)) {
+        return Ok(found);
     }
     if root.path(CERTIFICATE).exists() && File::open(root.path(KEY)).is_ok() {
-        settings.insert("ssl", "on".to_owned());
-        settings.insert("ssl_cert_file", CERTIFICATE.to_owned());
-        settings.insert("ssl_key_file", KEY.to_owned());
+        found.insert("ssl", "on".to_owned());
+        found.insert("ssl_cert_file", CERTIFICATE.to_owned());
+        found.insert("ssl_key_file", KEY.to_owned());
     }
-    if root.read(CA).is_ok_and(|text| text.is_some_and(|text| text.contains("-----BEGIN CERTIFICATE-----"))) {
-        settings.insert("ssl_ca_file", CA.to_owned());
+    if root.read(AUTHORITY).is_ok_and(|text| text.is_some_and(|text| text.contains("-----BEGIN CERTIFICATE-----"))) {
+        found.insert("ssl_ca_file", AUTHORITY.to_owned());
     }
     if root.path(CRL).exists() {
-        settings.insert("ssl_crl_file", CRL.to_owned());
+        found.insert("ssl_crl_file", CRL.to_owned());
     }
     // createcluster.conf's own values are in the file already.
-    settings.retain(|key, _| *key == "ssl" || !site.contains_key(*key));
-    Ok(settings)
+    found.retain(|key, _| *key == "ssl" || !site_wide.contains_key(*key));
+    Ok(found)
 }
 
 /// Sets a value in the text of a `postgresql.conf` where it stands, or where it stands as a comment, or at the end, and
@@ -351,17 +351,17 @@ pub(crate) fn from_data(site: &Site, id: &ClusterId, data: &Path) -> Result<Sett
         ("shared_buffers", "128MB".to_owned()),
         ("dynamic_shared_memory_type", "posix".to_owned()),
     ]);
-    let controldata = site.root.path(format!("/usr/lib/postgresql/{}/bin/pg_controldata", id.version));
-    let said = program::capture(program::at(&controldata).arg("-D").arg(site.root.path(data)))?;
+    let program = site.root.path(format!("/usr/lib/postgresql/{}/bin/pg_controldata", id.version));
+    let said = site::program::capture(site::program::at(&program).arg("-D").arg(site.root.path(data)))?;
     let segment = said
         .lines()
         .find_map(|line| line.strip_prefix("Bytes per WAL segment:")?.trim().parse::<u64>().ok())
-        .with_context(|| format!("{} did not tell the size of a WAL segment", controldata.display()))?;
+        .with_context(|| format!("{} did not tell the size of a WAL segment", program.display()))?;
     // A server with large segments does not start with the built-in minimum (initdb's pretty_wal_size).
     let megabytes = segment / (1024 * 1024);
     let pretty = |segments: u64| match megabytes * segments {
-        size if size % 1024 == 0 => format!("{}GB", size / 1024),
-        size => format!("{size}MB"),
+        amount if amount % 1024 == 0 => format!("{}GB", amount / 1024),
+        amount => format!("{amount}MB"),
     };
     settings.insert("min_wal_size", pretty(5));
     settings.insert("max_wal_size", pretty(64));
