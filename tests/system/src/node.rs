@@ -272,7 +272,7 @@ impl Node {
 
     // ---- cable
 
-    /// Pulls the network cable.
+    /// Pulls the network cable; that of a machine that is off is out when it boots.
     pub fn cut(&self) -> Result<()> {
         fs::write(self.cut_mark(), "").context("the lab is gone")?;
         self.set_cable("down")
@@ -290,6 +290,9 @@ impl Node {
     }
 
     fn set_cable(&self, state: &str) -> Result<()> {
+        if !self.is_on() {
+            return Ok(());
+        }
         let mut command = self.space.enter();
         command.args(["ip", "link", "set", &net::cable(&self.name), state]);
         host(command, COMMAND_LIMIT)?;

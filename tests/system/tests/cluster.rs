@@ -144,8 +144,8 @@ fn power_off(lab: &Lab, main: &Cluster) -> Result<()> {
     old.power_off()?;
     lab.wait_until(Duration::from_secs(60), "another member is primary", || Ok(main.primary()?.name() != old.name()))?;
     main.insert("while it was off")?;
-    old.start()?;
     old.mend()?;
+    old.start()?;
     main.wait_streaming(2, Duration::from_secs(90))?;
     main.wait_for_row("power-off")?;
     main.wait_for_row("while it was off")?;
