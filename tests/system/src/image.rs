@@ -171,7 +171,12 @@ impl Ready {
 
 /// The directory for all that is kept between runs.
 pub(crate) fn cache() -> PathBuf {
-    env::var_os("PATRONI_TOOLS_CACHE").map_or_else(|| PathBuf::from("/var/cache/patroni-tools-lab"), PathBuf::from)
+    directory_from("PATRONI_TOOLS_CACHE").unwrap_or_else(|| PathBuf::from("/var/cache/patroni-tools-lab"))
+}
+
+/// A directory that the environment names; an empty name is none, as in the shell's `${NAME:-default}`.
+pub(crate) fn directory_from(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// The image, built if it is not there or if its recipe is another one now.
@@ -219,11 +224,7 @@ fn remove_old(directory: &Path, image: Image) -> Result<()> {
             continue;
         }
         match Flock::lock(File::open(&path)?, FlockArg::LockExclusiveNonblock) {
-            Ok(_unused) => {
-                let mut command = Command::new("rm");
-                command.args(["--recursive", "--force", "--one-file-system", "--"]).arg(&path);
-                host(command, APT_LIMIT)?;
-            }
+            Ok(_unused) => remove_tree(&path)?,
             Err((_, Errno::EWOULDBLOCK)) => {}
             Err((_, error)) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
@@ -231,37 +232,54 @@ fn remove_old(directory: &Path, image: Image) -> Result<()> {
     Ok(())
 }
 
+/// Removes a root directory, but nothing that is mounted in it.
+fn remove_tree(path: &Path) -> Result<()> {
+    let mut command = Command::new("rm");
+    command.args(["--recursive", "--force", "--one-file-system", "--"]).arg(path);
+    host(command, APT_LIMIT).map(drop)
+}
+
 fn build(image: Image, recipe: &Recipe, path: &Path) -> Result<()> {
     let sources = sources(recipe.suite)?;
     let log = path.with_file_name(format!("{}.log", image.name()));
     eprintln!("lab: building image {} (Debian {}); log: {}", image.name(), recipe.suite, log.display());
     let begin = Instant::now();
-    for attempt in 1..=TRIES {
-        if mmdebstrap(image, recipe, &sources, path, &log)? {
-            eprintln!("lab: image {} built in {} s", image.name(), begin.elapsed().as_secs());
-            return Ok(());
-        }
-        eprintln!("lab: building image {} failed, attempt {attempt} of {TRIES}", image.name());
+    let mut attempt = 1;
+    while !mmdebstrap(image, recipe, &sources, path, &log)? {
+        let said = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
+        // apt has tried each file several times by itself; a mirror that was just being updated needs a new start.
+        ensure!(
+            attempt < TRIES && said.contains("ailed to fetch"),
+            "cannot build image {}; the end of {}:\n{}",
+            image.name(),
+            log.display(),
+            last_lines(&said, 30)
+        );
+        attempt += 1;
+        eprintln!("lab: the mirror failed; attempt {attempt} of {TRIES}");
     }
-    let text = fs::read(&log).unwrap_or_default();
-    bail!(
-        "cannot build image {}; the end of {}:\n{}",
-        image.name(),
-        log.display(),
-        last_lines(&String::from_utf8_lossy(&text), 30)
-    )
+    eprintln!("lab: image {} built in {} s", image.name(), begin.elapsed().as_secs());
+    Ok(())
 }
 
 /// One attempt. True if the image is there.
 fn mmdebstrap(image: Image, recipe: &Recipe, sources: &str, path: &Path, log: &Path) -> Result<bool> {
     // In the same file system, for the rename; with the image's prefix, so that a killed build is found again.
     let work = path.with_file_name(format!("{}-building", image.name()));
-    let _ = fs::remove_dir_all(&work);
+    remove_tree(&work)?;
     fs::create_dir(&work).with_context(|| format!("cannot make {}", work.display()))?;
     let root = work.join("root");
-    let mut command = Command::new("mmdebstrap");
+    // It mounts /proc and /sys in the new root: in namespaces of its own they vanish with it, even if it is killed.
+    let mut command = Command::new("setpriv");
     command
-        .args(["--mode=root", "--variant=apt", "--dpkgopt=force-unsafe-io", "--aptopt=Acquire::Languages \"none\""])
+        .args(["--pdeathsig=KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args([
+            "mmdebstrap",
+            "--mode=root",
+            "--variant=apt",
+            "--dpkgopt=force-unsafe-io",
+            "--aptopt=Acquire::Languages \"none\"",
+        ])
         .args(["--aptopt=Acquire::Retries \"5\"", "--aptopt=Acquire::http::Timeout \"30\""])
         .args(proxy_options()?)
         .arg(format!("--include={}", recipe.packages));
@@ -283,13 +301,13 @@ fn mmdebstrap(image: Image, recipe: &Recipe, sources: &str, path: &Path, log: &P
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()
-        .context("cannot start mmdebstrap: apt-get install mmdebstrap")?;
+        .context("cannot start setpriv: apt-get install util-linux mmdebstrap")?;
     child.stdin.take().context("mmdebstrap has no standard input")?.write_all(sources.as_bytes())?;
     let built = child.wait()?.success();
     if built {
         fs::rename(&root, path).with_context(|| format!("cannot make {}", path.display()))?;
     }
-    let _ = fs::remove_dir_all(&work);
+    remove_tree(&work)?;
     Ok(built)
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{fs, thread};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
@@ -228,7 +228,7 @@ fn check_names(machines: &[&str]) -> Result<()> {
 
 fn logs_directory() -> PathBuf {
     let beside_target = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab-logs");
-    env::var_os("PATRONI_TOOLS_LOGS").map_or_else(beside_target, PathBuf::from)
+    image::directory_from("PATRONI_TOOLS_LOGS").unwrap_or_else(beside_target)
 }
 
 /// True if a program is on the host.

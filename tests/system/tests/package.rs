@@ -117,7 +117,8 @@ impl Machine<'_> {
         ensure!(diverted.is_empty(), "diversions: {diverted}");
         let left = self.run("ls /usr/lib/systemd/system/patroni@* /usr/share/patroni/*")?;
         ensure!(left.split_whitespace().count() == 3, "left behind: {left}");
-        let unit = self.run(&format!("systemctl show -p NeedDaemonReload patroni@{}.service", self.cluster.dashed()))?;
+        let unit =
+            self.run(&format!("systemctl show -p NeedDaemonReload patroni@{}.service", self.cluster.dashed()))?;
         ensure!(unit == "NeedDaemonReload=no", "systemd has another unit: {unit}");
         self.verify("patroni")
     }
@@ -194,7 +195,9 @@ fn installed_together(m: &Machine) -> Result<()> {
     m.is_taken_over()?;
     // And in the order that apt does not take.
     m.run("apt-get -qq purge -y patroni-tools patroni")?;
-    m.run("dpkg --unpack /srv/repo/patroni-tools_*.deb && dpkg --unpack /srv/debs/patroni_*.deb && dpkg --configure -a")?;
+    m.run(
+        "dpkg --unpack /srv/repo/patroni-tools_*.deb && dpkg --unpack /srv/debs/patroni_*.deb && dpkg --configure -a",
+    )?;
     m.is_taken_over()?;
     m.run("dpkg --remove patroni-tools")?;
     m.is_debians()?;
@@ -332,14 +335,20 @@ fn remove(m: &Machine) -> Result<()> {
 fn purge_in_use(m: &Machine) -> Result<()> {
     m.while_running(|| {
         let said = m.run("apt-get -qq purge -y patroni-tools 2>&1")?;
-        ensure!(said.contains(&format!("kept, because Patroni runs with it or is enabled: {}", m.yml())), "said: {said}");
+        ensure!(
+            said.contains(&format!("kept, because Patroni runs with it or is enabled: {}", m.yml())),
+            "said: {said}"
+        );
         for kept in [m.yml().as_str(), "/etc/patroni/site.key"] {
             ensure!(m.exists(kept)?, "{kept} is gone");
         }
         m.is_debians()
     })?;
     // An instance that is stopped, but enabled, has its next start before it.
-    m.run(&format!("{APT} patroni-tools && systemctl stop {} && apt-get -qq purge -y patroni-tools", m.cluster.unit()))?;
+    m.run(&format!(
+        "{APT} patroni-tools && systemctl stop {} && apt-get -qq purge -y patroni-tools",
+        m.cluster.unit()
+    ))?;
     ensure!(m.exists(&m.yml())?, "the file of an enabled instance is gone");
     m.run(&format!("{APT} patroni-tools && systemctl start {}", m.cluster.unit()))?;
     m.wait_online()
@@ -349,7 +358,9 @@ fn purge_unused(m: &Machine) -> Result<()> {
     m.run(&format!("systemctl disable --now {}", m.cluster.unit()))?;
     m.run("apt-get -qq purge -y patroni-tools")?;
     m.is_debians()?;
-    let left = m.run("cd / && ls etc/patroni etc/default/patroni* var/lib/postgresql usr/share/patroni-tools 2>/dev/null || :")?;
+    let left = m.run(
+        "cd / && ls etc/patroni etc/default/patroni* var/lib/postgresql usr/share/patroni-tools 2>/dev/null || :",
+    )?;
     let version = m.cluster.slashed().replace("/main", "");
     let expected = format!("etc/patroni:\nconfig.yml.in\ndcs.yml\n\nvar/lib/postgresql:\n{version}");
     ensure!(left == expected, "left:\n{left}");

@@ -11,7 +11,7 @@ mount -t overlay -o "lowerdir=$image,upperdir=/run/upper,workdir=/run/work" over
 root=/run/root
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
-mkdir -p "$root/build/src/target" "$root/build/cargo" "$root/src" "$root/dist"
+mkdir -p "$root/build/src" "$root/build/target" "$root/build/cargo" "$root/src" "$root/dist"
 for file in /etc/resolv.conf /etc/hosts /etc/ssl/certs/ca-certificates.crt; do
     [ ! -e "$file" ] || [ ! -d "$root${file%/*}" ] || cp --remove-destination --dereference "$file" "$root$file"
 done
@@ -21,7 +21,7 @@ for config in "${CARGO_HOME:-${HOME:-/root}/.cargo}"/config{,.toml}; do
     [ ! -e "$config" ] || cp "$config" "$cache/home/"
 done
 mount --bind "$cache/home" "$root/build/cargo"
-mount --bind "$cache/target" "$root/build/src/target"
+mount --bind "$cache/target" "$root/build/target"
 
 if [ -n "$source" ]; then
     mount --bind "$source" "$root/src"
@@ -50,7 +50,7 @@ while IFS= read -r -d '' setting; do
 done < <(env -0)
 
 status=0
-chroot "$root" env -i "${settings[@]}" HOME=/build CARGO_HOME=/build/cargo LANG=C.UTF-8 \
+chroot "$root" env -i "${settings[@]}" HOME=/build CARGO_HOME=/build/cargo CARGO_TARGET_DIR=/build/target LANG=C.UTF-8 \
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     setpriv --reuid=1000 --regid=1000 --clear-groups sh -c 'cd /build/src && exec "$@"' builder "$@" || status=$?
 [ "$status" = 0 ] && [ -n "$output" ] || exit "$status"

@@ -14,7 +14,7 @@ mkdir -p /run/lab/repo
 : > /run/lab/repo/Packages
 
 # Only cgroup v2 in here, whatever the host has: systemd-nspawn then gives each machine a tree of its own.
-umount --recursive --lazy /sys/fs/cgroup
+umount --recursive --lazy /sys/fs/cgroup || :
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 
 # Labs that were killed together with their holder.
