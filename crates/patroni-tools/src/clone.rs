@@ -14,7 +14,7 @@ use site::createcluster::CreateCluster;
 use site::{ClusterId, program};
 
 use crate::create::clear;
-use crate::etc::{self, Settings};
+use crate::etc::{self, Draft, Settings};
 use crate::hook::{self, Arguments, Hook, Site};
 use crate::tied;
 use crate::unfinished::{self, Claim, Kind, Unfinished, private_directory, remove_remains};
@@ -104,9 +104,17 @@ fn work(site: &Site, arguments: &Arguments) -> Result<()> {
 
     let claim = Claim { kind: Kind::Clone, data_directory: data.clone(), waldir, pid: std::process::id() };
     unfinished.begin(&claim)?;
-    match copy(site, &id, &unfinished, &claim, &plan, &primary)
-        .and_then(|()| configure(site, &id, &data, arguments, &primary))
-    {
+    let make = || -> Result<()> {
+        // What is there for this data directory stays as it is.
+        let draft = if etc::exists(&site.root, &id) {
+            None
+        } else {
+            Some(etc::begin(site, &id, hook::port(site, &id, arguments)?)?)
+        };
+        copy(site, &id, &unfinished, &claim, &plan, &primary)?;
+        configure(site, &id, &data, draft, &primary)
+    };
+    match make() {
         Ok(()) => unfinished.end(),
         Err(error) => {
             remove_remains(&site.root, &id, &claim).and_then(|()| unfinished.end()).unwrap_or_else(|error| {
@@ -280,24 +288,24 @@ fn copy(
     Ok(())
 }
 
-/// Gives the replica its `/etc/postgresql`; what is there for this data directory stays as it is.
+/// Gives the replica its `/etc/postgresql`.
 fn configure(
     site: &Site,
     id: &ClusterId,
     data: &Path,
-    arguments: &Arguments,
+    draft: Option<Draft>,
     primary: &BTreeMap<String, String>,
 ) -> Result<()> {
-    if etc::exists(&site.root, id) {
+    let Some(draft) = draft else {
         let added = etc::complete(&site.root, id)?;
         if !added.is_empty() {
             site.reporter.info(format!("added {} with PostgreSQL's defaults", added.join(" and ")));
         }
         return Ok(());
-    }
+    };
     let mut settings = etc::from_data(site, id, data)?;
     settings.extend(as_initdb(primary));
-    etc::create(site, id, data, hook::port(site, id, arguments)?, &settings)
+    draft.finish(site, data, &settings)
 }
 
 fn as_initdb(primary: &BTreeMap<String, String>) -> Settings {

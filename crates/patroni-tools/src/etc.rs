@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, bail};
 use site::clusters::{self, config_directory};
-use site::{ClusterId, Root, conf, createcluster, program};
+use site::{ClusterId, Root, conf, createcluster};
 
 use crate::hook::Site;
 use crate::tied;
@@ -130,48 +131,82 @@ fn make_directory(real: &Path) -> Result<()> {
         .with_context(|| format!("cannot make the directory {}: it must belong to postgres", real.display()))
 }
 
-/// Gives the instance a configuration as `pg_createcluster` would have made it together with the data.
+/// A configuration in the making, as `pg_createcluster` would have made it together with the data.
 ///
 /// `pg_createcluster` works on a stand-in that has nothing but the three files which it wants to move: when it fails, it runs
 /// `pg_dropcluster`, which removes the directory that the new configuration names, and that must not be somebody's data.
-/// The result is put in place file by file, `postgresql.conf` last, and never over a file that is there.
-pub(crate) fn create(site: &Site, id: &ClusterId, data: &Path, port: Option<u16>, settings: &Settings) -> Result<()> {
+/// So it can also work while the data is still being copied.
+pub(crate) struct Draft {
+    making: Option<Child>,
+    directory: PathBuf,
+    real: PathBuf,
+    made: PathBuf,
+    /// Was the directory not there before?
+    new: bool,
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let Some(mut making) = self.making.take() {
+            let _ = making.kill();
+            let _ = making.wait();
+        }
+        let _ = remove_tree(&self.real.join(STAGE));
+        if self.new {
+            // Only where there is nothing else in it.
+            let _ = std::fs::remove_dir(&self.real);
+        }
+    }
+}
+
+/// Begins a configuration.
+pub(crate) fn begin(site: &Site, id: &ClusterId, port: Option<u16>) -> Result<Draft> {
     let directory = config_directory(id);
     let real = site.root.path(&directory);
+    let new = !real.exists();
     let stage = real.join(STAGE);
     remove_tree(&stage)?;
     let stand_in = stage.join("data");
     make_directory(&stand_in)?;
+    let made = stage.join(id.version.as_str()).join(id.name.as_str());
+    let mut draft = Draft { making: None, directory, real, made, new };
     for (name, text) in samples(&site.root, id)? {
         write(&stand_in.join(name), &text, 0o600)?;
     }
     write(&stand_in.join("PG_VERSION"), &format!("{}\n", id.version), 0o600)?;
-
     let mut call = tied::command(&site.root, &site.root.program("pg_createcluster")?)?;
     call.env("PG_CLUSTER_CONF_ROOT", &stage).args(["--quiet", "--no-status", "--start-conf=manual"]);
     call.arg(format!("--datadir={}", stand_in.display()));
     if let Some(port) = port {
         call.arg(format!("--port={port}"));
     }
-    call.args([id.version.as_str(), id.name.as_str()]);
-    program::capture(&mut call)?;
+    call.args([id.version.as_str(), id.name.as_str()]).stdout(Stdio::null()).stderr(Stdio::piped());
+    draft.making = Some(call.spawn().context("cannot run pg_createcluster")?);
+    Ok(draft)
+}
 
-    let made = stage.join(id.version.as_str()).join(id.name.as_str());
-    let conf_file = made.join("postgresql.conf");
-    let mut text =
-        std::fs::read_to_string(&conf_file).with_context(|| format!("cannot read {}", conf_file.display()))?;
-    let in_place = |name: &str| directory.join(name).display().to_string();
-    text = set_value(&text, "data_directory", &data.display().to_string());
-    text = set_value(&text, "hba_file", &in_place("pg_hba.conf"));
-    text = set_value(&text, "ident_file", &in_place("pg_ident.conf"));
-    for (key, value) in
-        settings.iter().map(|(key, value)| (*key, value)).chain(tls(&site.root)?.iter().map(|(k, v)| (*k, v)))
-    {
-        text = set_value(&text, key, value);
+impl Draft {
+    /// Ends it for this data directory: file by file, `postgresql.conf` last, and never over a file that is there.
+    pub(crate) fn finish(mut self, site: &Site, data: &Path, settings: &Settings) -> Result<()> {
+        let making = self.making.take().context("pg_createcluster was not run")?;
+        let output = making.wait_with_output().context("cannot wait for pg_createcluster")?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("pg_createcluster failed ({}): {}", output.status, said.trim().replace('\n', "; "));
+        }
+        let conf_file = self.made.join("postgresql.conf");
+        let mut text =
+            std::fs::read_to_string(&conf_file).with_context(|| format!("cannot read {}", conf_file.display()))?;
+        let in_place = |name: &str| self.directory.join(name).display().to_string();
+        text = set_value(&text, "data_directory", &data.display().to_string());
+        text = set_value(&text, "hba_file", &in_place("pg_hba.conf"));
+        text = set_value(&text, "ident_file", &in_place("pg_ident.conf"));
+        for (key, value) in settings.iter().chain(&tls(&site.root)?) {
+            text = set_value(&text, key, value);
+        }
+        write(&conf_file, &text, 0o644)?;
+        put_in_place(&self.made, &self.real)
     }
-    write(&conf_file, &text, 0o644)?;
-    put_in_place(&made, &real)?;
-    remove_tree(&stage)
 }
 
 fn put_in_place(made: &Path, real: &Path) -> Result<()> {

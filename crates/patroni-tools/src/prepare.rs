@@ -95,7 +95,7 @@ fn restore_configuration(site: &Site, id: &ClusterId, data: &Path, port: u16) ->
         settings.insert("log_timezone", zone);
     }
     let unfinished = Unfinished::take(&site.root, id)?;
-    etc::create(site, id, data, Some(port), &settings)?;
+    etc::begin(site, id, Some(port))?.finish(site, data, &settings)?;
     unfinished.end()?;
     site.reporter.warn(format!(
         "{} had no configuration: made one with the defaults of pg_createcluster; local settings must be made again",
