@@ -88,7 +88,10 @@ if ! unshare --mount --pid --net --fork --kill-child --propagation=private bash 
 fi
 
 if [ $# = 0 ]; then
-    for name in "$here"/F*; do set -- "$@" "${name##*/}"; done
+    for name in "$here"/*/check.sh; do
+        name=${name%/check.sh}
+        set -- "$@" "${name##*/}"
+    done
 fi
 for name in "$@"; do
     while [ "$(jobs -rp | wc -l)" -ge "$processors" ]; do wait -n || true; done
