@@ -96,7 +96,7 @@ fn work(site: &Site, arguments: &Arguments) -> Result<()> {
     }
     let mut unfinished = Unfinished::take(&site.root, &id)?;
 
-    etc::check_data_directory(&site.root, &id, &data)?;
+    etc::settle(site, &id, &data)?;
     etc::check_owner(site, &id, &data)?;
     clear(site, &id, &unfinished, &data, waldir.as_deref())?;
     let primary = ask(site, &id, source)?;

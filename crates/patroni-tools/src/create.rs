@@ -108,7 +108,7 @@ fn work(site: &Site, arguments: &Arguments) -> Result<()> {
     let waldir = waldir(site, &id, arguments)?;
     let mut unfinished = Unfinished::take(&site.root, &id)?;
 
-    etc::check_data_directory(&site.root, &id, &data)?;
+    etc::settle(site, &id, &data)?;
     etc::check_owner(site, &id, &data)?;
     if unfinished.before().is_some_and(|claim| claim.kind == Kind::Bootstrap) {
         site.reporter.warn(format!("an earlier bootstrap of {id} was interrupted. {}", initialize_key(&id, &scope)));
@@ -118,16 +118,7 @@ fn work(site: &Site, arguments: &Arguments) -> Result<()> {
     let claim =
         Claim { kind: Kind::Bootstrap, data_directory: data.clone(), waldir: waldir.clone(), pid: std::process::id() };
     unfinished.begin(&claim)?;
-    let aside = etc::set_aside(&site.root, &id)?;
-    if !aside.is_empty() {
-        let directory = site::clusters::config_directory(&id);
-        site.reporter.info(format!(
-            "moved what an earlier attempt left in {} to {}: {}",
-            directory.display(),
-            directory.join("replaced").display(),
-            aside.join(", ")
-        ));
-    }
+    etc::tell_moved(site, &id, "an earlier attempt", &etc::set_aside(&site.root, &id)?);
     let plan = plan(&id, &data, waldir.as_deref(), hook::port(site, &id, arguments)?, arguments);
     for option in &plan.unknown {
         site.reporter.warn(format!("--{option} is neither pg_createcluster's nor initdb's: it has no effect"));

@@ -66,6 +66,40 @@ pub(crate) fn check_data_directory(root: &Root, id: &ClusterId, directory: &Path
     Ok(())
 }
 
+/// Is what is there only the rest of a cluster that somebody dropped? `pg_dropcluster` takes `postgresql.conf` away but not
+/// Patroni's `postgresql.base.conf`, which Patroni would prefer to the new cluster's configuration.
+pub(crate) fn is_dropped(root: &Root, id: &ClusterId, directory: &Path) -> bool {
+    let present = |name: &str| root.path(config_directory(id).join(name)).symlink_metadata().is_ok();
+    let holds_cluster = |directory: &Path| root.path(directory).join("PG_VERSION").exists();
+    if present("postgresql.conf") || !present("postgresql.base.conf") || holds_cluster(directory) {
+        return false;
+    }
+    let base = conf::read(root, config_directory(id).join("postgresql.base.conf")).unwrap_or_default();
+    !base.get("data_directory").is_some_and(|other| holds_cluster(Path::new(other)))
+}
+
+/// Sees to it that the configuration, if there is one, is that of this data directory: the rest of a dropped cluster is moved
+/// aside, that of another directory is refused.
+pub(crate) fn settle(site: &Site, id: &ClusterId, directory: &Path) -> Result<()> {
+    if is_dropped(&site.root, id, directory) {
+        tell_moved(site, id, "a dropped cluster", &set_aside(&site.root, id)?);
+    }
+    check_data_directory(&site.root, id, directory)
+}
+
+/// Tells what [`set_aside`] moved.
+pub(crate) fn tell_moved(site: &Site, id: &ClusterId, whose: &str, files: &[&str]) {
+    if !files.is_empty() {
+        let directory = config_directory(id);
+        site.reporter.info(format!(
+            "moved what {whose} left in {} to {}: {}",
+            directory.display(),
+            directory.join("replaced").display(),
+            files.join(", ")
+        ));
+    }
+}
+
 /// Refuses a directory that another cluster of this host has in its configuration.
 pub(crate) fn check_owner(site: &Site, id: &ClusterId, directory: &Path) -> Result<()> {
     let clusters = match clusters::installed(&site.root) {
@@ -450,6 +484,27 @@ mod tests {
         assert_eq!(root.list("/etc/postgresql/17/main/replaced").unwrap(), ["pg_hba.conf", "postgresql.base.conf"]);
         assert!(set_aside(&root, &id).unwrap().is_empty());
         assert_eq!(root.list("/etc/postgresql/17/main/replaced").unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_dropped_cluster_has_neither_configuration_nor_data() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        let id: ClusterId = "17/main".parse().unwrap();
+        let etc = root.path("/etc/postgresql/17/main");
+        std::fs::create_dir_all(&etc).unwrap();
+        let dropped = || is_dropped(&root, &id, Path::new("/srv/a"));
+        assert!(!dropped());
+        std::fs::write(etc.join("postgresql.base.conf"), "data_directory = '/srv/b'").unwrap();
+        assert!(dropped());
+        for holder in ["/srv/a", "/srv/b"] {
+            std::fs::create_dir_all(root.path(holder)).unwrap();
+            std::fs::write(root.path(holder).join("PG_VERSION"), "17").unwrap();
+            assert!(!dropped(), "{holder} holds data");
+            std::fs::remove_file(root.path(holder).join("PG_VERSION")).unwrap();
+        }
+        std::fs::write(etc.join("postgresql.conf"), "").unwrap();
+        assert!(!dropped());
     }
 
     #[test]

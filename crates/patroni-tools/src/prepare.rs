@@ -57,7 +57,7 @@ fn work(site: &Site, arguments: &Arguments) -> Result<()> {
     if config.as_deref() != Some(config_directory(&id).as_path()) {
         return Ok(());
     }
-    etc::check_data_directory(&site.root, &id, &data)?;
+    etc::settle(site, &id, &data)?;
     if !etc::exists(&site.root, &id) && site.root.path(&data).join("PG_VERSION").is_file() {
         restore_configuration(site, &id, &data, settings.port("postgresql")?)?;
     }

@@ -275,7 +275,9 @@ fn look_at_host(root: &Root, id: &ClusterId, yaml: &Yaml, findings: &mut Finding
     // Patroni gives PostgreSQL -D, but a data_directory in the base configuration wins over it.
     let config = yaml.text(&["postgresql", "config_dir"]).map_or_else(|| clusters::config_directory(id), PathBuf::from);
     let base = ["postgresql.base.conf", "postgresql.conf"].map(|name| config.join(name));
-    if let Some(base) = base.iter().find(|base| root.path(base).exists()) {
+    // What a dropped cluster left is moved aside by pg_preparecluster_patroni.
+    let dropped = crate::etc::is_dropped(root, id, Path::new(&data_dir));
+    if let Some(base) = base.iter().find(|base| !dropped && root.path(base).exists()) {
         let conf = conf::read(root, base)?;
         if let Some(other) = conf.get("data_directory").filter(|other| Path::new(other) != Path::new(&data_dir)) {
             findings.errors.push(format!(
