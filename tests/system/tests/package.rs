@@ -18,6 +18,8 @@ const LINK: &str = "/etc/postgresql-common/createcluster.d/patroni-tools.conf";
 const REPLACED: &str = "/usr/lib/systemd/system/patroni@.service /usr/share/patroni/pg_createcluster_patroni \
     /usr/share/patroni/pg_clonecluster_patroni";
 
+type Event = fn(&Machine) -> Result<()>;
+
 #[test]
 fn debian_12() -> Result<()> {
     lab::test(Release::Debian12, &["pg1"], life)
@@ -31,22 +33,22 @@ fn debian_13() -> Result<()> {
 fn life(lab: &Lab) -> Result<()> {
     let cluster = Cluster::new(lab, "main");
     let machine = Machine { lab, node: lab.node("pg1"), cluster: &cluster };
-    let story: [(&str, &dyn Fn(&Machine) -> Result<()>); 15] = [
-        ("install, use and purge leave nothing", &leaves_nothing),
-        ("an installation that fails leaves Debian's files", &failed_installation),
-        ("install together with Debian's patroni", &installed_together),
-        ("the units are valid", &valid_units),
-        ("the completion knows options and instances", &completion),
-        ("PostgreSQL is installed without a cluster main", &no_main_cluster),
-        ("an instance under the previous version", &previous_version),
-        ("upgrade from the previous version", &upgrade),
-        ("reinstall", &reinstall),
-        ("an upgrade that fails", &failed_upgrade),
-        ("upgrade of Debian's patroni underneath", &patroni_upgrade),
-        ("release upgrade of Debian's patroni underneath", &release_upgrade),
-        ("remove and install again", &remove),
-        ("purge while the instance runs", &purge_in_use),
-        ("purge once it does not", &purge_unused),
+    let story: [(&str, Event); 15] = [
+        ("install, use and purge leave nothing", leaves_nothing),
+        ("an installation that fails leaves Debian's files", failed_installation),
+        ("install together with Debian's patroni", installed_together),
+        ("the units are valid", valid_units),
+        ("the completion knows options and instances", completion),
+        ("PostgreSQL is installed without a cluster main", no_main_cluster),
+        ("an instance under the previous version", previous_version),
+        ("upgrade from the previous version", upgrade),
+        ("reinstall", reinstall),
+        ("an upgrade that fails", failed_upgrade),
+        ("upgrade of Debian's patroni underneath", patroni_upgrade),
+        ("release upgrade of Debian's patroni underneath", release_upgrade),
+        ("remove and install again", remove),
+        ("purge while the instance runs", purge_in_use),
+        ("purge once it does not", purge_unused),
     ];
     for (what, event) in story {
         let begin = Instant::now();
@@ -175,9 +177,9 @@ fn leaves_nothing(m: &Machine) -> Result<()> {
     let after = m.files()?;
     let differs = |one: &str, other: &str| {
         let other: Vec<&str> = other.lines().collect();
-        one.lines().filter(|line| !other.contains(line)).map(|line| format!("{line}\n")).collect::<String>()
+        one.lines().filter(|line| !other.contains(line)).collect::<Vec<_>>().join("\n")
     };
-    ensure!(before == after, "gone:\n{}left:\n{}", differs(&before, &after), differs(&after, &before));
+    ensure!(before == after, "gone:\n{}\nleft:\n{}", differs(&before, &after), differs(&after, &before));
     Ok(())
 }
 
