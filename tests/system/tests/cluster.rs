@@ -238,7 +238,7 @@ fn killed_clone(lab: &Lab, app: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// `count` processes: pg_basebackup has a child of its own for the WAL.
+/// `count` processes: `pg_basebackup` has a child of its own for the WAL.
 fn wait_for_basebackup(lab: &Lab, node: &Node, count: usize) -> Result<()> {
     lab.wait_until(Duration::from_secs(40), "pg_basebackup runs", || {
         Ok(node.run("pgrep -x pg_basebackup | wc -l")?.trim().parse::<usize>()? >= count)
