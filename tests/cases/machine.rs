@@ -32,6 +32,8 @@ impl Machine {
         // postgres must be able to reach the files that it may read.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
         copy(&cases().join("base"), folder.path());
+        // git keeps no empty directories.
+        fs::create_dir_all(folder.path().join("etc/default")).unwrap();
         let templates = folder.path().join("usr/share/patroni-tools/templates");
         copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../templates"), &templates);
         let machine = Self { folder };

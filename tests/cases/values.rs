@@ -84,7 +84,7 @@ fn any_password_of_dcs_yml_comes_out_as_it_went_in() {
 /// What is written into a settings file, piece by piece.
 const PIECES: &[&str] = &[
     "A", "B", "=", "\n", " ", "\t", "#", "\"", "'", "\\", "\\\n", "x", "y z", "$", "`", ";", "&", "|", "(", "*", "~",
-    "é", "/", ",", ":", "[", "!", "\\\"", "\\$", "\\\\", "%", "^", "{a,b}", "export ", "0", "-",
+    "é", "/", ",", ":", "[", "!", "\\\"", "\\$", "\\\\", "%", "^", "{a,b}", "export ", "0", "-", "\\x", "\\a", "\\'",
 ];
 
 /// Lines that look like settings, more or less.
