@@ -145,6 +145,10 @@ fn copy(from: &Path, to: &Path) {
         } else if entry.file_type().is_symlink() {
             let _ = fs::remove_file(&target);
             symlink(fs::read_link(entry.path()).unwrap(), &target).unwrap();
+        } else if entry.metadata().unwrap().permissions().mode() & 0o111 != 0 {
+            // Not a copy: a process that another thread forks while a program is being written keeps it from being
+            // run ("Text file busy").
+            symlink(entry.path().canonicalize().unwrap(), &target).unwrap();
         } else {
             fs::copy(entry.path(), &target).unwrap();
         }
