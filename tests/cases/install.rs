@@ -247,3 +247,18 @@ fn a_full_disk_leaves_the_old_file() {
     assert!(output.status.success(), "{said}");
     assert!(said.contains("No space left on device") && said.contains("16-main.yml"), "{said}");
 }
+
+/// Without the group of postgres, to whom the file is to belong, there is no file.
+#[test]
+fn a_host_without_the_group_postgres_gets_no_file() {
+    if !nix::unistd::Uid::effective().is_root() {
+        return skip("a_host_without_the_group_postgres_gets_no_file", "only root can give a file away");
+    }
+    let machine = Machine::base();
+    let before = names(&machine);
+    fs::remove_file(machine.path("etc/group")).unwrap();
+    let output = machine.run(&["16/main"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the group postgres is missing in /etc/group"));
+    assert_eq!(names(&machine), before);
+}
