@@ -25,7 +25,7 @@ fn debian_13() -> Result<()> {
 fn life(lab: &Lab) -> Result<()> {
     let main = Cluster::new(lab, "main");
     let app = Cluster::new(lab, "my-app");
-    let story: [(&str, &dyn Fn() -> Result<()>); 14] = [
+    let story: [(&str, &dyn Fn() -> Result<()>); 18] = [
         ("install", &|| patroni::install(lab)),
         ("three members stream within 30 s", &|| bootstrap(lab, &main)),
         ("Debian's tools know the members", &|| is_debian(lab, &main)),
@@ -35,11 +35,15 @@ fn life(lab: &Lab) -> Result<()> {
         ("reinit keeps local configuration", &|| reinit(lab, &main)),
         ("lost configuration comes back", &|| lost_configuration(&main)),
         ("postgresql@ does not interfere", &|| postgresql_unit(&main)),
+        ("a killed Patroni comes back to its server", &|| killed_patroni(&main)),
+        ("a Patroni that stops in the middle of a clone takes it along", &|| stop_in_clone(lab, &app)),
         ("a killed clone is tried again", &|| killed_clone(lab, &app)),
         ("a power cut during a clone", &|| power_cut_clone(lab, &app)),
         ("disk full during a clone", &|| disk_full(lab, &app)),
         ("reboot of a replica and of the primary", &|| reboot(&[&main, &app])),
-        ("nobody has errors that nobody reads", &|| quiet(lab, &main)),
+        ("a failed bootstrap is tried again", &|| failed_bootstrap(lab)),
+        ("an interrupted bootstrap is explained, and the remedy works", &|| interrupted_bootstrap(lab)),
+        ("no member was refused by another", &|| quiet(lab, &main)),
     ];
     for (what, event) in story {
         let begin = Instant::now();
@@ -209,39 +213,76 @@ fn postgresql_unit(main: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Gives the cluster enough data, and the clones little enough speed, that there is a middle to be killed in.
-fn slow_clones(lab: &Lab, app: &Cluster, rate: &str) -> Result<()> {
+fn killed_patroni(main: &Cluster) -> Result<()> {
+    let primary = main.primary()?;
+    let server = || main.sql(primary, "select pg_postmaster_start_time()");
+    let patroni = || primary.run(&format!("systemctl show --property MainPID --value {}", main.unit()));
+    let (server_before, patroni_before) = (server()?, patroni()?);
+    with_row(main, "killed Patroni", || {
+        primary.run(&format!("systemctl kill --kill-whom=main --signal=KILL {}", main.unit()))?;
+        std::thread::sleep(Duration::from_secs(3));
+        Ok(())
+    })?;
+    ensure!(patroni()? != patroni_before, "Patroni was not killed");
+    ensure!(server()? == server_before, "the server was restarted");
+    ensure!(main.primary()?.name() == primary.name(), "the primary has changed");
+    Ok(())
+}
+
+/// Gives the cluster enough data, and the clones little enough speed, that a clone has a middle.
+fn slow_clones(lab: &Lab, app: &Cluster) -> Result<()> {
+    app.wait_streaming(2, Duration::from_secs(90))?;
+    app.sql(app.primary()?, "create table filler as select generate_series(1, 1000000) n, repeat('x', 100) x")?;
     lab.each(|node| {
-        let settings = format!("{SETTINGS}CLONE_MAX_RATE={rate}\n");
+        let settings = format!("{SETTINGS}CLONE_MAX_RATE=20M\n");
         node.write(&format!("/etc/default/patroni@{}", app.dashed()), settings, 0o644)?;
         node.run(&format!("patroni-gen-config {} && systemctl reload {}", app.slashed(), app.unit())).map(drop)
+    })?;
+    // Patroni takes the new file in its next cycle.
+    std::thread::sleep(Duration::from_secs(4));
+    Ok(())
+}
+
+/// Begins a clone of a replica and returns when it is under way.
+fn begin_clone(lab: &Lab, app: &Cluster, replica: &Node) -> Result<()> {
+    app.patronictl(app.primary()?, &format!("reinit {} {} --force", app.dashed(), replica.name()))?;
+    lab.wait_until(Duration::from_secs(40), "pg_basebackup runs", || {
+        // One process for the data, one for the WAL.
+        Ok(replica.run("pgrep -x pg_basebackup | wc -l")?.trim() == "2")
+    })
+}
+
+fn no_clone_left(lab: &Lab, replica: &Node, hook: &str) -> Result<()> {
+    lab.wait_until(Duration::from_secs(2), "nothing of the clone is left", || {
+        Ok(replica.run(&format!("ps -o args= -p {hook} --ppid {hook} || echo gone"))?.trim() == "gone")
+    })
+}
+
+fn stop_in_clone(lab: &Lab, app: &Cluster) -> Result<()> {
+    slow_clones(lab, app)?;
+    let replica = app.replica()?;
+    with_row(app, "stop in a clone", || {
+        begin_clone(lab, app, replica)?;
+        let begin = Instant::now();
+        replica.run(&format!("systemctl stop {}", app.unit()))?;
+        ensure!(begin.elapsed() < Duration::from_secs(30), "to stop took {:?}", begin.elapsed());
+        lab.wait_until(Duration::from_secs(2), "nothing of the clone is left", || {
+            Ok(!replica.try_run("pgrep -x 'pg_basebackup|pg_clonecluster'")?.status.success())
+        })?;
+        replica.run(&format!("systemctl start {}", app.unit())).map(drop)
     })
 }
 
 fn killed_clone(lab: &Lab, app: &Cluster) -> Result<()> {
-    app.wait_streaming(2, Duration::from_secs(90))?;
-    app.sql(app.primary()?, "create table filler as select generate_series(1, 1000000) n, repeat('x', 100) x")?;
-    slow_clones(lab, app, "20M")?;
     let replica = app.replica()?;
     let birth = birth(replica, &app.data_directory(replica)?)?;
     with_row(app, "killed clone", || {
-        app.patronictl(app.primary()?, &format!("reinit {} {} --force", app.dashed(), replica.name()))?;
-        wait_for_basebackup(lab, replica, 1)?;
-        replica.run("pkill -KILL -o -f pg_clonecluster_patroni")?;
-        lab.wait_until(Duration::from_secs(2), "no orphan is left", || {
-            Ok(replica.run("pgrep -f 'pg_clonecluster_patron[i].*--scope' >/dev/null || ! pgrep -x pg_basebackup >/dev/null && echo gone")?.contains("gone"))
-        })?;
+        begin_clone(lab, app, replica)?;
+        let hook = replica.run("pgrep -o -x pg_clonecluster")?;
+        let before = replica.run("pgrep -x pg_basebackup")?;
+        replica.run(&format!("kill -KILL {}", hook.trim()))?;
+        no_clone_left(lab, replica, &before.split_whitespace().collect::<Vec<_>>().join(","))?;
         wait_for_clone(lab, app, replica, &birth)
-    })?;
-    let started = replica.journal()?.matches("clone").count();
-    ensure!(started > 0, "the journal says nothing of a clone");
-    Ok(())
-}
-
-/// `count` processes: `pg_basebackup` has a child of its own for the WAL.
-fn wait_for_basebackup(lab: &Lab, node: &Node, count: usize) -> Result<()> {
-    lab.wait_until(Duration::from_secs(40), "pg_basebackup runs", || {
-        Ok(node.run("pgrep -x pg_basebackup | wc -l")?.trim().parse::<usize>()? >= count)
     })
 }
 
@@ -257,7 +298,9 @@ fn power_cut_clone(lab: &Lab, app: &Cluster) -> Result<()> {
         app.dashed()
     ))?;
     replica.run(&format!("patroni-gen-config {} --port 5433 && systemctl start {unit}", app.slashed()))?;
-    wait_for_basebackup(lab, replica, 2)?;
+    lab.wait_until(Duration::from_secs(40), "pg_basebackup runs", || {
+        Ok(replica.run("pgrep -x pg_basebackup | wc -l")?.trim() == "2")
+    })?;
     std::thread::sleep(Duration::from_secs(1));
     replica.power_off()?;
     replica.start()?;
@@ -305,11 +348,78 @@ fn reboot(clusters: &[&Cluster]) -> Result<()> {
     Ok(())
 }
 
+/// A script of the administrator fails after the bootstrap; when it is mended, the next start succeeds.
+fn failed_bootstrap(lab: &Lab) -> Result<()> {
+    let again = Cluster::new(lab, "again");
+    let node = &lab.nodes()[0];
+    let template = "{% extends \"shipped/patroni.yml.j2\" %}\n{% block dcs %}\n{{ super() }}\n  post_bootstrap: /bin/false\n{% endblock %}\n";
+    node.write("/etc/patroni/templates/patroni.yml.j2", template, 0o644)?;
+    node.run(&format!("patroni-gen-config {}", again.slashed()))?;
+    node.run(&format!("systemctl start {}", again.unit()))?;
+    lab.wait_until(Duration::from_secs(40), "the bootstrap has failed", || {
+        let state = node.try_run(&format!("systemctl is-failed {}", again.unit()))?;
+        Ok(state.stdout.trim() == "failed")
+    })?;
+    let access = node.read(&format!("{}/pg_hba.conf", again.etc()))?;
+    ensure!(
+        access.contains("trust"),
+        "Patroni no longer leaves its own pg_hba.conf; this test shows nothing:\n{access}"
+    );
+    node.run("rm /etc/patroni/templates/patroni.yml.j2")?;
+    node.run(&format!("patroni-gen-config {0} && systemctl start {1}", again.slashed(), again.unit()))?;
+    lab.wait_until(Duration::from_secs(40), "the second bootstrap has a primary", || {
+        Ok(again.sql(node, "select not pg_is_in_recovery()")? == "t")
+    })?;
+    lab.wait_until(Duration::from_secs(20), "nobody is trusted", || {
+        Ok(!node.read(&format!("{}/pg_hba.conf", again.etc()))?.contains("trust"))
+    })?;
+    node.run(&format!("systemctl stop {}", again.unit())).map(drop)
+}
+
+/// The power goes in the middle of a bootstrap: the store keeps a key that stops every member.
+fn interrupted_bootstrap(lab: &Lab) -> Result<()> {
+    let cut = Cluster::new(lab, "cut");
+    let node = &lab.nodes()[1];
+    node.run(&format!("patroni-gen-config {}", cut.slashed()))?;
+    // initdb waits until the test goes on.
+    let initdb = format!("/usr/lib/postgresql/{}/bin/initdb", lab.release().postgresql());
+    node.run(&format!(
+        "mv {initdb} {initdb}.real && printf '#!/bin/sh\\nsleep 600\\n' > {initdb} && chmod 755 {initdb}"
+    ))?;
+    node.run(&format!("systemctl start {}", cut.unit()))?;
+    lab.wait_until(Duration::from_secs(40), "the bootstrap is under way", || {
+        Ok(node.try_run("pgrep -f 'sleep 60[0]'")?.status.success())
+    })?;
+    node.power_off()?;
+    node.start()?;
+    node.run(&format!("mv {initdb}.real {initdb}"))?;
+    node.run(&format!("systemctl start {}", cut.unit()))?;
+    let remedy = format!("patronictl -c {} remove {}", cut.file(), cut.dashed());
+    lab.wait_until(Duration::from_secs(20), "the journal explains the remedy", || {
+        Ok(node.journal()?.contains(&remedy))
+    })?;
+    std::thread::sleep(Duration::from_secs(5));
+    ensure!(
+        !node.try_run("pg_lsclusters --no-header | grep -w cut | grep -w online")?.status.success(),
+        "there was nothing to remedy"
+    );
+    node.run(&format!("systemctl stop {}", cut.unit()))?;
+    node.run(&format!("printf '%s\\nYes I am aware\\n' {} | timeout 40 {remedy}", cut.dashed()))?;
+    node.run(&format!("systemctl start {}", cut.unit()))?;
+    lab.wait_until(Duration::from_secs(40), "there is a primary", || {
+        Ok(cut.sql(node, "select not pg_is_in_recovery()")? == "t")
+    })?;
+    node.run(&format!("systemctl stop {}", cut.unit())).map(drop)
+}
+
+/// Nothing in the logs of what a wrong `pg_hba` or a wrong password would leave there; and the doctor finds nothing.
 fn quiet(lab: &Lab, main: &Cluster) -> Result<()> {
     for node in lab.nodes() {
-        let journal = node.journal()?;
-        let tracebacks = journal.matches("Traceback (most recent call last)").count();
-        println!("{}: {tracebacks} tracebacks in the journal", node.name());
+        let logs = node.run("cat /var/log/postgresql/*")? + &node.journal()?;
+        for sign in ["no pg_hba.conf entry", "password authentication failed"] {
+            let lines: Vec<&str> = logs.lines().filter(|line| line.contains(sign)).collect();
+            ensure!(lines.is_empty(), "{}: {}", node.name(), lines.join("\n"));
+        }
         let said = node.run(&format!("patroni-gen-config --check {} 2>&1", main.slashed()))?;
         ensure!(said.is_empty(), "--check on {} said {said}", node.name());
     }
