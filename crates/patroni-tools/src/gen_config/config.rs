@@ -1,7 +1,9 @@
 //! What stands in a Patroni file, resolved: settings and facts in, no open question out.
 
 use std::net::IpAddr;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -121,9 +123,14 @@ impl Config {
         }
         let scope = id.dashed();
         let own = ports.clusters.iter().find(|cluster| cluster.id == *id);
-        let port = port(root, id, settings, ports, own)?;
+        // The one waits for programs, the other for the kernel's tables.
+        let (port, addresses) = thread::scope(|scope| {
+            let addresses = scope.spawn(|| address_and_networks(root, settings));
+            (port(root, id, settings, ports, own), addresses.join())
+        });
+        let port = port?;
         let rest_port = port + REST_OFFSET;
-        let (address, networks) = address_and_networks(root, settings)?;
+        let (address, networks) = addresses.unwrap_or_else(|panic| resume_unwind(panic))?;
         let data_directory = match own.and_then(|cluster| cluster.data_directory.clone()) {
             Some(directory) => directory,
             None => CreateCluster::read(root)?.data_directory(id)?,
@@ -207,7 +214,7 @@ fn port(root: &Root, id: &ClusterId, settings: &Settings, ports: &Ports, own: Op
         return Ok(cluster.port);
     }
     let listening = clusters::listening_ports(root)?;
-    clusters::next_free_port(root, ports.clusters, |port| {
+    clusters::next_free_port(ports.clusters, &listening, |port| {
         port.checked_add(REST_OFFSET).is_none_or(|rest| {
             (ports.claimed_by)(port).is_some() || (ports.claimed_by)(rest).is_some() || listening.contains(&rest)
         })
