@@ -41,7 +41,7 @@ check-theirs: setup lab
 	tests/cases/findings/run theirs
 
 bench: setup deb lab
-	tests/bench
+	$(LAB) bench --deb dist/patroni-tools_*.deb
 
 deb: dist/.built
 

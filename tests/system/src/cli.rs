@@ -9,7 +9,7 @@ use nix::unistd::geteuid;
 
 use crate::image::{self, Image, Release};
 use crate::lab::Lab;
-use crate::{builder, detached};
+use crate::{bench, builder, detached};
 
 /// Boots Debian machines to try patroni-tools on. Everything needs root.
 #[derive(Debug, Parser)]
@@ -97,6 +97,15 @@ enum Action {
     Down(Name),
     /// Name the labs that run, and their machines
     List,
+    /// Measure our programs beside what they are compared with, and print a table
+    Bench {
+        /// The package, and what it needs
+        #[arg(long, required = true)]
+        deb: Vec<PathBuf>,
+        /// Run Debian's clone script once and not five times: that takes five minutes each time
+        #[arg(long)]
+        quick: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -144,6 +153,7 @@ fn run(action: Action) -> Result<ExitCode> {
         Action::Logs(lab) => println!("{}", Lab::attach(&lab.name)?.collect_logs()?.display()),
         Action::Down(lab) => down(&lab.name)?,
         Action::List => list(),
+        Action::Bench { deb, quick } => bench::run(&deb, quick)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -18,6 +18,7 @@
 //!
 //! Machines, network and disks vanish with the process that made them, however it ends.
 
+pub mod bench;
 pub mod builder;
 pub mod cli;
 mod command;
