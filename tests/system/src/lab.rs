@@ -168,7 +168,11 @@ impl Lab {
                 .replace("@ADDRESS@", &node.ipv4())
                 .replace("@MEMBERS@", &members.join(","));
             node.write("/etc/default/etcd", defaults, 0o644)?;
-            node.run_within(APT_LIMIT, "systemctl enable --quiet --now etcd").map(drop)
+            // Debian's unit does not wait for the address that it binds, and gives up where it is not there yet.
+            let online =
+                "[Unit]\nWants=network-online.target\nAfter=network-online.target\n[Service]\nRestart=on-failure\n";
+            node.write("/etc/systemd/system/etcd.service.d/lab.conf", online, 0o644)?;
+            node.run_within(APT_LIMIT, "systemctl daemon-reload && systemctl enable --quiet --now etcd").map(drop)
         })?;
         self.each(|node| {
             self.wait_until(Duration::from_secs(30), "etcd is healthy", || {
