@@ -1,0 +1,210 @@
+//! The messages: queries, updates, and what an answer to an update means.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use domain::base::iana::{Class, Opcode, Rcode, Rtype};
+use domain::base::{Message, MessageBuilder, Name, Ttl, UnknownRecordData};
+use domain::rdata::tsig::Time48;
+use domain::tsig::{ClientTransaction, ValidationError};
+
+use super::Sent;
+use super::key::{SharedKey, Tsig};
+use super::seen::{Records, Seen, family};
+
+/// A name in its own memory.
+pub(super) type DnsName = Name<Vec<u8>>;
+
+/// A fully qualified name.
+pub(super) fn name(text: &str) -> Result<DnsName> {
+    DnsName::from_str(text).with_context(|| format!("'{text}' is not a DNS name"))
+}
+
+/// Asks for the records of one type.
+pub(super) fn query(name: &DnsName, rtype: Rtype, recursion: bool) -> Result<Vec<u8>> {
+    let mut builder = MessageBuilder::new_vec();
+    builder.header_mut().set_id(id()?);
+    builder.header_mut().set_rd(recursion);
+    let mut question = builder.question();
+    question.push((name, rtype))?;
+    Ok(question.finish())
+}
+
+/// A number that nobody off the path can guess.
+fn id() -> Result<u16> {
+    let [.., high, low] = getrandom::u32().context("the kernel gives no random numbers")?.to_be_bytes();
+    Ok(u16::from_be_bytes([high, low]))
+}
+
+/// What shall be changed.
+pub(super) struct Change<'a> {
+    pub(super) name: &'a DnsName,
+    pub(super) zone: &'a DnsName,
+    pub(super) ttl: u32,
+    pub(super) wanted: &'a [IpAddr],
+    /// The condition: the name still has this.
+    pub(super) seen: Option<&'a Seen>,
+    /// Send what is right already, too.
+    pub(super) refresh: bool,
+}
+
+/// What happens to the records of one family.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    pub(super) v4: bool,
+    /// The condition: exactly these are there.
+    pub(super) expected: Option<Vec<IpAddr>>,
+    pub(super) delete: bool,
+    pub(super) add: Vec<IpAddr>,
+}
+
+impl Step {
+    pub(super) fn rtype(&self) -> Rtype {
+        if self.v4 { Rtype::A } else { Rtype::AAAA }
+    }
+}
+
+impl Change<'_> {
+    /// The steps for A and AAAA. A type that is right is left alone: the key need not be allowed to change it.
+    pub(super) fn steps(&self) -> [Step; 2] {
+        [true, false].map(|v4| {
+            let wanted = family(self.wanted, v4);
+            let there: Option<&Records> = self.seen.map(|seen| if v4 { &seen.v4 } else { &seen.v6 });
+            let right = there.is_some_and(|there| there.is(&wanted, self.ttl)) && (!self.refresh || wanted.is_empty());
+            Step {
+                v4,
+                expected: there.map(|there| there.addresses.iter().copied().collect()),
+                delete: !right && there.is_none_or(|there| !there.addresses.is_empty()),
+                add: if right { Vec::new() } else { wanted.into_iter().collect() },
+            }
+        })
+    }
+}
+
+/// The UPDATE message (RFC 2136): conditions, then what goes, then what comes.
+pub(super) fn update(change: &Change, key: Option<&Tsig>) -> Result<(Vec<u8>, Option<ClientTransaction<SharedKey>>)> {
+    let steps = change.steps();
+    let mut builder = MessageBuilder::new_vec();
+    builder.header_mut().set_id(id()?);
+    builder.header_mut().set_opcode(Opcode::UPDATE);
+    let mut zone = builder.question();
+    zone.push((change.zone, Rtype::SOA))?;
+    let mut conditions = zone.answer();
+    for step in &steps {
+        match step.expected.as_deref() {
+            // 2.4.3: no such records; 2.4.2: exactly these, whatever their TTL.
+            Some([]) => conditions.push(no_data(change.name, Class::NONE, step.rtype())?)?,
+            Some(addresses) => {
+                for address in addresses {
+                    conditions.push(address_record(change.name, 0, *address)?)?;
+                }
+            }
+            None => {}
+        }
+    }
+    let mut updates = conditions.authority();
+    for step in &steps {
+        if step.delete {
+            // 2.5.2: all records of the type.
+            updates.push(no_data(change.name, Class::ANY, step.rtype())?)?;
+        }
+        for address in &step.add {
+            updates.push(address_record(change.name, change.ttl, *address)?)?;
+        }
+    }
+    let mut additional = updates.additional();
+    let transaction = match key {
+        Some(key) => Some(ClientTransaction::request(key.key(), &mut additional, Time48::now())?),
+        None => None,
+    };
+    Ok((additional.finish(), transaction))
+}
+
+type AnyRecord<'a> = (&'a DnsName, Class, Ttl, UnknownRecordData<Vec<u8>>);
+
+/// A record that stands for all of its type.
+fn no_data(name: &DnsName, class: Class, rtype: Rtype) -> Result<AnyRecord<'_>> {
+    Ok((name, class, Ttl::ZERO, UnknownRecordData::from_octets(rtype, Vec::new())?))
+}
+
+/// The data of A and AAAA is the address (RFC 1035, section 3.4.1; RFC 3596, section 2.2).
+fn address_record(name: &DnsName, ttl: u32, address: IpAddr) -> Result<AnyRecord<'_>> {
+    let (rtype, data) = match address {
+        IpAddr::V4(address) => (Rtype::A, address.octets().to_vec()),
+        IpAddr::V6(address) => (Rtype::AAAA, address.octets().to_vec()),
+    };
+    Ok((name, Class::IN, Ttl::from_secs(ttl), UnknownRecordData::from_octets(rtype, data)?))
+}
+
+/// Reads the answer to an update.
+pub(super) fn judge(
+    mut answer: Message<Vec<u8>>,
+    transaction: Option<ClientTransaction<SharedKey>>,
+    change: &Change,
+) -> Result<Sent> {
+    let code = answer.header().rcode();
+    if let Some(transaction) = transaction {
+        let key = transaction.key().name().to_string();
+        match transaction.answer(&mut answer, Time48::now()) {
+            Ok(()) => {}
+            Err(error) => bail!("{}", signature_fault(error, &key, code)),
+        }
+    }
+    match code {
+        Rcode::NOERROR => Ok(Sent::Done),
+        Rcode::NXRRSET | Rcode::YXRRSET | Rcode::NXDOMAIN | Rcode::YXDOMAIN if change.seen.is_some() => {
+            Ok(Sent::Overtaken)
+        }
+        code => bail!("{}", reason(&code.to_string(), change)),
+    }
+}
+
+/// The answer to a signed update is not, or not properly, signed.
+fn signature_fault(error: ValidationError, key: &str, code: Rcode) -> String {
+    match error {
+        ValidationError::ServerBadKey => format!(
+            "the server does not know the key {key} with this algorithm (BADKEY): name and algorithm must be the same there"
+        ),
+        ValidationError::ServerBadSig => {
+            format!("the secret of the key {key} is another one than the server's (BADSIG)")
+        }
+        ValidationError::ServerBadTime { client, server } => {
+            let (client, server) = (seconds(client), seconds(server));
+            format!(
+                "the clocks differ by {} s (BADTIME): set the clock of this host or of the server",
+                client.abs_diff(server)
+            )
+        }
+        ValidationError::ServerUnsigned if code != Rcode::NOERROR => {
+            format!("its answer is {code}, unsigned: does the zone take updates with the key {key}?")
+        }
+        error => format!("its answer ({code}) cannot be trusted: {error}"),
+    }
+}
+
+fn seconds(time: Time48) -> u64 {
+    time.into_octets().iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
+/// Why an update was not taken, and what to do, by the name of the response code (RFC 2136, section 2.2).
+pub(super) fn reason(code: &str, change: &Change) -> String {
+    let Change { name, zone, .. } = change;
+    let mut text = match code {
+        "REFUSED" => format!(
+            "the update is refused: the zone {zone} must allow {name} for A and AAAA to this host or its key; in Active \
+             Directory the record may belong to another account"
+        ),
+        "NOTAUTH" => format!("it is not authoritative for the zone {zone}: correct DNS_SERVERS or DNS_ZONE"),
+        "NOTZONE" => format!("the name {name} is not in the zone {zone}: correct DNS_ZONE"),
+        "NOTIMP" => "it takes no updates: name the zone's primary server in DNS_SERVERS".to_owned(),
+        "SERVFAIL" => "the server failed: see its log; it may be unable to write the zone, and with old Samba the \
+             record may belong to another account"
+            .to_owned(),
+        "FORMERR" => "it does not understand the update: does it support RFC 2136?".to_owned(),
+        _ => "the update was not taken".to_owned(),
+    };
+    let _ = write!(text, " ({code})");
+    text
+}
