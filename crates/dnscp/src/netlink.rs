@@ -87,10 +87,18 @@ pub struct Placed {
     pub address: IpAddr,
     /// Its prefix length.
     pub prefix: u8,
+    /// The network of the interface's own address beside which it goes.
+    pub own: Option<IpNet>,
+}
+
+impl Placed {
     /// Does the address bring the route to its subnet? Where the interface has that route from an address of its own, a second
     /// one would make the virtual address the source of the host's connections, and in IPv6 the kernel gives the one route that
-    /// both share the lifetime of the younger address, so that the host's own route would go with the lease.
-    pub brings_route: bool,
+    /// both share the lifetime of the younger address, so that the host's own route would go with the lease. An IPv4 address in
+    /// the same subnet is a secondary one, which brings no route as long as the first is there, and needs one when that has gone.
+    fn brings_route(&self) -> bool {
+        self.own.is_none_or(|own| self.address.is_ipv4() && own.prefix_len() == self.prefix)
+    }
 }
 
 impl Display for Placed {
@@ -164,10 +172,7 @@ fn unusable(address: IpAddr, network: IpNet) -> Option<String> {
 fn place(vip: Vip, interface: &Interface, own: Option<IpNet>) -> Placed {
     let whole = if vip.address.is_ipv6() { 128 } else { 32 };
     let prefix = vip.prefix.or(own.map(|own| own.prefix_len())).unwrap_or(whole);
-    // IPv4 in the same subnet is a secondary address, which brings no route as long as the first one is there; and should that
-    // go and come back, it is the one that needs the route.
-    let brings_route = own.is_none_or(|own| vip.address.is_ipv4() && own.prefix_len() == prefix);
-    Placed { index: interface.index, interface: interface.name.clone(), address: vip.address, prefix, brings_route }
+    Placed { index: interface.index, interface: interface.name.clone(), address: vip.address, prefix, own }
 }
 
 fn nothing_fits(vips: &[Vip], family: &[&Vip], interface: Option<&str>, candidates: &[&Interface]) -> String {
@@ -224,9 +229,8 @@ pub(crate) fn ethernet(link: &LinkAddr) -> Option<[u8; 6]> {
 /// leaves by it while everybody can reach it; and it is used at once, without duplicate address detection (`IFA_F_NODAD`),
 /// because whoever had it before may be frozen and still answer.
 pub fn hold(placed: &Placed, lease: Option<Duration>) -> Result<()> {
-    let lead = displaced(placed);
-    if lead {
-        release(placed.index, placed.address)?;
+    if placed.address.is_ipv4() {
+        stay_second(placed)?;
     }
     let mut lifetime = CacheInfo::default();
     lifetime.ifa_valid = lease.map_or(FOREVER, whole_seconds);
@@ -234,7 +238,7 @@ pub fn hold(placed: &Placed, lease: Option<Duration>) -> Result<()> {
     if placed.address.is_ipv6() {
         flags |= AddressFlags::Nodad;
     }
-    if !placed.brings_route {
+    if !placed.brings_route() {
         flags |= AddressFlags::Noprefixroute;
     }
     let mut message = message(placed.index, placed.address, placed.prefix);
@@ -244,42 +248,61 @@ pub fn hold(placed: &Placed, lease: Option<Duration>) -> Result<()> {
     result.map_err(|error| anyhow!("cannot add {placed}: {}", explain(&error, placed.address)))
 }
 
-/// Was the virtual address promoted to the first of its subnet, when the host's own address was taken away and came back
-/// (`promote_secondaries`, as after a restart of the network)? Then the host's connections leave by it, and it has to step back.
-/// Without promotion it must stay as it is, because the kernel would remove the host's own address together with it.
-fn displaced(placed: &Placed) -> bool {
-    if placed.address.is_ipv6() {
-        return false;
-    }
-    let Ok(all) = addresses() else { return false };
-    let network = |address: &Address| IpNet::new(address.address, address.prefix).ok().map(|network| network.trunc());
+/// Sees to it that an IPv4 address does not become or stay the first of a subnet in which the host has its own.
+///
+/// The first is the source of the host's connections, and with it the kernel removes the others, unless `promote_secondaries`
+/// is on (ip-sysctl in the kernel's documentation). The order changes when the host's own address is taken away and comes back,
+/// as in a restart of the network.
+fn stay_second(placed: &Placed) -> Result<()> {
+    let all = addresses().context("cannot list the addresses of this host")?;
     let here: Vec<Address> = all.into_iter().filter(|(index, _)| *index == placed.index).map(|entry| entry.1).collect();
-    let Some(held) = here.iter().find(|entry| entry.address == placed.address && !entry.secondary) else {
-        return false;
-    };
-    let behind = here.iter().any(|other| other.secondary && network(other) == network(held));
-    let promotes = |name: &str| {
+    let network = |address: &Address| IpNet::new(address.address, address.prefix).ok().map(|network| network.trunc());
+    let held = here.iter().find(|entry| entry.address == placed.address && entry.prefix == placed.prefix);
+    let beside = |other: &Address| network(other).is_some_and(|network| network.contains(&placed.address));
+    match (held, placed.own) {
+        (None, Some(own)) if !here.iter().any(|other| other.address != placed.address && beside(other)) => {
+            bail!("cannot add {placed}: the interface has lost its own address in {own}, which has to be there first")
+        }
+        (Some(held), _) if !held.secondary => {
+            let behind = here.iter().any(|other| other.secondary && network(other) == network(held));
+            if behind && promotes(&placed.interface) {
+                return release(placed.index, placed.address);
+            }
+        }
+        _ => {}
+    }
+    // The same address with another prefix, from another program or an earlier setting, would have no lease.
+    for other in here.iter().filter(|other| other.address == placed.address && other.prefix != placed.prefix) {
+        remove(placed.index, other)?;
+    }
+    Ok(())
+}
+
+/// Does the next address of a subnet stay when the first is removed? As `IN_DEV_PROMOTE_SECONDARIES` in the kernel.
+fn promotes(interface: &str) -> bool {
+    ["all", interface].iter().any(|name| {
         let text = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/promote_secondaries"));
         text.is_ok_and(|text| text.trim() != "0")
-    };
-    behind && (promotes("all") || promotes(&placed.interface))
+    })
 }
 
 /// Takes an address from an interface, with every prefix that it has there. That it, or the interface, is not there is no error.
 pub fn release(interface: u32, address: IpAddr) -> Result<()> {
-    // The same address with another prefix, as another program may have added it, is another entry.
-    for _ in 0..=128 {
-        // IPv6 finds the entry by its prefix too (inet6_addr_del), IPv4 by the address alone where no peer is named.
-        let entry = addresses()?.into_iter().find(|(index, entry)| *index == interface && entry.address == address);
-        let Some((_, entry)) = entry else { return Ok(()) };
-        match change(Request::Delete(message(interface, address, entry.prefix)), 0) {
-            Err(error) if !is(&error, Errno::EADDRNOTAVAIL) && !is(&error, Errno::ENODEV) => {
-                bail!("cannot remove {address}/{}: {}", entry.prefix, explain(&error, address))
-            }
-            _ => {}
+    for entry in addresses().context("cannot list the addresses of this host")? {
+        if entry.0 == interface && entry.1.address == address {
+            remove(interface, &entry.1)?;
         }
     }
-    bail!("cannot remove {address}: something adds it again each time")
+    Ok(())
+}
+
+fn remove(interface: u32, entry: &Address) -> Result<()> {
+    match change(Request::Delete(message(interface, entry.address, entry.prefix)), 0) {
+        Err(error) if !is(&error, Errno::EADDRNOTAVAIL) && !is(&error, Errno::ENODEV) => {
+            bail!("cannot remove {}/{}: {}", entry.address, entry.prefix, explain(&error, entry.address))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn whole_seconds(duration: Duration) -> u32 {
@@ -566,7 +589,7 @@ mod tests {
     #[test]
     fn the_route_stays_with_the_hosts_own_address() {
         let host = [interface(2, "eth0", &["10.77.0.10/16", "fd00::10/64"])];
-        let brings = |text: &str| pick(&[vip(text)], Some("eth0"), &host).placed[0].brings_route;
+        let brings = |text: &str| pick(&[vip(text)], Some("eth0"), &host).placed[0].brings_route();
         assert!(brings("10.77.0.100"));
         assert!(!brings("10.77.0.100/24"));
         assert!(!brings("fd00::100"));
