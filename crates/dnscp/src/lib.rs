@@ -4,5 +4,21 @@
 //! knows no YAML and no templates, and what it may do stands only in files of root.
 
 pub mod announce;
+pub mod apply;
+mod cli;
+pub mod dns;
+pub mod event;
+pub mod instance;
 pub mod netlink;
+mod notify;
+pub mod plan;
 pub mod point;
+pub mod privilege;
+pub mod rest;
+pub mod run;
+mod service;
+pub mod state;
+mod status;
+mod stopped;
+
+pub use cli::main;
