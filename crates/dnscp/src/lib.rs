@@ -12,7 +12,6 @@ pub mod instance;
 pub mod netlink;
 mod notify;
 pub mod plan;
-pub mod point;
 pub mod privilege;
 pub mod rest;
 pub mod run;
@@ -22,3 +21,4 @@ mod status;
 mod stopped;
 
 pub use cli::main;
+pub use site::point;

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
-use site::facts::parse_address;
-use site::settings::Settings;
-use site::{ClusterId, Root};
+
+use crate::facts::{self, parse_address};
+use crate::settings::Settings;
+use crate::{ClusterId, Root};
 
 /// The shortest lease: it is renewed three times in its time.
 const LEAST_LEASE: u64 = 3;
@@ -126,7 +127,7 @@ fn dns(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Option<Dns>> 
     let name = match &zone {
         _ if name.contains('.') => name,
         Some(zone) => format!("{name}.{zone}"),
-        None => match site::facts::domain(root)? {
+        None => match facts::domain(root)? {
             Some(domain) => format!("{name}.{domain}"),
             None => bail!("DNS_NAME is {name}, but this host has no domain to put behind it: set DNS_ZONE"),
         },
@@ -179,8 +180,9 @@ fn host_name(text: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
-    use site::settings::Origin;
+    use crate::settings::Origin;
 
     fn point(assignments: &[(&str, &str)]) -> Result<Option<Point>> {
         let folder = tempfile::tempdir().unwrap();
