@@ -13,6 +13,9 @@ const UDP_LIMIT: usize = 512;
 /// The first wait for an answer by UDP; each next one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 
+/// The kernel ends a socket's wait late by up to an eighth of it (`kernel/time/timer.c`), so a long one is cut.
+const SLICE: Duration = Duration::from_millis(200);
+
 /// Why there is no answer.
 #[derive(Debug)]
 enum Fault {
@@ -103,7 +106,7 @@ fn udp(server: SocketAddr, request: &[u8], may_send: &dyn Fn() -> bool, until: I
         let again = (Instant::now() + wait).min(until);
         wait *= 2;
         while let Some(left) = left(again) {
-            socket.set_read_timeout(Some(left))?;
+            socket.set_read_timeout(Some(left.min(SLICE)))?;
             match socket.recv(&mut buffer) {
                 Ok(length) => match answer_to(request, &buffer[..length]) {
                     Some(answer) if answer.header().tc() => return Ok(Reply::TooLong),
@@ -146,7 +149,7 @@ fn tcp(server: SocketAddr, request: &[u8], may_send: &dyn Fn() -> bool, until: I
 /// Fills the buffer before the end. Not `read_exact`: its limit would be for each part that comes.
 fn read(stream: &mut TcpStream, mut buffer: &mut [u8], until: Instant) -> Result<(), Fault> {
     while !buffer.is_empty() {
-        stream.set_read_timeout(Some(left(until).ok_or(Fault::Mute)?))?;
+        stream.set_read_timeout(Some(left(until).ok_or(Fault::Mute)?.min(SLICE)))?;
         match stream.read(buffer) {
             Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "it closed the connection unasked").into()),
             Ok(length) => buffer = &mut buffer[length..],

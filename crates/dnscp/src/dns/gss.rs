@@ -20,7 +20,7 @@ use site::Root;
 use super::key::read_secret;
 use super::message::{Change, reason};
 use super::seen::Seen;
-use super::{Sent, keytab};
+use super::{Limits, Sent, keytab};
 use crate::point::GssSecret;
 
 /// Credential caches are kept here while a run lasts: in memory, never on a disk.
@@ -175,7 +175,8 @@ impl Client {
         // Samba before 4.19.8 signs its answer wrongly, be it yes or no (its bug 13019); the answer itself is not to be
         // trusted then, but the record is.
         if said.contains("TSIG error with server") {
-            let seen = Seen::ask(server, change.name, until).context("its answer is not properly signed")?;
+            let seen = Seen::ask(server, change.name, Limits { patience: until, until })
+                .context("its answer is not properly signed")?;
             if seen.is(change.wanted, change.ttl) {
                 return Ok(Sent::Done);
             }
@@ -192,13 +193,14 @@ impl Client {
 
     fn kerberos_fault(&self, said: &str) -> String {
         let principal = &self.principal;
-        let remedy = if said.contains("Preauthentication failed") || said.contains("Password incorrect") {
+        let any = |parts: &[&str]| parts.iter().any(|part| said.contains(part));
+        let remedy = if any(&["Preauthentication failed", "Password incorrect", "Decrypt integrity check failed"]) {
             "key or password are not those of the account any more: export the keytab again, or correct the password file"
-        } else if said.contains("not found in Kerberos database") {
+        } else if any(&["not found in Kerberos database"]) {
             "the KDC does not know the account, or not the service DNS/ of the zone's primary server"
-        } else if said.contains("Cannot contact any KDC") || said.contains("Cannot find KDC") {
+        } else if any(&["Cannot contact any KDC", "Cannot find KDC"]) {
             "no KDC answers: see /etc/krb5.conf and the network"
-        } else if said.contains("skew") {
+        } else if any(&["skew"]) {
             "the clock differs from the KDC's by more than 5 minutes: set it"
         } else {
             "see /etc/krb5.conf"

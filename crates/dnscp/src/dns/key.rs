@@ -189,7 +189,7 @@ mod tests {
             (GOOD.replace("c2Vj", "?2Vj"), 3, "not base64"),
             (GOOD.replace("\tsecret ", "\t"), 3, "neither 'algorithm'"),
             (GOOD.replace("\tsecret \"c2VjcmV0IHNlY3JldCBzZWNyZXQgc2VjcmV0\";\n", ""), 3, "no secret"),
-            (GOOD.replace("};", ""), 3, "the file ends"),
+            (GOOD.replace("};", ""), 4, "the file ends"),
             (format!("{GOOD}{GOOD}"), 5, "more than one key"),
             ("Private-key-format: v1.3\nKey: c2VjcmV0\n".to_owned(), 1, "no 'key'"),
             (String::new(), 1, "the file ends"),

@@ -32,6 +32,9 @@ const ROUNDS: u32 = 3;
 /// The least that one server of several gets, if the deadline has as much.
 const LEAST_SHARE: Duration = Duration::from_secs(1);
 
+/// A server that gives no sign of life for so long is passed over, if there are others.
+const PATIENCE: Duration = Duration::from_millis(750);
+
 /// How a registration ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -91,15 +94,15 @@ pub fn register(
         still_primary,
         credentials: Credentials::read(root, dns)?,
     };
-    each_server(root, dns, deadline, |server, zone, until| task.register_at(server, zone, until))
+    each_server(root, dns, deadline, |server, zone, limits| task.register_at(server, zone, limits))
         .with_context(|| format!("{} is not registered", dns.name))
 }
 
 /// Asks an authoritative server which addresses the name has now.
 pub fn lookup(root: &Root, dns: &Dns, deadline: Instant) -> Result<Answer> {
     let name = message::name(&dns.name)?;
-    each_server(root, dns, deadline, |server, _, until| {
-        let seen = Seen::ask(server, &name, until)?;
+    each_server(root, dns, deadline, |server, _, limits| {
+        let seen = Seen::ask(server, &name, limits)?;
         ensure!(seen.authoritative, "it is not authoritative for {}: name others in DNS_SERVERS", dns.name);
         if let Some(target) = seen.alias {
             bail!("{} is an alias (CNAME) of {target}", dns.name);
@@ -109,12 +112,22 @@ pub fn lookup(root: &Root, dns: &Dns, deadline: Instant) -> Result<Answer> {
     .with_context(|| format!("nobody can be asked for {}", dns.name))
 }
 
-/// Tries the servers in turn, each with its share of the time that is left.
+/// How long one server may take.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Until its first answer.
+    patience: Instant,
+    /// For all of it.
+    until: Instant,
+}
+
+/// Tries the servers in turn, each with its share of the time that is left; those that are silent a second time, when no
+/// other one was of use.
 fn each_server<T>(
     root: &Root,
     dns: &Dns,
     deadline: Instant,
-    attempt: impl Fn(SocketAddr, Option<&DnsName>, Instant) -> Result<T>,
+    attempt: impl Fn(SocketAddr, Option<&DnsName>, Limits) -> Result<T>,
 ) -> Result<T> {
     let configured = dns.zone.as_deref().map(message::name).transpose()?;
     let (zone, servers) = if dns.servers.is_empty() {
@@ -125,6 +138,7 @@ fn each_server<T>(
         (configured, servers)
     };
     let mut faults = Vec::new();
+    let mut silent = Vec::new();
     for (index, server) in servers.iter().enumerate() {
         let until = share(deadline, servers.len() - index);
         let addresses = match server.addresses(root, share(until, 2)) {
@@ -135,11 +149,26 @@ fn each_server<T>(
             }
         };
         for (index, address) in addresses.iter().enumerate() {
-            match attempt(*address, zone.as_ref(), share(until, addresses.len() - index)) {
+            let until = share(until, addresses.len() - index);
+            let alone = servers.len() == 1 && addresses.len() == 1;
+            let patience = if alone { until } else { until.min(Instant::now() + PATIENCE) };
+            match attempt(*address, zone.as_ref(), Limits { patience, until }) {
                 Ok(result) => return Ok(result),
+                Err(error) if !alone && Instant::now() >= patience => silent.push((server, *address, error)),
                 Err(error) => faults.push(format!("{}: {error:#}", server.shown(*address))),
             }
         }
+    }
+    let count = silent.len();
+    for (index, (server, address, mut error)) in silent.into_iter().enumerate() {
+        let until = share(deadline, count - index);
+        if Instant::now() < until {
+            match attempt(address, zone.as_ref(), Limits { patience: until, until }) {
+                Ok(result) => return Ok(result),
+                Err(again) => error = again,
+            }
+        }
+        faults.push(format!("{}: {error:#}", server.shown(address)));
     }
     bail!("{}", faults.join("; "))
 }
@@ -188,14 +217,16 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    fn register_at(&self, server: SocketAddr, zone: Option<&DnsName>, until: Instant) -> Result<Outcome> {
-        let zone = match zone {
-            Some(zone) => zone.clone(),
-            None => resolve::zone_at(server, &self.name, until)?,
+    fn register_at(&self, server: SocketAddr, zone: Option<&DnsName>, limits: Limits) -> Result<Outcome> {
+        let until = limits.until;
+        let (zone, mut limits) = match zone {
+            Some(zone) => (zone.clone(), limits),
+            None => (resolve::zone_at(server, &self.name, limits)?, Limits { patience: until, until }),
         };
         let mut before: Option<Seen> = None;
         for _ in 0..ROUNDS {
-            let seen = Seen::ask(server, &self.name, until)?;
+            let seen = Seen::ask(server, &self.name, limits)?;
+            limits.patience = until;
             if let Some(target) = &seen.alias {
                 bail!("{} is an alias (CNAME) of {target}: remove it, or set another DNS_NAME", self.dns.name);
             }

@@ -15,7 +15,7 @@ use site::facts::parse_address;
 
 use super::message::{DnsName, name, query};
 use super::seen::addresses_in;
-use super::{exchange, share};
+use super::{Limits, exchange, share};
 
 const PORT: u16 = 53;
 
@@ -205,8 +205,8 @@ pub(super) fn discover(
 }
 
 /// The zone in which a server has the name.
-pub(super) fn zone_at(server: SocketAddr, of: &DnsName, until: Instant) -> Result<DnsName> {
-    let ask = |name: &DnsName| exchange::ask(server, &query(name, Rtype::SOA, false)?, until);
+pub(super) fn zone_at(server: SocketAddr, of: &DnsName, limits: Limits) -> Result<DnsName> {
+    let ask = |name: &DnsName| exchange::ask(server, &query(name, Rtype::SOA, false)?, limits.patience);
     Ok(find_zone(of, ask)?.zone)
 }
 

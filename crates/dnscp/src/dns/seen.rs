@@ -2,15 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
 
 use anyhow::{Result, bail};
 use domain::base::Message;
 use domain::base::iana::{Rcode, Rtype};
 use domain::rdata::{A, Aaaa, Cname};
 
-use super::exchange;
 use super::message::{DnsName, query};
+use super::{Limits, exchange};
 
 /// The addresses of the name, by family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,9 +47,9 @@ pub(super) fn family(addresses: &[IpAddr], v4: bool) -> BTreeSet<IpAddr> {
 
 impl Seen {
     /// Asks a server for A and AAAA, without recursion.
-    pub(super) fn ask(server: SocketAddr, name: &DnsName, until: Instant) -> Result<Self> {
+    pub(super) fn ask(server: SocketAddr, name: &DnsName, limits: Limits) -> Result<Self> {
         let mut seen = Self { authoritative: true, ..Self::default() };
-        for rtype in [Rtype::A, Rtype::AAAA] {
+        for (rtype, until) in [(Rtype::A, limits.patience), (Rtype::AAAA, limits.until)] {
             let answer = exchange::ask(server, &query(name, rtype, false)?, until)?;
             seen.take(&answer, name)?;
         }
