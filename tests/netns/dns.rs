@@ -18,7 +18,7 @@ use dnscp::dns::{self, Outcome};
 use dnscp::point::{Auth, Dns, GssSecret};
 use lab::image::Image;
 use site::Root;
-use world::{SERVER, dig, gss, inside, kdc, named, secret, settings, sh};
+use world::{SERVER, dig, domain_controller, gss, inside, kdc, named, on_dc, secret, settings, sh};
 
 fn addresses(list: &[&str]) -> Vec<IpAddr> {
     list.iter().map(|text| text.parse().unwrap()).collect()
@@ -78,7 +78,7 @@ fn measure(what: &str, dns: &Dns, count: u8) -> Duration {
 
 #[test]
 fn anonymous() {
-    if !inside("anonymous", Image::Dns) {
+    if !inside("anonymous", None) {
         return;
     }
     let _named = named();
@@ -120,7 +120,7 @@ fn anonymous() {
 
 #[test]
 fn reasons() {
-    if !inside("reasons", Image::Dns) {
+    if !inside("reasons", None) {
         return;
     }
     let _named = named();
@@ -141,7 +141,7 @@ fn reasons() {
 
 #[test]
 fn tsig_keys() {
-    if !inside("tsig_keys", Image::Dns) {
+    if !inside("tsig_keys", None) {
         return;
     }
     let _named = named();
@@ -201,7 +201,7 @@ fn clock() {
 /// What is frozen between its look at Patroni and its message comes too late.
 #[test]
 fn a_late_update_of_an_old_primary_does_not_win() {
-    if !inside("a_late_update_of_an_old_primary_does_not_win", Image::Dns) {
+    if !inside("a_late_update_of_an_old_primary_does_not_win", None) {
         return;
     }
     let _kdc = kdc();
@@ -249,7 +249,7 @@ fn a_late_update_of_an_old_primary_does_not_win() {
 
 #[test]
 fn silent_servers_are_bounded() {
-    if !inside("silent_servers_are_bounded", Image::Dns) {
+    if !inside("silent_servers_are_bounded", None) {
         return;
     }
     let _named = named();
@@ -294,7 +294,7 @@ fn silent_servers_are_bounded() {
 
 #[test]
 fn servers_are_found() {
-    if !inside("servers_are_found", Image::Dns) {
+    if !inside("servers_are_found", None) {
         return;
     }
     let _named = named();
@@ -347,7 +347,7 @@ fn absences(name: &str, count: u32, change: impl Fn(u32)) -> (u64, u64) {
 
 #[test]
 fn the_name_is_never_absent() {
-    if !inside("the_name_is_never_absent", Image::Dns) {
+    if !inside("the_name_is_never_absent", None) {
         return;
     }
     let _kdc = kdc();
@@ -385,7 +385,7 @@ fn nothing_left() {
 
 #[test]
 fn kerberos() {
-    if !inside("kerberos", Image::Dns) {
+    if !inside("kerberos", None) {
         return;
     }
     let kdc = kdc();
@@ -449,7 +449,7 @@ fn kerberos() {
 /// What the children of a run get to see, and may do.
 #[test]
 fn children_have_no_rights() {
-    if !inside("children_have_no_rights", Image::Dns) {
+    if !inside("children_have_no_rights", None) {
         return;
     }
     let _kdc = kdc();
@@ -469,4 +469,71 @@ chmod 755 /usr/bin/$p; done");
     }
     assert_eq!(seen.matches("NoNewPrivs:\t1").count(), 2);
     assert!(!seen.contains("P@ssw0rd") && !seen.contains("DNSCP_TEST_INSIDE"));
+}
+
+fn active_directory(name: &str, image: Image) {
+    if !inside(name, Some(image)) {
+        return;
+    }
+    let _samba = domain_controller();
+    let with = |account: &str, secret: GssSecret| Dns { auth: gss(account, secret), ..settings("pgsql.ad.test") };
+    let keytab = |file: &str| GssSecret::Keytab(file.into());
+    let first = with("pgsql$@AD.TEST", keytab("/etc/pgsql.keytab"));
+    let second = with("pgsql2$@AD.TEST", keytab("/etc/pgsql2.keytab"));
+    refused_because(&settings("pgsql.ad.test"), "REFUSED");
+    changed(&first, &["10.77.0.10"]);
+    assert_eq!(dig("pgsql.ad.test"), ["30 A 10.77.0.10"]);
+    assert!(matches!(register(&first, &["10.77.0.10"]).unwrap(), Outcome::Unchanged { .. }));
+    changed(&with("pgsql$@AD.TEST", GssSecret::Password("/etc/pgsql.password".into())), &["10.77.0.11", "fd77::11"]);
+    assert_eq!(dig("pgsql.ad.test"), ["30 A 10.77.0.11", "30 AAAA fd77::11"]);
+    changed(&Dns { ttl: 60, ..first.clone() }, &["10.77.0.11"]);
+    assert_eq!(dig("pgsql.ad.test"), ["60 A 10.77.0.11"]);
+    // Against scavenging.
+    let again =
+        dns::register(&root(), &Dns { ttl: 60, ..first.clone() }, &addresses(&["10.77.0.11"]), true, &|| true, soon());
+    assert!(matches!(again.unwrap(), Outcome::Changed { .. }));
+    // Servers, zone and realm by discovery.
+    changed(&Dns { servers: Vec::new(), ..first.clone() }, &["10.77.0.12"]);
+    assert_eq!(dns::lookup(&root(), &first, soon()).unwrap().addresses, addresses(&["10.77.0.12"]));
+    // The record belongs to the account that made it.
+    refused_because(&second, "the record may belong to another account");
+    assert_eq!(dig("pgsql.ad.test"), ["30 A 10.77.0.12"]);
+    changed(&Dns { name: "pgsql2.ad.test".to_owned(), ..second.clone() }, &["10.77.0.13"]);
+    refused_because(
+        &Dns { name: "pgsql2.ad.test".to_owned(), ..first.clone() },
+        "the record may belong to another account",
+    );
+
+    // Frozen between its look at Patroni and its message.
+    let looks = Cell::new(0);
+    let frozen = || {
+        looks.set(looks.get() + 1);
+        if looks.get() == 1 {
+            changed(&first, &["10.77.0.20"]);
+        }
+        looks.get() == 1
+    };
+    let outcome = dns::register(&root(), &first, &addresses(&["10.77.0.21"]), false, &frozen, soon()).unwrap();
+    assert_eq!((outcome, looks.get()), (Outcome::NotPrimary, 2));
+    assert_eq!(dig("pgsql.ad.test"), ["30 A 10.77.0.20"]);
+
+    let (asked, absent) = absences("pgsql.ad.test", 30, |number| changed(&first, &[&format!("10.77.3.{number}")]));
+    println!("{name}: absent in {absent} of {asked} answers during 30 replaces");
+    assert!(asked > 100 && absent == 0);
+    measure(name, &first, 20);
+    nothing_left();
+
+    on_dc("samba-tool user setpassword 'pgsql$' --newpassword='P@ssw0rd-3'");
+    refused_because(&first, "not those of the account");
+}
+
+#[test]
+fn samba_4_22() {
+    active_directory("samba_4_22", Image::Samba13);
+}
+
+/// Its answers are signed wrongly, even when it did what it was asked.
+#[test]
+fn samba_4_17() {
+    active_directory("samba_4_17", Image::Samba12);
 }

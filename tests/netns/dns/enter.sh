@@ -1,21 +1,31 @@
 # In namespaces of its own: a throw-away copy of the image $1 at /mnt/root, with the program $2 as /test, and two hosts on one
 # cable. This one is 10.77.0.2; the other, 10.77.0.53, drops what goes to 10.99.0.0/16.
+# With a second image, $4, a copy of it is at /dc.
 set -eu
 image=$1
 program=$2
+test=$3
+second=$4
+copy() {
+	mkdir -p "/mnt/$2/upper" "/mnt/$2/work" "$3"
+	mount -t overlay -o "lowerdir=$1,upperdir=/mnt/$2/upper,workdir=/mnt/$2/work" overlay "$3"
+	mount -t proc proc "$3/proc"
+	mount --rbind /dev "$3/dev"
+	mount -t tmpfs -o mode=1777 shm "$3/dev/shm"
+	mount -t tmpfs -o mode=755 run "$3/run"
+}
 mount -t tmpfs -o mode=755 tmpfs /mnt
-mkdir /mnt/upper /mnt/work /mnt/root
-mount -t overlay -o "lowerdir=$image,upperdir=/mnt/upper,workdir=/mnt/work" overlay /mnt/root
 root=/mnt/root
-mount -t proc proc "$root/proc"
-mount --rbind /dev "$root/dev"
-mount -t tmpfs -o mode=1777 shm "$root/dev/shm"
-mount -t tmpfs -o mode=755 run "$root/run"
+copy "$image" first "$root"
+if [ -n "$second" ]; then
+	copy "$second" second "$root/dc"
+fi
 : > "$root/test"
 mount --bind "$program" "$root/test"
+hostname dc1
 exec chroot "$root" sh -eu -c '
-	mkdir -p /run/netns /run/named /run/samba
-	printf "127.0.0.1 localhost\n10.77.0.53 dc1.example.test dc1\n" > /etc/hosts
+	mkdir -p /run/netns /run/named
+	printf "127.0.0.1 localhost\n10.77.0.53 dc1.ad.test dc1\n" > /etc/hosts
 	printf "nameserver 10.77.0.53\n" > /etc/resolv.conf
 	ip netns add dns
 	ip link add n0 type veth peer name d0 netns dns
@@ -29,4 +39,4 @@ exec chroot "$root" sh -eu -c '
 	ip -n dns link set d0 up
 	ip route add 10.99.0.0/16 via 10.77.0.53
 	exec /test "$@"
-' sh --exact "$3" --include-ignored --nocapture --test-threads=1
+' sh --exact "$test" --include-ignored --nocapture --test-threads=1

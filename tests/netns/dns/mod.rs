@@ -21,7 +21,9 @@ pub const SERVER: &str = "10.77.0.53";
 
 /// Runs the test `name` again in a throw-away copy of an image, as the first process of its own PID namespace: however it
 /// ends, all that it made goes with it. True for that second run.
-pub fn inside(name: &str, image: Image) -> bool {
+///
+/// The copy is of the image `dns`; that of `second`, if any, is in its folder `/dc`.
+pub fn inside(name: &str, second: Option<Image>) -> bool {
     if env::var_os(INSIDE).is_some() {
         return true;
     }
@@ -30,13 +32,15 @@ pub fn inside(name: &str, image: Image) -> bool {
         eprintln!("{name}: skipped: needs root");
         return false;
     }
-    let image = image::ensure(image).unwrap();
+    let image = image::ensure(Image::Dns).unwrap();
+    let second = second.map(|image| image::ensure(image).unwrap());
     let mut child = Command::new("setpriv")
         .args(["--pdeathsig=KILL", "unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child"])
         .args(["--propagation=private", "sh", "-c", include_str!("enter.sh"), "sh"])
         .arg(image.path())
         .arg(env::current_exe().unwrap())
         .arg(name)
+        .arg(second.as_ref().map_or("".as_ref(), |image| image.path()))
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env(INSIDE, "1")
@@ -153,6 +157,43 @@ pub fn kdc() -> Daemon {
     secret("/etc/pgsql.password", "P@ssw0rd-1\n");
     let daemon = Daemon::start(&["krb5kdc", "-n"], "/run/kdc.log");
     until_ok("KRB5CCNAME=MEMORY: kinit -k -t /etc/pgsql.keytab 'pgsql$'", "/run/kdc.log");
+    daemon
+}
+
+/// What runs on the host of the domain controller.
+pub fn on_dc(line: &str) -> String {
+    sh(&format!("nsenter --net=/run/netns/dns chroot /dc {line}"))
+}
+
+/// Samba as an Active Directory with the domain AD.TEST, with the computer accounts `pgsql$` and `pgsql2$` and their keytabs.
+pub fn domain_controller() -> Daemon {
+    fs::create_dir_all("/dc/run/samba").unwrap();
+    fs::write("/dc/etc/hosts", "127.0.0.1 localhost\n10.77.0.53 dc1.ad.test dc1\n").unwrap();
+    fs::write("/dc/etc/resolv.conf", "nameserver 10.77.0.53\n").unwrap();
+    sh("rm -f /dc/etc/samba/smb.conf /dc/etc/krb5.conf");
+    on_dc(
+        "samba-tool domain provision --realm=AD.TEST --domain=AD --server-role=dc --dns-backend=SAMBA_INTERNAL \
+        --adminpass='Adm1n-Passw0rd!' --host-name=dc1 --host-ip=10.77.0.53 --option='interfaces=lo d0' \
+        --option='bind interfaces only=yes' --option='dns forwarder=' >/run/provision.log 2>&1",
+    );
+    sh("cp /dc/var/lib/samba/private/krb5.conf /dc/etc/krb5.conf");
+    let config = include_str!("krb5.conf").replace("GSS.TEST", "AD.TEST");
+    fs::write("/etc/krb5.conf", config).unwrap();
+    let samba = "samba -M single --foreground --no-process-group --debug-stdout";
+    let words: Vec<&str> = ["chroot", "/dc"].into_iter().chain(samba.split(' ')).collect();
+    let daemon = Daemon::start(
+        &[words.as_slice(), &["--option=server services=ldap cldap kdc dns rpc"]].concat(),
+        "/run/samba.log",
+    );
+    until_ok("dig +short +time=1 +tries=1 @10.77.0.53 ad.test SOA | grep -q dc1", "/run/samba.log");
+    for (account, password) in [("pgsql", "P@ssw0rd-1"), ("pgsql2", "P@ssw0rd-2")] {
+        on_dc(&format!("samba-tool computer add '{account}$'"));
+        on_dc(&format!("samba-tool user setpassword '{account}$' --newpassword='{password}'"));
+        on_dc(&format!("samba-tool domain exportkeytab /root/{account}.keytab --principal='{account}$' 2>&1"));
+        sh(&format!("install -o root -g root -m 640 /dc/root/{account}.keytab /etc/{account}.keytab"));
+    }
+    secret("/etc/pgsql.password", "P@ssw0rd-1\n");
+    until_ok("KRB5CCNAME=MEMORY: kinit -k -t /etc/pgsql.keytab 'pgsql$'", "/run/samba.log");
     daemon
 }
 
