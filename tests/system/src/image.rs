@@ -35,10 +35,7 @@ const PACKAGE_BUILDER_PACKAGES: &str = "build-essential,debhelper,scdoc,lintian,
 const RUST_PACKAGES: &str = "rustc,cargo,gcc,libc6-dev,ca-certificates,git,make";
 const DNS_PACKAGES: &str =
     "bind9,bind9-utils,bind9-dnsutils,krb5-kdc,krb5-admin-server,krb5-user,faketime,iproute2,procps";
-const SAMBA_PACKAGES: &str = "samba,samba-ad-dc,samba-dsdb-modules,samba-vfs-modules,winbind,krb5-user,ldb-tools,\
-    bind9-dnsutils,iproute2,procps";
-/// In Debian 13 the tool that provisions a domain is a package of its own.
-const SAMBA_13_PACKAGES: &str = "samba,samba-ad-dc,samba-ad-provision,samba-dsdb-modules,samba-vfs-modules,winbind,\
+const SAMBA_PACKAGES: &str = "samba,samba-ad-dc,samba-ad-provision,samba-dsdb-modules,samba-vfs-modules,winbind,\
     krb5-user,ldb-tools,bind9-dnsutils,iproute2,procps";
 
 /// A Debian release that machines run.
@@ -134,7 +131,7 @@ impl Image {
             Self::Build13 => Recipe::builder("trixie", RUST_PACKAGES),
             Self::Dns => Recipe::server("trixie", DNS_PACKAGES),
             Self::Samba12 => Recipe::server("bookworm", SAMBA_PACKAGES),
-            Self::Samba13 => Recipe::server("trixie", SAMBA_13_PACKAGES),
+            Self::Samba13 => Recipe::server("trixie", SAMBA_PACKAGES),
         }
     }
 }
