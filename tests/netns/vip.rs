@@ -211,8 +211,16 @@ fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) ->
 }
 
 /// Can `from` connect to an address of `to`?
+///
+/// The kernel joins the group of an IPv6 address (`ff02::1:ff…`) by a work of its own, which waits for a lock that each
+/// namespace takes that is cleared away elsewhere; a neighbour who asks before that has to ask again a second later.
 fn reaches(from: &Machine, to: &Machine, address: &str) -> bool {
     let address: IpAddr = address.parse().unwrap();
+    if address.is_ipv6() {
+        wait_for("the group of the address", Duration::from_secs(2), || {
+            to.ip("maddress show").contains("ff02::1:ff00:100")
+        });
+    }
     let Ok(listener) = to.run(move || TcpListener::bind((address, 0))) else { return false };
     let port = listener.local_addr().unwrap().port();
     from.run(move || TcpStream::connect_timeout(&SocketAddr::new(address, port), Duration::from_millis(500)).is_ok())
