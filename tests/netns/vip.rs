@@ -41,7 +41,9 @@ impl Machine {
         let (ready, started) = mpsc::channel();
         thread::spawn(move || {
             ready.send(unshare(CloneFlags::CLONE_NEWNET).map(|()| gettid())).unwrap();
-            queue.into_iter().for_each(|job| job());
+            for job in queue {
+                job();
+            }
         });
         let Ok(thread) = started.recv().unwrap() else { return skip("the right to make network namespaces") };
         let machine = Self { jobs, thread };
