@@ -174,7 +174,7 @@ pub fn domain_controller() -> Daemon {
     on_dc(
         "samba-tool domain provision --realm=AD.TEST --domain=AD --server-role=dc --dns-backend=SAMBA_INTERNAL \
         --adminpass='Adm1n-Passw0rd!' --host-name=dc1 --host-ip=10.77.0.53 --option='interfaces=lo d0' \
-        --option='bind interfaces only=yes' --option='dns forwarder=' >/run/provision.log 2>&1",
+        --option='bind interfaces only=yes' --option='dns forwarder=' 2>&1",
     );
     sh("cp /dc/var/lib/samba/private/krb5.conf /dc/etc/krb5.conf");
     let config = include_str!("krb5.conf").replace("GSS.TEST", "AD.TEST");

@@ -65,9 +65,14 @@ impl Tsig {
         let bytes = read_secret(root, path)?;
         // No part of the file goes into an error: what stands in a wrong place may be the secret.
         let text = std::str::from_utf8(&bytes).with_context(|| format!("{} is not text", path.display()))?;
-        parse(text).map_err(|(line, fault)| {
+        Self::parse(text).map_err(|(line, fault)| {
             anyhow::anyhow!("{}:{line}: {fault}; tsig-keygen writes such a file", path.display())
         })
+    }
+
+    /// The key in the text of such a file.
+    pub(super) fn parse(text: &str) -> Result<Self, Fault> {
+        parse(text)
     }
 
     pub(super) fn key(&self) -> SharedKey {
@@ -76,7 +81,7 @@ impl Tsig {
 }
 
 /// A fault, with its line from 1.
-type Fault = (usize, String);
+pub(super) type Fault = (usize, String);
 
 fn parse(text: &str) -> Result<Tsig, Fault> {
     let mut tokens = tokens(text)?.into_iter().peekable();

@@ -222,3 +222,77 @@ pub(super) fn reason(code: &str, change: &Change) -> String {
     let _ = write!(text, " ({code})");
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dns::key::Tsig;
+    use std::collections::BTreeSet;
+
+    fn seen(v4: &[&str], ttl: u32) -> Seen {
+        let addresses: BTreeSet<IpAddr> = v4.iter().map(|text| text.parse().unwrap()).collect();
+        let ttl = (!addresses.is_empty()).then_some(ttl);
+        Seen { authoritative: true, v4: Records { addresses, ttl }, ..Seen::default() }
+    }
+
+    fn change<'a>(name: &'a DnsName, wanted: &'a [IpAddr], seen: Option<&'a Seen>) -> Change<'a> {
+        Change { name, zone: name, ttl: 30, wanted, seen, refresh: false }
+    }
+
+    fn list(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_is_right_is_left_alone() {
+        let name = name("a.example").unwrap();
+        let wanted = list(&["10.0.0.1"]);
+        let unknown = change(&name, &wanted, None).steps();
+        assert!(unknown.iter().all(|step| step.delete && step.expected.is_none()));
+        let old = seen(&["10.0.0.2"], 30);
+        let [v4, v6] = change(&name, &wanted, Some(&old)).steps();
+        assert_eq!(v4, Step { v4: true, expected: Some(list(&["10.0.0.2"])), delete: true, add: wanted.clone() });
+        assert_eq!(v6, Step { v4: false, expected: Some(vec![]), delete: false, add: vec![] });
+        let right = seen(&["10.0.0.1"], 30);
+        assert!(change(&name, &wanted, Some(&right)).steps().iter().all(|step| !step.delete && step.add.is_empty()));
+        let refresh = Change { refresh: true, ..change(&name, &wanted, Some(&right)) };
+        let [v4, v6] = refresh.steps();
+        assert!(v4.delete && v4.add == wanted && !v6.delete);
+        let [v4, _] = change(&name, &wanted, Some(&seen(&["10.0.0.1"], 60))).steps();
+        assert!(v4.delete && v4.add == wanted, "another TTL");
+    }
+
+    #[test]
+    fn one_message_with_condition_removal_and_addition() {
+        let name = name("a.example").unwrap();
+        let (wanted, old) = (list(&["10.0.0.1", "fd00::1"]), seen(&["10.0.0.2"], 30));
+        let (bytes, _) = update(&change(&name, &wanted, Some(&old)), None).unwrap();
+        let message = Message::from_octets(bytes).unwrap();
+        let counts = message.header_counts();
+        assert_eq!((counts.zocount(), counts.prcount(), counts.upcount(), counts.adcount()), (1, 2, 3, 0));
+    }
+
+    #[test]
+    fn a_yes_without_signature_is_no_yes() {
+        let name = name("a.example").unwrap();
+        let wanted = list(&["10.0.0.1"]);
+        let change = change(&name, &wanted, None);
+        let answer = |bytes: &[u8]| {
+            let mut header = bytes[..12].to_vec();
+            header[2] |= 0x80;
+            header[4..].fill(0);
+            Message::from_octets(header).unwrap()
+        };
+        let (bytes, none) = update(&change, None).unwrap();
+        assert!(matches!(judge(answer(&bytes), none, &change), Ok(Sent::Done)));
+        let key = Tsig::parse("key k { algorithm hmac-sha256; secret \"c2VjcmV0\"; };").unwrap();
+        let (bytes, transaction) = update(&change, Some(&key)).unwrap();
+        let fault = judge(answer(&bytes), transaction, &change).err().unwrap().to_string();
+        assert!(fault.contains("unsigned"), "{fault}");
+        // Ours sent back is no answer of the server's either.
+        let (mut bytes, transaction) = update(&change, Some(&key)).unwrap();
+        bytes[2] |= 0x80;
+        let echo = Message::from_octets(bytes).unwrap();
+        assert!(judge(echo, transaction, &change).is_err());
+    }
+}
