@@ -162,7 +162,8 @@ impl Script {
             |settings: &mut Settings, key: &str, value: String| settings.put(key, value, Origin::Option("option"));
         if settings.get("DNS_NAME").is_none() {
             if settings.get("DNS_ZONE").is_none() {
-                if let Some(domain) = site::facts::domain(root)? {
+                // A host without a name has no domain either, and that is no reason to do without the address.
+                if let Ok(Some(domain)) = site::facts::domain(root) {
                     put(&mut settings, "DNS_ZONE", domain)?;
                 }
             }

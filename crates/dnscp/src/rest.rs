@@ -4,7 +4,7 @@
 //! renewed it within its time to live (`Ha.is_leader`), also in a store's outage under `failsafe_mode`. The body is that of
 //! `GET /patroni` (`RestApiHandler.do_GET`, the same from 3.0 to 4.1).
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -83,9 +83,11 @@ fn ask(address: SocketAddr, standby_leader: bool, limit: Duration) -> Result<Sai
     loop {
         let Some(left) = left() else { bail!(silent()) };
         stream.set_read_timeout(Some(left))?;
-        match stream.read(&mut part).with_context(silent)? {
-            0 => break,
-            length => answer.extend_from_slice(&part[..length]),
+        match stream.read(&mut part) {
+            Ok(0) => break,
+            Ok(length) => answer.extend_from_slice(&part[..length]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => bail!(silent()),
+            Err(error) => return Err(error).with_context(silent),
         }
         if answer.len() > MOST {
             bail!("what answers at {address} is not Patroni: check the port of the REST API");

@@ -123,18 +123,19 @@ fn dns(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Option<Dns>> 
     if label.is_none() && zone.is_none() {
         return Ok(None);
     }
+    let place = settings.place(&["DNS_NAME", "DNS_ZONE"]);
     let name = settings.parse("DNS_NAME", host_name)?.unwrap_or_else(|| id.dashed().to_ascii_lowercase());
     let name = match &zone {
         _ if name.contains('.') => name,
         Some(zone) => format!("{name}.{zone}"),
         None => match facts::domain(root)? {
             Some(domain) => format!("{name}.{domain}"),
-            None => bail!("DNS_NAME is {name}, but this host has no domain to put behind it: set DNS_ZONE"),
+            None => bail!("{place}DNS_NAME is {name}, but this host has no domain to put behind it: set DNS_ZONE"),
         },
     };
     if let Some(zone) = &zone {
         if name != *zone && !name.ends_with(&format!(".{zone}")) {
-            bail!("DNS_NAME {name} is not in DNS_ZONE {zone}: correct one of them");
+            bail!("{place}DNS_NAME {name} is not in DNS_ZONE {zone}: correct one of them");
         }
     }
     Ok(Some(Dns {
@@ -147,18 +148,20 @@ fn dns(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Option<Dns>> 
 }
 
 fn auth(settings: &Settings) -> Result<Auth> {
-    match settings.choice("DNS_AUTH", &["none", "tsig", "gss"])?.unwrap_or("none") {
+    let method = settings.choice("DNS_AUTH", &["none", "tsig", "gss"])?.unwrap_or("none");
+    let lacks = |what: &str| format!("{}DNS_AUTH={method} needs {what}", settings.place(&["DNS_AUTH"]));
+    match method {
         "tsig" => {
             let key = settings.path("DNS_TSIG_KEY_FILE")?;
-            Ok(Auth::Tsig(key.context("DNS_AUTH=tsig needs DNS_TSIG_KEY_FILE, as tsig-keygen writes it")?))
+            Ok(Auth::Tsig(key.with_context(|| lacks("DNS_TSIG_KEY_FILE, as tsig-keygen writes it"))?))
         }
         "gss" => {
-            let principal =
-                settings.text("DNS_PRINCIPAL").context("DNS_AUTH=gss needs DNS_PRINCIPAL, as in pgsql$@EXAMPLE.ORG")?;
+            let principal = settings.text("DNS_PRINCIPAL");
+            let principal = principal.with_context(|| lacks("DNS_PRINCIPAL, as in pgsql$@EXAMPLE.ORG"))?;
             let secret = match (settings.path("DNS_KEYTAB")?, settings.path("DNS_PASSWORD_FILE")?) {
                 (Some(keytab), None) => GssSecret::Keytab(keytab),
                 (None, Some(password)) => GssSecret::Password(password),
-                _ => bail!("DNS_AUTH=gss needs either DNS_KEYTAB or DNS_PASSWORD_FILE"),
+                _ => bail!(lacks("either DNS_KEYTAB or DNS_PASSWORD_FILE")),
             };
             Ok(Auth::Gss { principal: principal.to_owned(), secret })
         }
