@@ -168,6 +168,15 @@ impl<'a> Cluster<'a> {
         other.context("no machine but the primary is on")
     }
 
+    /// A machine that may become primary: the synchronous standby where there is one.
+    pub fn candidate(&self) -> Result<&'a Node> {
+        let members = self.members(self.any()?)?;
+        match members.iter().find(|member| member.role == "Sync Standby") {
+            Some(member) => self.lab.find(&member.name),
+            None => self.replica(),
+        }
+    }
+
     fn any(&self) -> Result<&'a Node> {
         self.nodes().iter().find(|node| node.is_on()).context("all machines are off")
     }

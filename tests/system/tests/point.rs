@@ -46,7 +46,7 @@ fn follow(lab: &Lab) -> Result<()> {
     let main = Cluster::with_members(lab, "main", 3);
     set_up(lab, &main)?;
     let events: [Event; 11] = [
-        ("switchover", &|_| main.switch_over(main.replica()?)),
+        ("switchover", &|_| main.switch_over(main.candidate()?)),
         ("SIGKILL of Patroni alone", &|_| signal_patroni(&main, main.primary()?, "KILL")),
         ("SIGKILL of PostgreSQL", &|_| kill_postgresql(&main)),
         ("power-off", &|watch| power_off(lab, &main, watch)),
