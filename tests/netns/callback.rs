@@ -303,6 +303,31 @@ fn what_ends_patroni_ends_the_address_but_in_pause() {
     });
 }
 
+/// Who waits for an answer is told, as he would be by a PostgreSQL that stops. A kernel that cannot do it is no failure.
+#[test]
+fn clients_of_an_address_that_goes_are_not_left_waiting() {
+    alone(|| {
+        let member = Member::new(SETTINGS);
+        ip(&format!("address add {VIP}/24 dev eth0"));
+        let server = TcpListener::bind("0.0.0.0:5432").unwrap();
+        let mut client = std::net::TcpStream::connect((VIP, 5432)).unwrap();
+        let mut other = std::net::TcpStream::connect("10.77.0.1:5432").unwrap();
+        let sessions = [server.accept().unwrap().0, server.accept().unwrap().0];
+        for stream in [&client, &other] {
+            stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        }
+        let output = member.dnscp("before_stop primary 16-main");
+        assert!(!has());
+        println!("{}", errors(&output));
+        let error = client.read(&mut [0; 1]).unwrap_err();
+        println!("the client got: {error}");
+        assert_eq!(other.read(&mut [0; 1]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "not this one");
+        drop(sessions);
+        let able = errors(&output).contains("1 connections reset");
+        assert_eq!(error.kind() == std::io::ErrorKind::ConnectionReset, able);
+    });
+}
+
 #[test]
 fn the_test_run_of_the_script() {
     alone(|| {

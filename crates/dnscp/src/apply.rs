@@ -9,6 +9,7 @@ use site::Root;
 use site::report::{Level, Reporter};
 
 use crate::announce;
+use crate::connections;
 use crate::dns::{self, Outcome};
 use crate::netlink::{self, Placed};
 use crate::plan::{self, Step};
@@ -27,7 +28,12 @@ pub fn addresses(steps: &[Step]) -> (Vec<String>, Vec<String>) {
     for step in steps {
         let result = match step {
             Step::Release { index, interface, address } => {
-                netlink::release(*index, *address).map(|()| changes.push(format!("removed {address} from {interface}")))
+                let ended = match connections::end(*address) {
+                    0 => String::new(),
+                    number => format!(" ({number} connections reset)"),
+                };
+                let result = netlink::release(*index, *address);
+                result.map(|()| changes.push(format!("removed {address} from {interface}{ended}")))
             }
             Step::Hold { placed, lease, renewal } => {
                 let result = netlink::hold(placed, *lease);

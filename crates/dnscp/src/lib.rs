@@ -6,6 +6,7 @@
 pub mod announce;
 pub mod apply;
 mod cli;
+mod connections;
 pub mod dns;
 pub mod event;
 pub mod instance;

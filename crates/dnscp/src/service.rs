@@ -169,7 +169,7 @@ impl Service {
                 self.changed("Patroni says that this member is not the primary", &changes);
                 faults.extend(failed);
             }
-            Turn::Leave => {}
+            Turn::Leave => faults.extend(lend(&task, &interfaces)),
         }
         self.here = shown(&task, &netlink::interfaces()?);
         self.look_after_the_name(&addresses, faults);
@@ -319,6 +319,16 @@ impl Service {
                 .info("the service ends: the address stays without a lease until Patroni's events take it away");
         }
     }
+}
+
+/// An address that came while there was no service has no lease yet, and could stay for ever.
+fn lend(task: &Task, interfaces: &[Interface]) -> Vec<String> {
+    let mut steps = plan::take(&task.point, interfaces, Some(task.point.lease), None).steps;
+    steps.retain(|step| {
+        matches!(step, Step::Hold { placed, renewal: true, .. }
+            if plan::entry(interfaces, placed).is_some_and(|entry| entry.lifetime.is_none()))
+    });
+    apply::addresses(&steps).1
 }
 
 /// The standing in a word.
