@@ -71,17 +71,15 @@ pub fn repeat_announcements(steps: &[Step], reporter: &Reporter) -> Option<JoinH
     let reporter = reporter.clone();
     let begin = Instant::now();
     let work = move || {
-        for placed in &placed {
-            if let Some(foreign) = foreign_holder(placed) {
-                reporter.warn(foreign);
-            }
-        }
-        for delay in announce::DELAYS.iter().filter(|delay| !delay.is_zero()) {
+        for (index, delay) in announce::DELAYS.iter().filter(|delay| !delay.is_zero()).enumerate() {
             thread::sleep(delay.saturating_sub(begin.elapsed()));
             // It may have gone meanwhile: then its new holder is the one to be believed.
             let Ok(interfaces) = netlink::interfaces() else { continue };
             for placed in placed.iter().filter(|placed| plan::entry(&interfaces, placed).is_some()) {
                 let _ = announce::send_once(placed.index, placed.address);
+                if let Some(foreign) = (index == 0).then(|| foreign_holder(placed)).flatten() {
+                    reporter.warn(foreign);
+                }
             }
         }
     };

@@ -152,6 +152,16 @@ impl Config {
         let point = Point::from_settings(root, id, settings)?;
         let vips: Vec<IpAddr> = point.iter().flat_map(|point| &point.vips).map(|vip| vip.address).collect();
         let mut warnings = Vec::new();
+        let dcs = dynamic(settings)?;
+        let lease = point.as_ref().filter(|_| !vips.is_empty()).map_or(0, |point| point.lease.as_secs());
+        if lease > 0 && lease + dcs.loop_wait >= dcs.ttl {
+            warnings.push(format!(
+                "{}VIP_LEASE + LOOP_WAIT is {}, but TTL is {}: a primary that hangs could have the address when another one takes it; lower VIP_LEASE",
+                settings.place(&["VIP_LEASE", "TTL", "LOOP_WAIT"]),
+                lease + dcs.loop_wait,
+                dcs.ttl
+            ));
+        }
         Ok(Self {
             file: file(id).display().to_string(),
             namespace: namespace(settings)?,
@@ -164,7 +174,7 @@ impl Config {
                 password: key.password(&scope, "restapi"),
             },
             bootstrap: Command { command: bootstrap_command(settings)? },
-            dcs: dynamic(settings)?,
+            dcs,
             pg_hba: pg_hba(&networks),
             postgresql: PostgreSql {
                 listen: format!("{}:{port}", listen_addresses(root, settings, address, &vips, &mut warnings)?),
