@@ -62,6 +62,10 @@ fn follow(lab: &Lab) -> Result<()> {
     for (event, happen) in events {
         main.wait_streaming(2, Duration::from_secs(120)).with_context(|| format!("before {event}"))?;
         lab.wait_until(Duration::from_secs(30), "the primary holds the address", || holds(main.primary()?))?;
+        // Without one Patroni promotes nobody, in favour of the rows.
+        lab.wait_until(Duration::from_secs(60), "there is a synchronous standby", || {
+            Ok(main.members(main.primary()?)?.iter().any(|member| member.role == "Sync Standby"))
+        })?;
         let row = observe(lab, event, happen).with_context(|| format!("Debian {}: {event}", lab.release()))?;
         println!(
             "Debian {}: {event}: {:.2} s without an answer, {} ms on two machines",
