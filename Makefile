@@ -31,7 +31,7 @@ check: setup
 check-fast:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
-	$(CARGO) test --quiet -p site -p patroni-tools
+	$(CARGO) test --quiet -p site -p patroni-tools -p dnscp
 
 system: lab
 	tests/cases/findings/run ours

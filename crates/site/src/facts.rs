@@ -19,6 +19,30 @@ pub fn host_name(root: &Root) -> Result<String> {
     Ok(name.to_owned())
 }
 
+/// The domain of this host, from its full name in `/etc/hosts` or from `/etc/resolv.conf`; none where neither has one.
+pub fn domain(root: &Root) -> Result<Option<String>> {
+    let name = host_name(root)?;
+    if let Some((_, domain)) = name.split_once('.') {
+        return Ok(Some(domain.to_ascii_lowercase()));
+    }
+    let prefix = format!("{name}.");
+    let hosts = root.read("/etc/hosts")?.unwrap_or_default();
+    let full = hosts
+        .lines()
+        .flat_map(|line| line.split('#').next().unwrap_or_default().split_whitespace().skip(1))
+        .find_map(|word| word.strip_prefix(&prefix));
+    if let Some(domain) = full {
+        return Ok(Some(domain.to_ascii_lowercase()));
+    }
+    let resolver = root.read("/etc/resolv.conf")?.unwrap_or_default();
+    Ok(resolver.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        matches!(words.next(), Some("search" | "domain"))
+            .then(|| words.next())?
+            .map(|domain| domain.trim_end_matches('.').to_ascii_lowercase())
+    }))
+}
+
 /// An address of this host with its prefix, for example `10.88.0.11/24`.
 pub type HostAddress = IpNet;
 

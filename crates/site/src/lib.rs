@@ -10,6 +10,7 @@ pub mod createcluster;
 pub mod envfile;
 pub mod facts;
 pub mod keys;
+pub mod point;
 pub mod program;
 pub mod report;
 pub mod root;

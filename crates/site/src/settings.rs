@@ -86,6 +86,19 @@ pub const KEYS: &[Key] = &[
     ),
     key("CLONE_COMPRESS", "none", "compression of a clone on the network: METHOD[:DETAIL] of pg_basebackup"),
     key("CLONE_CHECKPOINT", "fast", "fast, or spread to spare the primary's disks"),
+    key("VIPS", "", "virtual addresses with prefix, separated by commas; the one in a subnet of this member is used"),
+    key("VIP_INTERFACE", "the one with the address's subnet", "the interface that gets the virtual address"),
+    key("VIP_LEASE", "10", "seconds for which the kernel keeps the address when nobody renews it"),
+    key("VIP_STANDBY_LEADER", "no", "the leader of a standby cluster has the address too"),
+    key("DNS_NAME", "the scope", "the name that is registered, with or without its zone"),
+    key("DNS_ZONE", "the zone of DNS_NAME", "the zone of the name; it or DNS_NAME turns registration on"),
+    key("DNS_SERVERS", "those of the zone", "the servers that take the update: host[:port], separated by commas"),
+    key("DNS_TTL", "1200", "seconds for which others may keep the answer"),
+    key("DNS_AUTH", "none", "none, tsig or gss (Kerberos, as Active Directory wants it)"),
+    key("DNS_TSIG_KEY_FILE", "", "the key for tsig, as tsig-keygen writes it"),
+    key("DNS_PRINCIPAL", "", "the account for gss, as in pgsql$@EXAMPLE.ORG"),
+    key("DNS_KEYTAB", "", "file with the key of DNS_PRINCIPAL"),
+    key("DNS_PASSWORD_FILE", "", "file with the password of DNS_PRINCIPAL, where there is no keytab"),
 ];
 
 /// Where a value came from.

@@ -23,7 +23,7 @@ struct Opts {
 enum Action {
     /// Build images that are not there yet
     Image {
-        /// 12, 13, build or build13
+        /// 12, 13, build, build13, dns, samba12 or samba13
         #[arg(required = true)]
         images: Vec<Image>,
     },
@@ -36,7 +36,7 @@ enum Action {
     },
     /// Run a command in a throw-away copy of an image, as an ordinary user
     InImage {
-        /// 12, 13, build or build13
+        /// 12, 13, build, build13, dns, samba12 or samba13
         image: Image,
         /// A checkout: a copy of its files is the working directory, the checkout itself is /src, read-only
         #[arg(long)]

@@ -25,12 +25,18 @@ const TRIES: u32 = 3;
 const NODE_BEFORE: &str = include_str!("../image/node-before.sh");
 const NODE_AFTER: &str = include_str!("../image/node-after.sh");
 const BUILDER_AFTER: &str = include_str!("../image/builder-after.sh");
+const SERVER_AFTER: &str =
+    "#!/bin/sh\nset -eu\nrm -f \"$1\"/etc/apt/apt.conf.d/99mmdebstrap \"$1\"/etc/dpkg/dpkg.cfg.d/99mmdebstrap\n";
 
 const NODE_PACKAGES: &str = "apt-utils,systemd,systemd-sysv,dbus,iproute2,iputils-ping,procps,postgresql,\
     postgresql-contrib,patroni,python3-etcd,etcd-server,etcd-client,openssl,less,jq,man-db,bash-completion";
 const PACKAGE_BUILDER_PACKAGES: &str = "build-essential,debhelper,scdoc,lintian,fakeroot,rustc-web,cargo-web,\
     ca-certificates,git,make,man-db,systemd";
 const RUST_PACKAGES: &str = "rustc,cargo,gcc,libc6-dev,ca-certificates,git,make";
+const DNS_PACKAGES: &str =
+    "bind9,bind9-utils,bind9-dnsutils,krb5-kdc,krb5-admin-server,krb5-user,faketime,iproute2,procps";
+const SAMBA_PACKAGES: &str = "samba,samba-ad-dc,samba-ad-provision,samba-dsdb-modules,samba-vfs-modules,winbind,\
+    krb5-user,ldb-tools,bind9-dnsutils,iproute2,procps";
 
 /// A Debian release that machines run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,11 +96,18 @@ pub enum Image {
     Build,
     /// Checks that Debian 13's own compiler builds the project.
     Build13,
+    /// BIND, and a Kerberos KDC, of Debian 13.
+    Dns,
+    /// Samba 4.17, as an Active Directory.
+    Samba12,
+    /// Samba 4.22.
+    Samba13,
 }
 
 impl Image {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Debian12, Self::Debian13, Self::Build, Self::Build13];
+    pub const ALL: [Self; 7] =
+        [Self::Debian12, Self::Debian13, Self::Build, Self::Build13, Self::Dns, Self::Samba12, Self::Samba13];
 
     /// The name on the command line and in the cache.
     #[must_use]
@@ -104,6 +117,9 @@ impl Image {
             Self::Debian13 => "13",
             Self::Build => "build",
             Self::Build13 => "build13",
+            Self::Dns => "dns",
+            Self::Samba12 => "samba12",
+            Self::Samba13 => "samba13",
         }
     }
 
@@ -113,6 +129,9 @@ impl Image {
             Self::Debian13 => Recipe::machine("trixie"),
             Self::Build => Recipe::builder("bookworm", PACKAGE_BUILDER_PACKAGES),
             Self::Build13 => Recipe::builder("trixie", RUST_PACKAGES),
+            Self::Dns => Recipe::server("trixie", DNS_PACKAGES),
+            Self::Samba12 => Recipe::server("bookworm", SAMBA_PACKAGES),
+            Self::Samba13 => Recipe::server("trixie", SAMBA_PACKAGES),
         }
     }
 }
@@ -122,7 +141,7 @@ impl FromStr for Image {
 
     fn from_str(text: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|image| image.name() == text);
-        found.with_context(|| format!("no image {text:?}: use 12, 13, build or build13"))
+        found.with_context(|| format!("no image {text:?}: use 12, 13, build, build13, dns, samba12 or samba13"))
     }
 }
 
@@ -141,6 +160,10 @@ impl Recipe {
 
     fn builder(suite: &'static str, packages: &'static str) -> Self {
         Self { suite, packages, before: None, after: BUILDER_AFTER }
+    }
+
+    fn server(suite: &'static str, packages: &'static str) -> Self {
+        Self { suite, packages, before: None, after: SERVER_AFTER }
     }
 
     fn hash(&self) -> String {

@@ -107,13 +107,18 @@ impl Lab {
 
     /// Does something on all machines at the same time; all failures are reported.
     pub fn each(&self, action: impl Fn(&Node) -> Result<()> + Sync) -> Result<()> {
+        Self::each_of(&self.nodes, action)
+    }
+
+    /// [`Lab::each`] for some of the machines.
+    pub fn each_of(nodes: &[Node], action: impl Fn(&Node) -> Result<()> + Sync) -> Result<()> {
         let action = &action;
         let failures: Vec<String> = thread::scope(|scope| {
-            let threads: Vec<_> = self.nodes.iter().map(|node| scope.spawn(move || action(node))).collect();
+            let threads: Vec<_> = nodes.iter().map(|node| scope.spawn(move || action(node))).collect();
             let results =
                 threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("it panicked"))));
             results
-                .zip(&self.nodes)
+                .zip(nodes)
                 .filter_map(|(result, node)| Some(format!("{}: {:#}", node.name(), result.err()?)))
                 .collect()
         });

@@ -30,6 +30,7 @@ mod lab;
 mod net;
 mod node;
 pub mod patroni;
+pub mod watch;
 
 pub use command::{Captured, Task};
 pub use fixture::{ready, test};

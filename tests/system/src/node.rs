@@ -302,7 +302,7 @@ impl Node {
     // ---- state
 
     /// The machine's first process, as the host counts.
-    fn leader(&self) -> Option<u32> {
+    pub(crate) fn leader(&self) -> Option<u32> {
         ["payload/init.scope/cgroup.procs", "payload/cgroup.procs"].iter().find_map(|file| {
             let pids = fs::read_to_string(self.space.cgroup_file(&self.name, file)).ok()?;
             pids.lines().filter_map(|line| line.parse().ok()).find(|pid| is_first_process(*pid))

@@ -49,9 +49,10 @@ pub struct Member {
     pub timeline: Option<u64>,
 }
 
-/// A cluster with a member on every machine of the lab.
+/// A cluster with a member on every machine of the lab, or on the first ones.
 pub struct Cluster<'a> {
     lab: &'a Lab,
+    members: usize,
     version: &'static str,
     name: &'static str,
 }
@@ -60,7 +61,19 @@ impl<'a> Cluster<'a> {
     /// The cluster of this name, in the version of PostgreSQL that the release has.
     #[must_use]
     pub fn new(lab: &'a Lab, name: &'static str) -> Self {
-        Self { lab, version: lab.release().postgresql(), name }
+        Self::with_members(lab, name, lab.nodes().len())
+    }
+
+    /// The same on the first machines only.
+    #[must_use]
+    pub fn with_members(lab: &'a Lab, name: &'static str, members: usize) -> Self {
+        Self { lab, members, version: lab.release().postgresql(), name }
+    }
+
+    /// Its machines.
+    #[must_use]
+    pub fn nodes(&self) -> &'a [Node] {
+        &self.lab.nodes()[..self.members]
     }
 
     /// `17/main`.
@@ -100,7 +113,7 @@ impl<'a> Cluster<'a> {
 
     /// Runs patroni-gen-config everywhere; the first machine's site key goes to the others before.
     pub fn generate(&self) -> Result<()> {
-        let (first, others) = self.lab.nodes().split_first().context("a lab has machines")?;
+        let (first, others) = self.nodes().split_first().context("a lab has machines")?;
         first.run(&format!("patroni-gen-config {}", self.slashed()))?;
         let key = first.read("/etc/patroni/site.key")?;
         for node in others {
@@ -112,7 +125,9 @@ impl<'a> Cluster<'a> {
 
     /// Enables and starts the unit everywhere.
     pub fn start(&self) -> Result<()> {
-        self.lab.each(|node| node.run(&format!("systemctl enable --quiet --now {}", self.unit())).map(drop))
+        Lab::each_of(self.nodes(), |node| {
+            node.run(&format!("systemctl enable --quiet --now {}", self.unit())).map(drop)
+        })
     }
 
     /// `patronictl` with this cluster's file, and a limit, because it hangs on some errors of the store.
@@ -149,12 +164,21 @@ impl<'a> Cluster<'a> {
     /// A machine that is no primary.
     pub fn replica(&self) -> Result<&'a Node> {
         let primary = self.primary()?.name();
-        let other = self.lab.nodes().iter().find(|node| node.is_on() && node.name() != primary);
+        let other = self.nodes().iter().find(|node| node.is_on() && node.name() != primary);
         other.context("no machine but the primary is on")
     }
 
+    /// A machine that may become primary: the synchronous standby where there is one.
+    pub fn candidate(&self) -> Result<&'a Node> {
+        let members = self.members(self.any()?)?;
+        match members.iter().find(|member| member.role == "Sync Standby") {
+            Some(member) => self.lab.find(&member.name),
+            None => self.replica(),
+        }
+    }
+
     fn any(&self) -> Result<&'a Node> {
-        self.lab.nodes().iter().find(|node| node.is_on()).context("all machines are off")
+        self.nodes().iter().find(|node| node.is_on()).context("all machines are off")
     }
 
     /// Runs SQL over the Unix socket as postgres, by pg-common's wrapper, and returns the bare rows.
@@ -202,7 +226,7 @@ impl<'a> Cluster<'a> {
 
     /// Waits until every member that is on has the row.
     pub fn wait_for_row(&self, row: &str) -> Result<()> {
-        for node in self.lab.nodes().iter().filter(|node| node.is_on()) {
+        for node in self.nodes().iter().filter(|node| node.is_on()) {
             self.lab.wait_until(Duration::from_secs(30), &format!("{} has the row {row}", node.name()), || {
                 Ok(self.sql(node, &format!("select count(*) from events where what = '{row}'"))? == "1")
             })?;

@@ -12,6 +12,7 @@ use site::clusters::{self, Installed};
 use site::createcluster::CreateCluster;
 use site::facts;
 use site::keys::SiteKey;
+use site::point::Point;
 use site::settings::Settings;
 use site::{ClusterId, Root};
 
@@ -19,6 +20,9 @@ use super::store;
 
 /// The REST API's port is PostgreSQL's plus this, so that 5432 gives 8008, as in Debian's package.
 const REST_OFFSET: u16 = 8008 - 5432;
+
+/// Which Patroni is installed, as `__version__ = '4.0.7'`.
+const PATRONI_VERSION: &str = "/usr/lib/python3/dist-packages/patroni/version.py";
 
 /// Where the hooks are.
 pub const HOOKS: &str = "/usr/libexec/patroni-tools";
@@ -53,6 +57,22 @@ pub struct Config {
     clone: CloneMethod,
     roles: Roles,
     watchdog: &'static str,
+    callbacks: Option<Callbacks>,
+    /// Does the member have a connection point?
+    #[serde(skip)]
+    pub point: bool,
+    /// The address by which the others reach this member.
+    #[serde(skip)]
+    pub address: IpAddr,
+    /// What works, but needs a look.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Callbacks {
+    command: String,
+    before_stop: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -136,6 +156,19 @@ impl Config {
             None => CreateCluster::read(root)?.data_directory(id)?,
         };
         let rest = facts::host_port(address, rest_port);
+        let point = Point::from_settings(root, id, settings)?;
+        let vips: Vec<IpAddr> = point.iter().flat_map(|point| &point.vips).map(|vip| vip.address).collect();
+        let mut warnings = Vec::new();
+        let dcs = dynamic(settings)?;
+        let lease = point.as_ref().filter(|_| !vips.is_empty()).map_or(0, |point| point.lease.as_secs());
+        if lease > 0 && lease + dcs.loop_wait >= dcs.ttl {
+            warnings.push(format!(
+                "{}VIP_LEASE + LOOP_WAIT is {}, but TTL is {}: a primary that hangs could have the address when another one takes it; lower VIP_LEASE",
+                settings.place(&["VIP_LEASE", "TTL", "LOOP_WAIT"]),
+                lease + dcs.loop_wait,
+                dcs.ttl
+            ));
+        }
         Ok(Self {
             file: file(id).display().to_string(),
             namespace: namespace(settings)?,
@@ -148,10 +181,10 @@ impl Config {
                 password: key.password(&scope, "restapi"),
             },
             bootstrap: Command { command: bootstrap_command(settings)? },
-            dcs: dynamic(settings)?,
+            dcs,
             pg_hba: pg_hba(&networks),
             postgresql: PostgreSql {
-                listen: format!("{}:{port}", listen_addresses(settings, address)?),
+                listen: format!("{}:{port}", listen_addresses(root, settings, address, &vips, &mut warnings)?),
                 connect_address: facts::host_port(address, port),
                 data_dir: path_text(&data_directory)?,
                 bin_dir: path_text(&bin_dir)?,
@@ -167,6 +200,10 @@ impl Config {
                 rewind_password: key.password(&scope, "rewind_user"),
             },
             watchdog: settings.choice("WATCHDOG", &["off", "automatic", "required"])?.unwrap_or("automatic"),
+            callbacks: point.as_ref().map(|_| callbacks(root, &scope)).transpose()?,
+            point: point.is_some(),
+            address,
+            warnings,
             id: id.clone(),
             port,
             rest_port,
@@ -250,14 +287,57 @@ fn address_and_networks(root: &Root, settings: &Settings) -> Result<(IpAddr, Vec
     }
 }
 
-/// What PostgreSQL listens on: never `*` by itself, so that a new cluster is not in every network of the host.
-fn listen_addresses(settings: &Settings, address: IpAddr) -> Result<String> {
+/// What PostgreSQL listens on: its own address, so that a new cluster is not in every network of the host; all addresses where
+/// it has a virtual one, because PostgreSQL opens its sockets once, when that address may be elsewhere.
+fn listen_addresses(
+    root: &Root,
+    settings: &Settings,
+    address: IpAddr,
+    vips: &[IpAddr],
+    warnings: &mut Vec<String>,
+) -> Result<String> {
     let asked = settings.list("LISTEN_ADDRESSES", |text| match text {
         "*" | "localhost" => Ok(text.to_owned()),
         other => Ok(facts::parse_address(other)?.to_string()),
     })?;
     let loopback = if address.is_ipv4() { "127.0.0.1" } else { "::1" };
-    Ok(asked.map_or_else(|| format!("{address},{loopback}"), |addresses| addresses.join(",")))
+    let Some(asked) = asked else {
+        return Ok(if vips.is_empty() { format!("{address},{loopback}") } else { "*".to_owned() });
+    };
+    let place = settings.place(&["LISTEN_ADDRESSES"]);
+    for vip in vips {
+        let (all, family) = if vip.is_ipv4() { ("0.0.0.0", "ipv4") } else { ("::", "ipv6") };
+        if asked.iter().any(|asked| asked == "*" || asked == all) {
+            continue;
+        }
+        let sysctl = format!("net.{family}.ip_nonlocal_bind");
+        let nonlocal = root.read(format!("/proc/sys/{}", sysctl.replace('.', "/")))?.unwrap_or_default();
+        if !asked.contains(&vip.to_string()) {
+            warnings.push(format!(
+                "{place}LISTEN_ADDRESSES does not have {vip} of VIPS, so nobody answers there: set it to *, or add {vip} and set {sysctl} = 1"
+            ));
+        } else if nonlocal.trim() != "1" {
+            warnings.push(format!(
+                "{place}LISTEN_ADDRESSES has {vip}, which may be elsewhere when PostgreSQL starts: set {sysctl} = 1 in /etc/sysctl.d"
+            ));
+        }
+    }
+    Ok(asked.join(","))
+}
+
+/// What Patroni calls. It puts event, role and scope behind the command, but nothing behind `before_stop`, which is there
+/// since 3.0.3 (`Postgresql._before_stop`).
+fn callbacks(root: &Root, scope: &str) -> Result<Callbacks> {
+    let command = format!("{HOOKS}/dnscp");
+    let version = root.read(PATRONI_VERSION)?;
+    let number = version.as_deref().and_then(|text| text.split(['"', '\'']).nth(1));
+    // A Patroni that is not Debian's is as good as certain to be newer.
+    let has_before_stop = number.is_none_or(|number| {
+        let parts: Vec<u32> = number.split('.').map_while(|part| part.parse().ok()).collect();
+        parts.as_slice() >= [3, 0, 3].as_slice()
+    });
+    let before_stop = has_before_stop.then(|| format!("{command} before_stop primary {scope}"));
+    Ok(Callbacks { command, before_stop })
 }
 
 /// Besides everybody's access, Patroni needs: replication and rewind from the members, and replication from this host

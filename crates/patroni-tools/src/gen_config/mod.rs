@@ -7,6 +7,7 @@ mod config;
 mod diff;
 mod dynamic;
 mod install;
+mod point;
 mod render;
 mod store;
 
@@ -208,13 +209,18 @@ fn write(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Resul
         ));
         text = render(root, args, id, &settings, &key, present.as_deref())?.1;
     }
+    for warning in &config.warnings {
+        reporter.warn(warning);
+    }
     let Some(present) = present else {
+        point::install(root, &config, &text)?;
         install::install(root, &path, &text, None)?;
         explain_existing_data(root, &config, reporter);
         report::print(&written(&path, &config));
         return Ok(());
     };
     if present == text {
+        point::install(root, &config, &text)?;
         report::print(&format!("{}: up to date\n", path.display()));
         return Ok(());
     }
@@ -229,6 +235,7 @@ fn write(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Resul
         );
     }
     let old = PathBuf::from(format!("{}.old", path.display()));
+    point::install(root, &config, &text)?;
     install::install(root, &path, &text, (!ours).then_some(old.as_path()))?;
     explain_dynamic(root, &config, &present, &text, reporter);
     report::print(&written(&path, &config));

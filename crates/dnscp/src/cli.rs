@@ -1,0 +1,324 @@
+//! The command line: Patroni's three words, dnscp.sh's options for root, and our own.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use site::report::Reporter;
+use site::settings::{self, Origin, Settings};
+use site::{ClusterId, Root};
+
+use crate::event::Event;
+use crate::instance::Instance;
+use crate::point::Point;
+use crate::privilege::Caller;
+use crate::run::Task;
+use crate::state::{Locks, Moment};
+use crate::{service, status, stopped};
+
+const HELP: &str = "\
+Moves the connection point of a Patroni cluster: virtual IP, gratuitous ARP and DNS record that follow the primary.
+
+Usage: dnscp [OPTIONS] [--] EVENT ROLE SCOPE     as Patroni calls it: on_role_change primary 16-main
+       dnscp status CLUSTER [--json]             what is wanted, what is there, and what is wrong
+       dnscp --service CLUSTER                   dnscp@.service
+       dnscp --stopped CLUSTER                   ExecStopPost= of patroni@.service
+
+Options:
+      --dry-run  Print the steps and do nothing
+      --json     Print the status as JSON
+  -verbose, -D   Say more
+  -version       Print the version
+  -h, --help     Print this
+
+Options of dnscp.sh, for root only; they win over the settings:
+  -vips ADDRESS[,ADDRESS...]   as VIPS
+  -dnszonefqdn ZONE            as DNS_ZONE
+  -dnsserver SERVER            as DNS_SERVERS
+  -ttl SECONDS                 as DNS_TTL
+  -pwdfile FILE                as DNS_PASSWORD_FILE, with DNS_AUTH=gss
+
+Manual: dnscp(8), settings: patroni.default(5)
+";
+
+/// What is asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    Help,
+    Version,
+    Event { event: Event, dry_run: bool, verbose: bool, script: Script },
+    Service(ClusterId),
+    Stopped(ClusterId),
+    Status { id: ClusterId, json: bool },
+}
+
+/// What the options of dnscp.sh say.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Script(Vec<(&'static str, String)>);
+
+/// A command line that is wrong: exit 2.
+#[derive(Debug)]
+struct Wrong(String);
+
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let begin = Moment::now();
+    let reporter = Reporter::new("dnscp");
+    let caller = Caller::of_this_process();
+    let words: Option<Vec<String>> = std::env::args_os().skip(1).map(|word| word.into_string().ok()).collect();
+    let asked =
+        words.ok_or_else(|| Wrong("an argument is not text".to_owned())).and_then(|words| parse(&words, caller));
+    match asked {
+        Err(Wrong(message)) => reporter.usage(&format!("{message}\nFor more, run: dnscp --help"), true),
+        Ok(Asked::Help) => reporter.usage(HELP, false),
+        Ok(Asked::Version) => reporter.usage(concat!("dnscp ", env!("CARGO_PKG_VERSION"), "\n"), false),
+        Ok(asked) => {
+            let result = run(asked, caller, begin, &reporter);
+            reporter.finish(result)
+        }
+    }
+}
+
+fn run(asked: Asked, caller: Caller, begin: Moment, reporter: &Reporter) -> Result<()> {
+    let root = caller.machine();
+    match asked {
+        Asked::Help | Asked::Version => Ok(()),
+        Asked::Event { event, dry_run, verbose, script } => {
+            let followed = script.0.is_empty();
+            let read = if followed {
+                load(&root, caller, &event.scope.parse()?)
+            } else {
+                script.load(&root, caller, &event.scope)
+            };
+            let Some((point, instance)) = read? else {
+                if verbose || dry_run {
+                    reporter.info("neither VIPS nor a DNS name is set: nothing to do");
+                }
+                return Ok(());
+            };
+            let locks = Locks::of(&root, &event.scope);
+            let task = Task { root, point, instance, begin, reporter: reporter.clone(), verbose, followed };
+            if dry_run { task.show(&event, &locks) } else { task.run(&event, &locks) }
+        }
+        Asked::Stopped(id) => {
+            let Some((point, instance)) = load(&root, caller, &id)? else { return Ok(()) };
+            let locks = Locks::of(&root, &id.dashed());
+            let task =
+                Task { root, point, instance, begin, reporter: reporter.clone(), verbose: false, followed: true };
+            stopped::run(&task, &locks, &stopped::Exit::from_environment())
+        }
+        Asked::Service(id) => {
+            let read = |begin| -> Result<Option<Task>> {
+                let read = load(&root, caller, &id)?;
+                Ok(read.map(|(point, instance)| Task {
+                    root: root.clone(),
+                    point,
+                    instance,
+                    begin,
+                    reporter: reporter.clone(),
+                    verbose: false,
+                    followed: true,
+                }))
+            };
+            service::run(&read, &Locks::of(&root, &id.dashed()), reporter)
+        }
+        Asked::Status { id, json } => {
+            let Some((point, instance)) = load(&root, caller, &id)? else {
+                bail!("neither VIPS nor a DNS name is set for {id}: set one in {}", settings::SITE_FILE)
+            };
+            let locks = Locks::of(&root, &id.dashed());
+            let task =
+                Task { root, point, instance, begin, reporter: reporter.clone(), verbose: false, followed: true };
+            status::run(&task, &locks, &id, json)
+        }
+    }
+}
+
+/// The settings and Patroni's place, from files that only root can change.
+fn load(root: &Root, caller: Caller, id: &ClusterId) -> Result<Option<(Point, Option<Instance>)>> {
+    for file in [PathBuf::from(settings::SITE_FILE), settings::instance_file(id)] {
+        caller.trust(root, &file)?;
+    }
+    let Some(point) = Point::read(root, id)? else { return Ok(None) };
+    Ok(Some((point, Instance::read(root, id, &caller)?)))
+}
+
+impl Script {
+    /// The settings of the instance, if the scope names one, with the options in their place; and what dnscp.sh does without
+    /// being told: the scope is the name, the domain of the host its zone.
+    fn load(&self, root: &Root, caller: Caller, scope: &str) -> Result<Option<(Point, Option<Instance>)>> {
+        let id: Option<ClusterId> = scope.parse().ok();
+        let mut settings = Settings::default();
+        let mut instance = None;
+        if let Some(id) = &id {
+            settings = Settings::read(root, id)?;
+            instance = Instance::read(root, id, &caller)?;
+        }
+        for (key, value) in &self.0 {
+            settings.put(key, value.clone(), Origin::Option("option"))?;
+        }
+        let put =
+            |settings: &mut Settings, key: &str, value: String| settings.put(key, value, Origin::Option("option"));
+        if settings.get("DNS_NAME").is_none() {
+            if settings.get("DNS_ZONE").is_none() {
+                // A host without a name has no domain either, and that is no reason to do without the address.
+                if let Ok(Some(domain)) = site::facts::domain(root) {
+                    put(&mut settings, "DNS_ZONE", domain)?;
+                }
+            }
+            if settings.get("DNS_ZONE").is_some() {
+                put(&mut settings, "DNS_NAME", scope.to_owned())?;
+            }
+        }
+        if self.0.iter().any(|(key, value)| *key == "DNS_PASSWORD_FILE" && !value.is_empty()) {
+            let realm = settings.text("DNS_ZONE").unwrap_or_default().to_ascii_uppercase();
+            put(&mut settings, "DNS_AUTH", "gss".to_owned())?;
+            if settings.get("DNS_PRINCIPAL").is_none() {
+                put(&mut settings, "DNS_PRINCIPAL", format!("{scope}$@{realm}"))?;
+            }
+        }
+        // The name is set, so nothing is taken from this.
+        let unnamed = "00-script".parse()?;
+        let point = Point::from_settings(root, id.as_ref().unwrap_or(&unnamed), &settings)?;
+        Ok(point.map(|point| (point, instance)))
+    }
+}
+
+fn parse(words: &[String], caller: Caller) -> Result<Asked, Wrong> {
+    let (mut dry_run, mut verbose, mut json) = (false, false, false);
+    let (mut service, mut stopped) = (false, false);
+    let mut script = Script::default();
+    let mut rest: Vec<&str> = Vec::new();
+    let mut words = words.iter().map(String::as_str);
+    while let Some(word) = words.next() {
+        let key = match word {
+            "-h" | "--help" => return Ok(Asked::Help),
+            "-version" | "--version" => return Ok(Asked::Version),
+            "-verbose" | "--verbose" | "-D" => {
+                verbose = true;
+                continue;
+            }
+            "--dry-run" => {
+                dry_run = true;
+                continue;
+            }
+            "--json" => {
+                json = true;
+                continue;
+            }
+            "--service" => {
+                service = true;
+                continue;
+            }
+            "--stopped" => {
+                stopped = true;
+                continue;
+            }
+            "--" => {
+                rest.extend(words);
+                break;
+            }
+            "-vips" => "VIPS",
+            "-dnszonefqdn" => "DNS_ZONE",
+            "-dnsserver" => "DNS_SERVERS",
+            "-ttl" => "DNS_TTL",
+            "-pwdfile" => "DNS_PASSWORD_FILE",
+            other if other.starts_with('-') => return Err(Wrong(format!("there is no option {other}"))),
+            other => {
+                rest.push(other);
+                continue;
+            }
+        };
+        if !caller.root {
+            return Err(Wrong(format!("{word} is for root only: set {key} in {}", settings::SITE_FILE)));
+        }
+        let value = words.next().ok_or_else(|| Wrong(format!("{word} lacks its value")))?;
+        script.0.push((key, if key == "DNS_PASSWORD_FILE" { absolute(value)? } else { value.to_owned() }));
+    }
+    let cluster = |words: &[&str]| ClusterId::from_words(words).map_err(|error| Wrong(error.to_string()));
+    match (service, stopped, rest.as_slice()) {
+        (true, false, words) => cluster(words).map(Asked::Service),
+        (false, true, words) => cluster(words).map(Asked::Stopped),
+        (false, false, ["status", words @ ..]) => Ok(Asked::Status { id: cluster(words)?, json }),
+        (false, false, [event, role, scope]) => {
+            let event = Event::new(event, role, scope).map_err(|error| Wrong(format!("{error:#}")))?;
+            if script.0.is_empty() {
+                cluster(&[scope])?;
+            }
+            Ok(Asked::Event { event, dry_run, verbose, script })
+        }
+        (true, true, _) => Err(Wrong("--service and --stopped exclude each other".to_owned())),
+        (_, _, words) => Err(Wrong(format!(
+            "write EVENT ROLE SCOPE, as in dnscp on_role_change primary 16-main, in place of '{}'",
+            words.join(" ")
+        ))),
+    }
+}
+
+fn absolute(file: &str) -> Result<String, Wrong> {
+    if file.is_empty() {
+        return Ok(String::new());
+    }
+    let path = std::path::absolute(file).context("pwdfile").map_err(|error| Wrong(format!("{error:#}")))?;
+    path.into_os_string().into_string().map_err(|_| Wrong("-pwdfile is not text".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn asked(line: &str, root: bool) -> Result<Asked, String> {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        parse(&words, Caller::for_tests(root)).map_err(|wrong| wrong.0)
+    }
+
+    #[test]
+    fn patronis_words_and_ours() {
+        assert!(matches!(asked("on_start primary 16-main", false), Ok(Asked::Event { verbose: false, .. })));
+        assert!(matches!(asked("--dry-run on_stop replica 16-main", false), Ok(Asked::Event { dry_run: true, .. })));
+        assert!(matches!(asked("status 16 main --json", false), Ok(Asked::Status { json: true, .. })));
+        assert!(matches!(asked("--service 16-main", false), Ok(Asked::Service(_))));
+        assert!(matches!(asked("--stopped 16-main", false), Ok(Asked::Stopped(_))));
+        for line in [
+            "",
+            "on_start primary",
+            "on_sturt primary 16-main",
+            "on_start primary ../x",
+            "--nope",
+            "--service",
+            "status",
+        ] {
+            assert!(asked(line, true).is_err(), "{line:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn what_names_an_address_a_file_or_a_server_is_for_root() {
+        for option in ["-vips 10.0.0.1", "-dnszonefqdn a.b", "-dnsserver 10.0.0.1", "-ttl 5", "-pwdfile /x"] {
+            let line = format!("{option} -- on_start primary 16-main");
+            assert!(asked(&line, true).is_ok(), "{line}");
+            assert!(asked(&line, false).unwrap_err().contains("for root only"), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_scripts_test_run() {
+        let line =
+            "-vips 10.77.0.10 -dnszonefqdn Example.test -dnsserver 10.77.0.53 -verbose -- on_role_change primary pgsql";
+        let Ok(Asked::Event { script, event, .. }) = asked(line, true) else { panic!("{line}") };
+        let folder = tempfile::tempdir().unwrap();
+        let (point, instance) =
+            script.load(&Root::new(folder.path()), Caller::for_tests(true), &event.scope).unwrap().unwrap();
+        let dns = point.dns.unwrap();
+        assert_eq!((dns.name.as_str(), dns.ttl, dns.servers.len()), ("pgsql.example.test", 1200, 1));
+        assert_eq!((point.vips.len(), instance), (1, None));
+        let line = "-vips 10.77.0.10 -dnszonefqdn example.test -pwdfile /s -- on_stop primary pgsql";
+        let Ok(Asked::Event { script, event, .. }) = asked(line, true) else { panic!("{line}") };
+        let (point, _) =
+            script.load(&Root::new(folder.path()), Caller::for_tests(true), &event.scope).unwrap().unwrap();
+        let auth = format!("{:?}", point.dns.unwrap().auth);
+        assert!(auth.contains("pgsql$@EXAMPLE.TEST") && auth.contains("/s"), "{auth}");
+    }
+}

@@ -1,0 +1,338 @@
+//! Updates with Kerberos by `nsupdate -g` (RFC 3645): no maintained crate does GSS-TSIG.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, geteuid};
+use site::Root;
+
+use super::key::read_secret;
+use super::message::{Change, reason};
+use super::seen::Seen;
+use super::{Limits, Sent, keytab};
+use crate::point::GssSecret;
+
+/// Credential caches are kept here while a run lasts: in memory, never on a disk.
+const SHARED_MEMORY: &str = "/dev/shm";
+const CACHE_PREFIX: &str = "dnscp-krb5-";
+
+/// A cache of this age was left by a run that was killed.
+const STALE: Duration = Duration::from_secs(600);
+
+/// An account and its secret.
+pub(super) struct Client {
+    root: Root,
+    principal: String,
+    secret: Secret,
+}
+
+enum Secret {
+    /// The library itself takes a ticket from the keytab, into its own memory.
+    Direct(PathBuf),
+    /// The keytab's first account is another one: kinit can be told which.
+    Keytab(PathBuf),
+    Password(Vec<u8>),
+}
+
+impl Client {
+    pub(super) fn read(root: &Root, principal: &str, secret: &GssSecret) -> Result<Self> {
+        // It becomes a word of nsupdate's input.
+        let good = |c: char| c.is_ascii_graphic() && !"\";".contains(c);
+        ensure!(
+            principal.chars().all(good) && !principal.starts_with('-'),
+            "DNS_PRINCIPAL '{principal}' is not a Kerberos account"
+        );
+        let secret = match secret {
+            GssSecret::Keytab(path) => {
+                let accounts = keytab::accounts(&read_secret(root, path)?)
+                    .with_context(|| format!("{} is not a keytab", path.display()))?;
+                let real = root.path(path);
+                match accounts.iter().position(|account| keytab::same(account, principal)) {
+                    Some(0) => Secret::Direct(real),
+                    Some(_) => Secret::Keytab(real),
+                    None => bail!(
+                        "{} has no key of {principal}, but of {}: export it again",
+                        path.display(),
+                        if accounts.is_empty() { "nobody".to_owned() } else { accounts.join(", ") }
+                    ),
+                }
+            }
+            GssSecret::Password(path) => {
+                let bytes = read_secret(root, path)?;
+                let password = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+                let password = password.strip_suffix(b"\r").unwrap_or(password);
+                ensure!(!password.is_empty(), "{} is empty: its only line is the password", path.display());
+                ensure!(!password.contains(&b'\n'), "{} has more than one line, the password", path.display());
+                Secret::Password(password.to_owned())
+            }
+        };
+        Ok(Self { root: root.clone(), principal: principal.to_owned(), secret })
+    }
+
+    /// Sends one change.
+    pub(super) fn send(
+        &self,
+        server: SocketAddr,
+        change: &Change,
+        still_primary: &dyn Fn() -> bool,
+        until: Instant,
+    ) -> Result<Sent> {
+        // Dropped, and with it removed, when nsupdate has ended.
+        let cache = match &self.secret {
+            Secret::Direct(_) => None,
+            Secret::Keytab(_) | Secret::Password(_) => Some(Cache::new(&self.root)?),
+        };
+        if let Some(cache) = &cache {
+            self.kinit(cache, until)?;
+        }
+        let mut nsupdate = self.child("nsupdate", cache.as_ref())?;
+        let seconds = until.saturating_duration_since(Instant::now()).as_secs() + 1;
+        // -v: only TCP obeys -t.
+        nsupdate.args(["-g", "-v", "-t", &seconds.to_string()]);
+        if !still_primary() {
+            return Ok(Sent::NotPrimary);
+        }
+        let input = script(server, self.realm(), change);
+        let Some(ended) = run(nsupdate, input.as_bytes(), until)? else {
+            bail!(
+                "nsupdate did not end in time, though the server answers: is a KDC of {} reachable (kinit {})?",
+                self.realm().unwrap_or("the realm"),
+                self.principal
+            );
+        };
+        if ended.status.success() {
+            return Ok(Sent::Done);
+        }
+        self.explain(&ended, server, change, until)
+    }
+
+    fn realm(&self) -> Option<&str> {
+        self.principal.rsplit_once('@').map(|(_, realm)| realm)
+    }
+
+    fn kinit(&self, cache: &Cache, until: Instant) -> Result<()> {
+        let mut kinit = self.child("kinit", Some(cache))?;
+        let input = match &self.secret {
+            Secret::Password(password) => [password.as_slice(), b"\n"].concat(),
+            Secret::Keytab(path) | Secret::Direct(path) => {
+                kinit.arg("-k").arg("-t").arg(path);
+                Vec::new()
+            }
+        };
+        kinit.arg("--").arg(&self.principal);
+        match run(kinit, &input, until)? {
+            Some(ended) if ended.status.success() => Ok(()),
+            Some(ended) => bail!("{}", self.kerberos_fault(&last_line(&ended.stderr))),
+            None => bail!("no KDC of {} answered kinit in time", self.realm().unwrap_or("the realm")),
+        }
+    }
+
+    /// A child that gets nothing of our environment and none of our rights.
+    ///
+    /// Capabilities of a file do not pass to children, and a program with some starts with no ambient ones
+    /// (capabilities(7)); but a unit may give us ambient ones, and root has all. `setpriv` also ties the child's life to
+    /// ours: a killed run leaves nobody who would update later.
+    fn child(&self, program: &str, cache: Option<&Cache>) -> Result<Command> {
+        let mut command = Command::new(self.root.program("setpriv")?);
+        command.args(["--no-new-privs", "--pdeathsig=KILL", "--inh-caps=-all", "--ambient-caps=-all"]);
+        if geteuid().is_root() {
+            command.arg("--bounding-set=-all");
+        }
+        let program = self
+            .root
+            .program(program)
+            .with_context(|| format!("DNS_AUTH=gss needs {program}: apt-get install bind9-dnsutils krb5-user"))?;
+        command.arg("--").arg(program);
+        command.env_clear().env("LC_ALL", "C").env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", "/nonexistent");
+        let mut name = OsString::from("FILE:");
+        match (cache, &self.secret) {
+            (Some(cache), _) => name.push(cache.directory.join("ticket")),
+            (None, Secret::Direct(path) | Secret::Keytab(path)) => {
+                name = "MEMORY:".into();
+                command.env("KRB5_CLIENT_KTNAME", path);
+            }
+            (None, Secret::Password(_)) => bail!("no place for the ticket"),
+        }
+        command.env("KRB5CCNAME", name).current_dir("/");
+        Ok(command)
+    }
+
+    /// What a failed nsupdate means.
+    fn explain(&self, ended: &Ended, server: SocketAddr, change: &Change, until: Instant) -> Result<Sent> {
+        let said = &ended.stderr;
+        let code = said.lines().rev().find_map(|line| line.strip_prefix("update failed: "));
+        // Samba before 4.19.8 signs its answer wrongly, be it yes or no (its bug 13019); the answer itself is not to be
+        // trusted then, but the record is.
+        if said.contains("TSIG error with server") {
+            let seen = Seen::ask(server, change.name, Limits { patience: until, until })
+                .context("its answer is not properly signed")?;
+            if seen.is(change.wanted, change.ttl) {
+                return Ok(Sent::Done);
+            }
+        }
+        match code {
+            Some("NXRRSET" | "YXRRSET" | "NXDOMAIN" | "YXDOMAIN") if change.seen.is_some() => Ok(Sent::Overtaken),
+            Some(code) => bail!("{}", reason(code, change)),
+            None if said.contains("GSSAPI error") || said.contains("tkey") => {
+                bail!("{}", self.kerberos_fault(&last_line(said)))
+            }
+            None => bail!("nsupdate failed ({}): {}", ended.status, last_line(said)),
+        }
+    }
+
+    fn kerberos_fault(&self, said: &str) -> String {
+        let principal = &self.principal;
+        let any = |parts: &[&str]| parts.iter().any(|part| said.contains(part));
+        let remedy = if any(&["Preauthentication failed", "Password incorrect", "Decrypt integrity check failed"]) {
+            "key or password are not those of the account any more: export the keytab again, or correct the password file"
+        } else if any(&["not found in Kerberos database"]) {
+            "the KDC does not know the account, or not the service DNS/ of the zone's primary server"
+        } else if any(&["Cannot contact any KDC", "Cannot find KDC"]) {
+            "no KDC answers: see /etc/krb5.conf and the network"
+        } else if any(&["skew"]) {
+            "the clock differs from the KDC's by more than 5 minutes: set it"
+        } else {
+            "see /etc/krb5.conf"
+        };
+        format!("Kerberos as {principal}: {remedy} ({said})")
+    }
+}
+
+/// The input of nsupdate: one message (see its manual page).
+fn script(server: SocketAddr, realm: Option<&str>, change: &Change) -> String {
+    let (name, zone, ttl) = (change.name, change.zone, change.ttl);
+    let mut text = format!("server {} {}\n", server.ip(), server.port());
+    if let Some(realm) = realm {
+        let _ = writeln!(text, "realm {realm}");
+    }
+    let _ = writeln!(text, "zone {zone}.");
+    let steps = change.steps();
+    for step in &steps {
+        let rtype = step.rtype();
+        match step.expected.as_deref() {
+            Some([]) => {
+                let _ = writeln!(text, "prereq nxrrset {name}. IN {rtype}");
+            }
+            Some(addresses) => {
+                for address in addresses {
+                    let _ = writeln!(text, "prereq yxrrset {name}. IN {rtype} {address}");
+                }
+            }
+            None => {}
+        }
+    }
+    for step in &steps {
+        let rtype = step.rtype();
+        if step.delete {
+            let _ = writeln!(text, "update delete {name}. {rtype}");
+        }
+        for address in &step.add {
+            let _ = writeln!(text, "update add {name}. {ttl} {rtype} {address}");
+        }
+    }
+    text.push_str("send\n");
+    text
+}
+
+/// A private directory for a ticket; it goes with this value.
+struct Cache {
+    directory: PathBuf,
+}
+
+impl Cache {
+    fn new(root: &Root) -> Result<Self> {
+        let parent = root.path(SHARED_MEMORY);
+        sweep(&parent);
+        let directory = parent.join(format!("{CACHE_PREFIX}{:016x}", getrandom::u64()?));
+        nix::unistd::mkdir(&directory, nix::sys::stat::Mode::S_IRWXU)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+        Ok(Self { directory })
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        // It is in memory, and the next run sweeps: nobody is helped by an error here.
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Removes what killed runs left.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let ours = entry.file_name().as_encoded_bytes().starts_with(CACHE_PREFIX.as_bytes());
+        let Ok(metadata) = entry.metadata() else { continue };
+        let age = metadata.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok());
+        if ours && metadata.is_dir() && metadata.uid() == geteuid().as_raw() && age.is_some_and(|age| age > STALE) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+struct Ended {
+    status: ExitStatus,
+    stderr: String,
+}
+
+/// Runs a child in a process group of its own, which is killed as a whole at the end of the time; `None` then.
+fn run(mut command: Command, input: &[u8], until: Instant) -> Result<Option<Ended>> {
+    let shown = command.get_args().map(|word| word.to_string_lossy()).skip_while(|word| word != "--").nth(1);
+    let shown = shown.unwrap_or_default().into_owned();
+    let child = command
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {shown}"))?;
+    let mut group = Group(child);
+    if let Some(mut stdin) = group.0.stdin.take() {
+        // Shorter than a pipe is; a child that does not want it says why on stderr.
+        let _ = stdin.write_all(input);
+    }
+    let mut pause = Duration::from_millis(1);
+    let status = loop {
+        if let Some(status) = group.0.try_wait().with_context(|| format!("cannot wait for {shown}"))? {
+            break status;
+        }
+        if Instant::now() >= until {
+            return Ok(None);
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(5));
+    };
+    let mut stderr = Vec::new();
+    if let Some(pipe) = group.0.stderr.take() {
+        pipe.take(65_536).read_to_end(&mut stderr).with_context(|| format!("cannot read what {shown} says"))?;
+    }
+    Ok(Some(Ended { status, stderr: String::from_utf8_lossy(&stderr).into_owned() }))
+}
+
+/// A child with its group: whichever way we leave, it is gone.
+struct Group(Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let (Ok(None), Ok(group)) = (self.0.try_wait(), i32::try_from(self.0.id())) {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+            let _ = self.0.wait();
+        }
+    }
+}
+
+/// The last line that says something, without what stands before every message.
+fn last_line(text: &str) -> String {
+    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no message");
+    line.trim_end_matches('.').to_owned()
+}

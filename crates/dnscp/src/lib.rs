@@ -1,0 +1,25 @@
+//! The connection point: virtual IP, gratuitous ARP and DNS record that follow the primary.
+//!
+//! The privileged program of this project (`cap_net_admin`, `cap_net_raw`), called by the unprivileged user postgres. So it
+//! knows no YAML and no templates, and what it may do stands only in files of root.
+
+pub mod announce;
+pub mod apply;
+mod cli;
+mod connections;
+pub mod dns;
+pub mod event;
+pub mod instance;
+pub mod netlink;
+mod notify;
+pub mod plan;
+pub mod privilege;
+pub mod rest;
+pub mod run;
+mod service;
+pub mod state;
+mod status;
+mod stopped;
+
+pub use cli::main;
+pub use site::point;

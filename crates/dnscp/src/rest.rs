@@ -1,0 +1,162 @@
+//! What Patroni itself says about this member: its REST API.
+//!
+//! `GET /primary` (with the leader of a standby cluster, `/leader`) is 200 only while Patroni holds the leader lock and has
+//! renewed it within its time to live (`Ha.is_leader`), also in a store's outage under `failsafe_mode`. The body is that of
+//! `GET /patroni` (`RestApiHandler.do_GET`, the same from 3.0 to 4.1).
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// More than any answer of Patroni has.
+const MOST: usize = 256 * 1024;
+
+/// What Patroni said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// It holds the leader lock.
+    pub lock: bool,
+    /// `running`, `stopping`, …
+    pub state: String,
+    /// `primary`, `master`, `replica`, …, as PostgreSQL itself has it while it can be asked.
+    pub role: String,
+    /// The cluster is in maintenance mode.
+    pub pause: bool,
+    /// Patroni has seen the store since it started.
+    pub store_seen: bool,
+}
+
+/// What an answer, or none, means for the address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// This member is the primary: it takes the address and keeps it.
+    Primary,
+    /// It holds the leader lock, but PostgreSQL is only starting: it takes nothing, and keeps what it has until the lease ends.
+    Starting,
+    /// It does not know yet, or is in pause without the lock, when nobody else becomes primary by himself: the same.
+    Undecided,
+    /// It is not the primary, or is about to stop: it gives the address up.
+    Other,
+    /// There was no answer, and why.
+    Silent(String),
+}
+
+impl Said {
+    /// What that means. The states are those of `Postgresql.state`.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let primary = matches!(self.role.as_str(), "primary" | "master");
+        match (self.lock, self.state.as_str()) {
+            // "unknown": PostgreSQL runs, but did not answer Patroni's query.
+            (true, "running" | "unknown") => Standing::Primary,
+            (true, "starting" | "restarting") => Standing::Starting,
+            (false, _) if !self.store_seen => Standing::Undecided,
+            (false, "running") if self.pause && primary => Standing::Undecided,
+            _ => Standing::Other,
+        }
+    }
+}
+
+/// Asks and judges; never longer than `limit`.
+#[must_use]
+pub fn standing(address: SocketAddr, standby_leader: bool, limit: Duration) -> Standing {
+    ask(address, standby_leader, limit)
+        .map_or_else(|error| Standing::Silent(format!("{error:#}")), |said| said.standing())
+}
+
+fn ask(address: SocketAddr, standby_leader: bool, limit: Duration) -> Result<Said> {
+    let end = Instant::now() + limit;
+    let left = || end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
+    let silent = || format!("Patroni's REST API at {address} did not answer within {limit:?}");
+    let mut stream = TcpStream::connect_timeout(&address, limit)
+        .with_context(|| format!("Patroni's REST API at {address} cannot be reached"))?;
+    stream.set_write_timeout(left())?;
+    let path = if standby_leader { "leader" } else { "primary" };
+    stream
+        .write_all(format!("GET /{path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
+        .with_context(silent)?;
+    let mut answer = Vec::new();
+    let mut part = [0; 8192];
+    loop {
+        let Some(left) = left() else { bail!(silent()) };
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut part) {
+            Ok(0) => break,
+            Ok(length) => answer.extend_from_slice(&part[..length]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => bail!(silent()),
+            Err(error) => return Err(error).with_context(silent),
+        }
+        if answer.len() > MOST {
+            bail!("what answers at {address} is not Patroni: check the port of the REST API");
+        }
+    }
+    parse(&answer).with_context(|| format!("the answer at {address}"))
+}
+
+fn parse(answer: &[u8]) -> Result<Said> {
+    let text = std::str::from_utf8(answer).context("is not text: is it TLS? dnscp asks Patroni without TLS only")?;
+    let (head, body) =
+        text.split_once("\r\n\r\n").context("is not HTTP: is it TLS? dnscp asks Patroni without TLS only")?;
+    let code = head.split(' ').nth(1).unwrap_or_default();
+    if !matches!(code, "200" | "503") {
+        bail!("is HTTP {code}, neither 200 nor 503: check who listens there");
+    }
+    let body: Value = serde_json::from_str(body).context("is not Patroni's JSON")?;
+    let word = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let truth = |key: &str| body.get(key).and_then(Value::as_bool).unwrap_or(false);
+    Ok(Said {
+        lock: code == "200",
+        state: word("state"),
+        role: word("role"),
+        pause: truth("pause"),
+        store_seen: body.get("dcs_last_seen").and_then(Value::as_u64).is_none_or(|seen| seen > 0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::net::TcpListener;
+
+    fn said(code: &str, body: &str) -> Standing {
+        parse(format!("HTTP/1.0 {code} x\r\nA: b\r\n\r\n{body}").as_bytes()).unwrap().standing()
+    }
+
+    #[test]
+    fn who_holds_the_lock_and_runs_is_the_primary() {
+        for (code, body, standing) in [
+            ("200", r#"{"state":"running","role":"primary"}"#, Standing::Primary),
+            // Just promoted: PostgreSQL is still in recovery.
+            ("200", r#"{"state":"running","role":"replica","dcs_last_seen":5}"#, Standing::Primary),
+            ("200", r#"{"state":"unknown","role":"master"}"#, Standing::Primary),
+            ("200", r#"{"state":"starting","role":"primary"}"#, Standing::Starting),
+            ("200", r#"{"state":"restarting","role":"primary"}"#, Standing::Starting),
+            ("200", r#"{"state":"stopping","role":"primary"}"#, Standing::Other),
+            ("200", r#"{"state":"stopped","role":"primary"}"#, Standing::Other),
+            ("200", r#"{"state":"crashed","role":"primary"}"#, Standing::Other),
+            // Stopped for longer than the lock lives, and woken up: PostgreSQL is a primary still.
+            ("503", r#"{"state":"running","role":"primary","dcs_last_seen":5}"#, Standing::Other),
+            ("503", r#"{"state":"running","role":"replica","dcs_last_seen":5}"#, Standing::Other),
+            ("503", r#"{"state":"running","role":"primary","dcs_last_seen":0}"#, Standing::Undecided),
+            ("503", r#"{"state":"running","role":"primary","dcs_last_seen":5,"pause":true}"#, Standing::Undecided),
+            ("503", r#"{"state":"running","role":"replica","dcs_last_seen":5,"pause":true}"#, Standing::Other),
+        ] {
+            assert_eq!(said(code, body), standing, "{code} {body}");
+        }
+        assert!(parse(b"\x15\x03\x03\x00\x02\x02\x32").is_err());
+        assert!(parse(b"HTTP/1.0 404 x\r\n\r\n{}").is_err());
+    }
+
+    #[test]
+    fn a_hanging_patroni_is_silent_in_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let begin = Instant::now();
+        let standing = standing(listener.local_addr().unwrap(), false, Duration::from_millis(100));
+        assert!(matches!(standing, Standing::Silent(_)), "{standing:?}");
+        assert!(begin.elapsed() < Duration::from_millis(500));
+    }
+}

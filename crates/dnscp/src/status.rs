@@ -1,0 +1,136 @@
+//! `dnscp status 16-main`: what is wanted, what is there, and what is wrong.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+use site::{ClusterId, report};
+
+use crate::dns;
+use crate::netlink::{self, Interface};
+use crate::plan;
+use crate::rest::Standing;
+use crate::run::Task;
+use crate::service::word;
+use crate::state::Locks;
+
+const LOOKUP: Duration = Duration::from_secs(3);
+
+/// Prints, and fails if something is wrong.
+pub fn run(task: &Task, locks: &Locks, id: &ClusterId, json: bool) -> Result<()> {
+    let standing = task.standing();
+    let interfaces = netlink::interfaces()?;
+    let pick = netlink::pick(&task.point.vips, task.point.interface.as_deref(), &interfaces);
+    let primary = standing == Standing::Primary;
+    let mut problems = Vec::new();
+    if let Standing::Silent(why) = &standing {
+        problems.push(why.clone());
+    }
+    let served = locks.served();
+    if !served {
+        problems.push(format!("dnscp@{0} does not run: systemctl start dnscp@{0}", id.dashed()));
+    }
+    problems.extend(pick.problems.iter().cloned());
+
+    let mut addresses = Vec::new();
+    let mut lines = Vec::new();
+    for vip in &task.point.vips {
+        let place = pick.placed.iter().find(|placed| placed.address == vip.address);
+        let here = holder(&interfaces, vip.address);
+        let wanted = primary && place.is_some();
+        let (interface, lifetime) = here.map_or((None, None), |(name, lifetime)| (Some(name), lifetime));
+        match (wanted, &interface) {
+            (true, None) => problems.push(format!("{} is not here, but this member is the primary", vip.address)),
+            (false, Some(name)) if standing == Standing::Other => {
+                problems.push(format!("{} is on {name}, but this member is not the primary", vip.address));
+            }
+            _ => {}
+        }
+        lines.push(match (&interface, place) {
+            (Some(name), _) => {
+                let left = lifetime.map_or_else(|| "without a lease".to_owned(), |left| format!("for {left} s"));
+                format!("{} on {name} {left}", vip.address)
+            }
+            (None, Some(place)) => format!("{} not here (would be on {})", vip.address, place.interface),
+            (None, None) => format!("{} not in a subnet of this member", vip.address),
+        });
+        addresses.push(json!({
+            "address": vip.address.to_string(),
+            "wanted": wanted,
+            "held": interface.is_some(),
+            "interface": interface.or_else(|| place.map(|place| place.interface.clone())),
+            "lifetime": lifetime,
+        }));
+    }
+    let (name, name_line) =
+        name(task, &pick.placed.iter().map(|placed| placed.address).collect::<Vec<_>>(), primary, &mut problems);
+    if json {
+        let member = task.instance.as_ref().map(|instance| instance.name.clone());
+        let status = json!({
+            "cluster": id.slashed(),
+            "member": member,
+            "role": word(&standing),
+            "primary": primary,
+            "service": served,
+            "addresses": addresses,
+            "dns": name,
+            "problems": problems,
+        });
+        report::print(&format!("{status:#}\n"));
+        return if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) };
+    }
+    let mut text = format!(
+        "cluster: {id}\nrole:    {}\nservice: {}\n",
+        word(&standing),
+        if served { "runs" } else { "does not run" }
+    );
+    for line in &lines {
+        text.extend(["address: ", line, "\n"]);
+    }
+    if let Some(line) = &name_line {
+        text.extend(["name:    ", line, "\n"]);
+    }
+    report::print(&text);
+    if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) }
+}
+
+fn holder(interfaces: &[Interface], address: IpAddr) -> Option<(String, Option<u32>)> {
+    interfaces.iter().find_map(|interface| Some((interface.name.clone(), interface.address(address)?.lifetime)))
+}
+
+/// What the name's servers answer, and whether that is what the primary wants.
+fn name(task: &Task, placed: &[IpAddr], primary: bool, problems: &mut Vec<String>) -> (Value, Option<String>) {
+    let Some(dns) = &task.point.dns else { return (Value::Null, None) };
+    let mut wanted: Vec<IpAddr> = placed.to_vec();
+    if task.point.vips.is_empty() {
+        wanted.extend(task.own_address());
+    }
+    wanted.sort();
+    match dns::lookup(&task.root, dns, Instant::now() + LOOKUP) {
+        Ok(answer) => {
+            if primary && answer.addresses != wanted {
+                problems.push(format!(
+                    "{} is {} at {}, but should be {}",
+                    dns.name,
+                    if answer.addresses.is_empty() { "unknown".to_owned() } else { plan::listed(&answer.addresses) },
+                    answer.server,
+                    plan::listed(&wanted)
+                ));
+            }
+            let addresses: Vec<String> = answer.addresses.iter().map(ToString::to_string).collect();
+            let line = format!(
+                "{} is {} at {}",
+                dns.name,
+                if addresses.is_empty() { "unknown".to_owned() } else { addresses.join(", ") },
+                answer.server
+            );
+            let value = json!({"name": dns.name, "addresses": addresses, "ttl": answer.ttl, "server": answer.server.to_string()});
+            (value, Some(line))
+        }
+        Err(error) => {
+            problems.push(format!("{error:#}"));
+            (json!({"name": dns.name, "addresses": null}), Some(format!("{}: nobody answers", dns.name)))
+        }
+    }
+}

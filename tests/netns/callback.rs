@@ -1,0 +1,357 @@
+//! The built program in a network namespace of its own, beside somebody who answers as Patroni does. This shows the wiring;
+//! that Patroni really answers so is shown by the system tests.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const VIP: &str = "10.77.0.100";
+const PRIMARY: (&str, &str) = ("200", r#"{"state":"running","role":"primary","dcs_last_seen":5}"#);
+const REPLICA: (&str, &str) = ("503", r#"{"state":"running","role":"replica","dcs_last_seen":5}"#);
+const STOPPING: (&str, &str) = ("200", r#"{"state":"stopping","role":"primary","dcs_last_seen":5}"#);
+const SILENT: (&str, &str) = ("", "");
+
+/// A member with `eth0`, its settings, and who answers for Patroni.
+struct Member {
+    folder: tempfile::TempDir,
+    answer: Arc<Mutex<(&'static str, &'static str)>>,
+}
+
+impl Member {
+    fn new(settings: &str) -> Self {
+        ip("link set lo up");
+        ip("link add eth0 type veth peer name far");
+        ip("link set far up");
+        ip("link set eth0 up");
+        ip("address add 10.77.0.1/24 broadcast 10.77.0.255 dev eth0");
+        let folder = tempfile::tempdir().unwrap();
+        for directory in ["etc/default", "etc/patroni", "run/postgresql", "proc/1", "data"] {
+            std::fs::create_dir_all(folder.path().join(directory)).unwrap();
+        }
+        let listener = TcpListener::bind("127.0.0.1:8008").unwrap();
+        let answer = Arc::new(Mutex::new(PRIMARY));
+        let shared = answer.clone();
+        thread::spawn(move || patroni(&listener, &shared));
+        let member = Self { folder, answer };
+        member.write("etc/default/patroni", settings);
+        member.write(
+            "etc/patroni/16-main.dnscp",
+            "NAME=pg1\nRESTAPI=http://127.0.0.1:8008\nADDRESS=10.77.0.1\nDATA_DIRECTORY=/data\n",
+        );
+        member
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        std::fs::write(self.folder.path().join(path), text).unwrap();
+    }
+
+    fn answers(&self, answer: (&'static str, &'static str)) {
+        *self.answer.lock().unwrap() = answer;
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dnscp"));
+        command
+            .args(line.split_whitespace())
+            .env("PATRONI_TOOLS_ROOT", self.folder.path())
+            .env_remove("JOURNAL_STREAM");
+        command
+    }
+
+    fn dnscp(&self, line: &str) -> Output {
+        self.command(line).output().unwrap()
+    }
+
+    fn service(&self) -> Service {
+        Service(self.command("--service 16-main").stdin(Stdio::null()).spawn().unwrap())
+    }
+}
+
+/// Ends with the test.
+struct Service(Child);
+
+impl Service {
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), signal).unwrap();
+    }
+
+    fn status(&self, key: &str) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// In user and kernel mode, in hundredths of a second (`proc(5)`, fields 14 and 15 of `stat`).
+    fn ticks(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
+        let fields: Vec<&str> = text.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn patroni(listener: &TcpListener, answer: &Mutex<(&'static str, &'static str)>) {
+    let mut hanging = Vec::new();
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        let (code, body) = *answer.lock().unwrap();
+        if code.is_empty() {
+            hanging.push(stream);
+            continue;
+        }
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = write!(stream, "HTTP/1.0 {code} x\r\nContent-Type: application/json\r\n\r\n{body}");
+    }
+}
+
+fn ip(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn has() -> bool {
+    ip("-o address show").contains(&format!(" {VIP}/"))
+}
+
+/// The address has so many seconds left; none: it stays.
+fn left() -> Option<u64> {
+    let text = ip(&format!("-o address show to {VIP}"));
+    let word = text.split_whitespace().skip_while(|word| *word != "valid_lft").nth(1).unwrap().to_owned();
+    word.strip_suffix("sec").map(|seconds| seconds.parse().unwrap())
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn wait(what: &str, limit: u64, condition: impl Fn() -> bool) -> Duration {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < Duration::from_secs(limit), "not within {limit} s: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+    begin.elapsed()
+}
+
+/// In a thread with its own network.
+fn alone(test: impl FnOnce() + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("REQUIRE_ALL").is_none(), "needs root");
+        eprintln!("skipped: needs root");
+        return;
+    }
+    thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        test();
+    })
+    .join()
+    .unwrap();
+}
+
+const SETTINGS: &str = "VIPS=10.77.0.100/24,10.78.0.100/24\nVIP_LEASE=3\n";
+
+#[test]
+fn events_take_and_give_up() {
+    alone(|| {
+        let member = Member::new(SETTINGS);
+        for (event, answer, here) in [
+            ("on_start master 16-main", PRIMARY, true),
+            ("on_start primary 16-main", PRIMARY, true),
+            ("on_role_change replica 16-main", PRIMARY, false),
+            // Patroni's word wins over an event that says more.
+            ("on_role_change primary 16-main", REPLICA, false),
+            ("on_role_change primary 16-main", STOPPING, false),
+            // Without an answer Patroni's own event is believed.
+            ("on_role_change primary 16-main", SILENT, true),
+            ("before_stop primary 16-main", PRIMARY, false),
+            ("on_role_change promoted 16-main", PRIMARY, true),
+            ("on_stop primary 16-main", SILENT, false),
+            ("on_start primary 16-main", PRIMARY, true),
+            ("on_role_change demoted 16-main", PRIMARY, false),
+        ] {
+            member.answers(answer);
+            let begin = Instant::now();
+            let mut run = member.command(event).stderr(Stdio::null()).spawn().unwrap();
+            wait(event, 2, || has() == here || run_ended(&run));
+            let took = begin.elapsed();
+            if here {
+                run.kill().unwrap();
+            }
+            run.wait().unwrap();
+            assert_eq!(has(), here, "{event} with {answer:?}");
+            println!("{event}: {took:?}");
+        }
+    });
+}
+
+fn run_ended(run: &Child) -> bool {
+    std::fs::read_to_string(format!("/proc/{}/stat", run.id())).is_ok_and(|stat| stat.contains(") Z "))
+}
+
+#[test]
+fn the_plan_is_shown_and_not_done() {
+    alone(|| {
+        let member = Member::new(SETTINGS);
+        let output = member.dnscp("--dry-run on_start primary 16-main");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(text, "add 10.77.0.100/24 on eth0\nannounce 10.77.0.100 on eth0\n");
+        assert!(!has());
+        member.answers(REPLICA);
+        let output = member.dnscp("--dry-run on_start primary 16-main");
+        assert!(String::from_utf8_lossy(&output.stdout).starts_with("nothing, because Patroni says"), "{output:?}");
+    });
+}
+
+#[test]
+fn the_service_follows_patroni() {
+    alone(|| {
+        let member = Member::new(SETTINGS);
+        member.answers(REPLICA);
+        let service = member.service();
+        thread::sleep(Duration::from_millis(1500));
+        assert!(!has());
+        member.answers(PRIMARY);
+        println!("missed gain repaired after {:?}", wait("the service takes", 4, has));
+        for _ in 0..50 {
+            assert!(has() && left().is_some_and(|left| left <= 3));
+            thread::sleep(Duration::from_millis(100));
+        }
+        // Who stops does not get it back, although the lock is still held.
+        member.answers(STOPPING);
+        assert!(member.dnscp("before_stop primary 16-main").status.success());
+        assert!(!has());
+        for _ in 0..25 {
+            assert!(!has());
+            thread::sleep(Duration::from_millis(100));
+        }
+        member.answers(PRIMARY);
+        wait("the service takes again", 4, has);
+        member.answers(REPLICA);
+        println!("missed loss repaired after {:?}", wait("the service gives up", 3, || !has()));
+        member.answers(PRIMARY);
+        wait("the service takes again", 4, has);
+        member.answers(SILENT);
+        let gone = wait("the lease ends", 5, || !has());
+        println!("silent Patroni: gone after {gone:?}");
+        member.answers(PRIMARY);
+        wait("the service takes again", 5, has);
+        assert!(service.status("VmRSS") < 8 * 1024);
+        println!("resident: {} kB, at most {} kB", service.status("VmRSS"), service.status("VmHWM"));
+        let before = service.ticks();
+        thread::sleep(Duration::from_secs(10));
+        println!("in 10 s: {} hundredths of a second", service.ticks() - before);
+        // Stopped for longer than the lease, and woken up in a world that has gone on.
+        service.signal(Signal::SIGSTOP);
+        wait("the lease ends", 5, || !has());
+        member.answers(REPLICA);
+        service.signal(Signal::SIGCONT);
+        for _ in 0..100 {
+            assert!(!has());
+            thread::sleep(Duration::from_millis(20));
+        }
+        member.answers(PRIMARY);
+        wait("the service takes again", 4, has);
+        // Without it the address stays, and a new one gives it a lease.
+        service.signal(Signal::SIGTERM);
+        wait("no lease", 3, || left().is_none());
+        drop(service);
+        let service = member.service();
+        wait("a lease", 3, || left().is_some());
+        // A killed service takes the address with it, in time.
+        drop(service);
+        wait("the lease ends", 5, || !has());
+    });
+}
+
+#[test]
+fn what_ends_patroni_ends_the_address_but_in_pause() {
+    alone(|| {
+        let member = Member::new(SETTINGS);
+        let (name, pid) = ("postgres", std::process::id());
+        member.write("data/postmaster.pid", &format!("{pid}\n/data\n"));
+        std::fs::create_dir_all(member.folder.path().join(format!("proc/{pid}"))).unwrap();
+        member.write(&format!("proc/{pid}/comm"), &format!("{name}\n"));
+        let ended = |code: &str, status: &str| {
+            ip(&format!("address replace {VIP}/24 dev eth0"));
+            member.command("--stopped 16-main").env("EXIT_CODE", code).env("EXIT_STATUS", status).status().unwrap();
+        };
+        ended("killed", "KILL");
+        assert!(!has());
+        ended("exited", "1");
+        assert!(!has());
+        ended("exited", "0");
+        assert_eq!(left(), Some(3));
+        std::fs::remove_file(member.folder.path().join("data/postmaster.pid")).unwrap();
+        ended("exited", "0");
+        assert!(!has());
+    });
+}
+
+/// Who waits for an answer is told, as he would be by a PostgreSQL that stops. A kernel that cannot do it is no failure.
+#[test]
+fn clients_of_an_address_that_goes_are_not_left_waiting() {
+    alone(|| {
+        let member = Member::new(SETTINGS);
+        ip(&format!("address add {VIP}/24 dev eth0"));
+        let server = TcpListener::bind("0.0.0.0:5432").unwrap();
+        let mut client = std::net::TcpStream::connect((VIP, 5432)).unwrap();
+        let mut other = std::net::TcpStream::connect("10.77.0.1:5432").unwrap();
+        let sessions = [server.accept().unwrap().0, server.accept().unwrap().0];
+        for stream in [&client, &other] {
+            stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        }
+        let output = member.dnscp("before_stop primary 16-main");
+        assert!(!has());
+        println!("{}", errors(&output));
+        let error = client.read(&mut [0; 1]).unwrap_err();
+        println!("the client got: {error}");
+        assert_eq!(other.read(&mut [0; 1]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "not this one");
+        drop(sessions);
+        let able = errors(&output).contains("1 connections reset");
+        assert_eq!(error.kind() == std::io::ErrorKind::ConnectionReset, able);
+    });
+}
+
+#[test]
+fn the_test_run_of_the_script() {
+    alone(|| {
+        let member = Member::new("");
+        let mut run = member
+            .command("-vips 10.77.0.100,10.78.0.100 -- on_role_change master patroniclustername")
+            .spawn()
+            .unwrap();
+        wait("the address", 2, has);
+        run.kill().unwrap();
+        run.wait().unwrap();
+        let output = member.dnscp("-vips 10.77.0.100,10.78.0.100 -- on_stop master patroniclustername");
+        assert!(output.status.success() && !has(), "{}", errors(&output));
+    });
+}
+
+#[test]
+fn settings_that_others_can_write_move_nothing() {
+    alone(|| {
+        let member = Member::new(SETTINGS);
+        let file = member.folder.path().join("etc/default/patroni");
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        let output = member.dnscp("on_start primary 16-main");
+        assert!(!output.status.success() && !has());
+        assert!(errors(&output).contains("can be changed by others than root: chmod go-w"), "{}", errors(&output));
+    });
+}

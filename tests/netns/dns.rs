@@ -1,0 +1,575 @@
+//! The DNS record of the connection point against real servers: BIND, MIT Kerberos, Samba.
+//!
+//! Acts with our code, looks with dig. Each test runs in namespaces of its own, in a throw-away copy of an image.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "dns/mod.rs"]
+mod world;
+
+use std::cell::Cell;
+use std::fs;
+use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dnscp::dns::{self, Outcome};
+use dnscp::point::{Auth, Dns, GssSecret};
+use lab::image::Image;
+use site::Root;
+use world::{SERVER, dig, domain_controller, gss, inside, kdc, named, on_dc, secret, settings, sh};
+
+fn addresses(list: &[&str]) -> Vec<IpAddr> {
+    list.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn root() -> Root {
+    Root::new("/")
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(5)
+}
+
+/// Registers as a primary does.
+fn register(dns: &Dns, wanted: &[&str]) -> anyhow::Result<Outcome> {
+    dns::register(&root(), dns, &addresses(wanted), false, &|| true, soon())
+}
+
+fn changed(dns: &Dns, wanted: &[&str]) {
+    let outcome = register(dns, wanted).unwrap();
+    assert!(matches!(outcome, Outcome::Changed { .. }), "{outcome}");
+}
+
+/// Registers, and gives the reason why it does not work, and how long that took.
+fn refused(dns: &Dns) -> (String, Duration) {
+    let begin = Instant::now();
+    let error = register(dns, &["10.77.0.10"]).expect_err("it works");
+    let (text, took) = (format!("{error:#}"), begin.elapsed());
+    println!("{:>6.0} ms  {text}", took.as_secs_f64() * 1e3);
+    assert!(!text.contains('\n'), "one line: {text}");
+    (text, took)
+}
+
+fn refused_because(dns: &Dns, part: &str) {
+    let (text, _) = refused(dns);
+    assert!(text.contains(part), "no '{part}' in: {text}");
+}
+
+fn tsig(file: &str) -> Auth {
+    Auth::Tsig(PathBuf::from(file))
+}
+
+/// The median time of some replaces.
+fn measure(what: &str, dns: &Dns, count: u8) -> Duration {
+    let mut times: Vec<Duration> = (1..=count)
+        .map(|number| {
+            let begin = Instant::now();
+            changed(dns, &[&format!("10.77.1.{number}")]);
+            begin.elapsed()
+        })
+        .collect();
+    times.sort();
+    let median = times[times.len() / 2];
+    println!("{what}: median {median:.2?}, longest {:.2?} of {count}", times[times.len() - 1]);
+    median
+}
+
+#[test]
+fn anonymous() {
+    if !inside("anonymous", None) {
+        return;
+    }
+    let _named = named();
+    let mut dns = settings("pgsql.example.test");
+    changed(&dns, &["10.77.0.10"]);
+    assert_eq!(dig("pgsql.example.test"), ["30 A 10.77.0.10"]);
+    assert!(matches!(register(&dns, &["10.77.0.10"]).unwrap(), Outcome::Unchanged { .. }));
+    // Both families, in place of the one.
+    changed(&dns, &["fd77::10", "10.77.0.11"]);
+    assert_eq!(dig("pgsql.example.test"), ["30 A 10.77.0.11", "30 AAAA fd77::10"]);
+    let answer = dns::lookup(&root(), &dns, soon()).unwrap();
+    assert_eq!((answer.addresses, answer.ttl), (addresses(&["10.77.0.11", "fd77::10"]), Some(30)));
+    assert_eq!(answer.server.to_string(), "10.77.0.53:53");
+    // An address more, and the other family gone.
+    changed(&dns, &["10.77.0.11", "10.77.0.12"]);
+    assert_eq!(dig("pgsql.example.test"), ["30 A 10.77.0.11", "30 A 10.77.0.12"]);
+    // So many that neither the update nor the answer goes by UDP.
+    let many: Vec<String> = (1..=60).map(|number| format!("10.77.5.{number}")).collect();
+    changed(&dns, &many.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(dns::lookup(&root(), &dns, soon()).unwrap().addresses.len(), 60);
+    dns.ttl = 0;
+    changed(&dns, &["10.77.0.11"]);
+    assert_eq!(dig("pgsql.example.test"), ["0 A 10.77.0.11"]);
+    // Asked to, it registers again what is right.
+    let again = dns::register(&root(), &dns, &addresses(&["10.77.0.11"]), true, &|| true, soon()).unwrap();
+    assert!(matches!(again, Outcome::Changed { .. }));
+    // Other records of the name stay.
+    sh("printf 'server 10.77.0.53\nupdate add pgsql.example.test 60 TXT keep\nsend\n' | nsupdate");
+    changed(&dns, &["10.77.0.13"]);
+    assert_eq!(sh("dig +short @10.77.0.53 pgsql.example.test TXT"), "\"keep\"");
+    // By IPv6, by the zone's own name, and with the zone given.
+    dns.servers = vec!["[fd77::53]:53".to_owned()];
+    dns.zone = Some("example.test".to_owned());
+    changed(&dns, &["10.77.0.14"]);
+    // A name that a wildcard answers for: what is seen is not what the name has.
+    changed(&settings("a.wild.example.test"), &["10.77.0.15"]);
+    assert_eq!(dig("a.wild.example.test"), ["30 A 10.77.0.15"]);
+    assert_eq!(dig("b.wild.example.test"), ["300 A 10.77.0.8"]);
+    dns.servers = vec![SERVER.to_owned()];
+    dns.zone = None;
+    assert!(measure("anonymous", &dns, 50) < Duration::from_millis(40));
+}
+
+#[test]
+fn reasons() {
+    if !inside("reasons", None) {
+        return;
+    }
+    let _named = named();
+    refused_because(&settings("pgsql.tsig.test"), "the zone tsig.test must allow pgsql.tsig.test");
+    refused_because(&settings("pgsql.foreign.test"), "the zone of pgsql.foreign.test is not known there");
+    let foreign = Dns { zone: Some("foreign.test".to_owned()), ..settings("pgsql.foreign.test") };
+    refused_because(&foreign, "not authoritative for the zone foreign.test");
+    let outside = Dns { zone: Some("example.test".to_owned()), ..settings("pgsql.tsig.test") };
+    refused_because(&outside, "the name pgsql.tsig.test is not in the zone example.test");
+    refused_because(&settings("alias.example.test"), "is an alias (CNAME) of elsewhere.example.test");
+    let error = dns::lookup(&root(), &settings("pgsql.foreign.test"), soon()).unwrap_err();
+    assert!(format!("{error:#}").contains("not authoritative"), "{error:#}");
+    let outcome =
+        dns::register(&root(), &settings("p.example.test"), &addresses(&["10.77.0.9"]), false, &|| false, soon());
+    assert_eq!(outcome.unwrap(), Outcome::NotPrimary);
+    assert!(dig("p.example.test").is_empty(), "sent all the same");
+}
+
+#[test]
+fn tsig_keys() {
+    if !inside("tsig_keys", None) {
+        return;
+    }
+    let _named = named();
+    let with = |auth: Auth| Dns { auth, ..settings("pgsql.tsig.test") };
+    changed(&with(tsig("/etc/bind/updkey.key")), &["10.77.0.10", "fd77::10"]);
+    assert_eq!(dig("pgsql.tsig.test"), ["30 A 10.77.0.10", "30 AAAA fd77::10"]);
+    changed(&with(tsig("/etc/bind/sha512.key")), &["10.77.0.11"]);
+    // Where only A is granted, an AAAA that is not there needs no removal.
+    changed(&Dns { name: "pgsql.narrow.test".to_owned(), ..with(tsig("/etc/bind/updkey.key")) }, &["10.77.0.10"]);
+    let other = Dns { name: "other.narrow.test".to_owned(), ..with(tsig("/etc/bind/updkey.key")) };
+    refused_because(&other, "must allow other.narrow.test");
+
+    let key = fs::read_to_string("/etc/bind/updkey.key").unwrap();
+    let right = key.split('"').nth(3).unwrap();
+    let wrong = sh("tsig-keygen updkey").split('"').nth(3).unwrap().to_owned();
+    secret("/etc/wrong.key", key.replace(right, &wrong));
+    refused_because(&with(tsig("/etc/wrong.key")), "BADSIG");
+    secret("/etc/unknown.key", key.replace("updkey", "unknown"));
+    refused_because(&with(tsig("/etc/unknown.key")), "BADKEY");
+    secret("/etc/algorithm.key", key.replace("sha256", "sha384"));
+    refused_because(&with(tsig("/etc/algorithm.key")), "BADKEY");
+    secret("/etc/broken.key", key.replace(right, "?"));
+    refused_because(&with(tsig("/etc/broken.key")), "/etc/broken.key:3: the secret is not base64");
+    refused_because(&with(tsig("/etc/none.key")), "cannot read /etc/none.key");
+    secret("/etc/open.key", &key);
+    sh("chmod 644 /etc/open.key");
+    refused_because(&with(tsig("/etc/open.key")), "is open to all users: chown root:postgres /etc/open.key");
+    secret("/etc/theirs.key", &key);
+    sh("chown nobody /etc/theirs.key");
+    refused_because(&with(tsig("/etc/theirs.key")), "does not belong to root");
+    assert_eq!(dig("pgsql.tsig.test"), ["30 A 10.77.0.11"]);
+
+    // With the clock of this process an hour ahead, and then 4 minutes.
+    let faketime = |shift: &str| sh(&format!("PART=tsig DONT_FAKE_MONOTONIC=1 timeout 20 faketime -f {shift} {PART}"));
+    let hour = faketime("+3600s");
+    println!("{}", hour.lines().find(|line| line.contains("BADTIME")).expect(&hour));
+    assert!(faketime("+240s").contains("part: registered"));
+
+    assert!(measure("TSIG", &with(tsig("/etc/bind/updkey.key")), 50) < Duration::from_millis(40));
+}
+
+/// A process of its own for the tests that need one: with another clock, as another user, or to be killed.
+#[test]
+#[ignore = "a part of other tests"]
+fn part() {
+    let (name, auth) = match std::env::var("PART").as_deref() {
+        Ok("tsig") => ("part.tsig.test", tsig("/etc/bind/updkey.key")),
+        Ok("keytab") => ("pgsql.gss.test", gss("pgsql$@GSS.TEST", GssSecret::Keytab("/etc/pgsql.keytab".into()))),
+        Ok("password") => ("pgsql.gss.test", gss("pgsql$@GSS.TEST", GssSecret::Password("/etc/pgsql.password".into()))),
+        _ => return,
+    };
+    match register(&Dns { auth, ..settings(name) }, &["10.77.9.9"]) {
+        Ok(outcome) => println!("part: {outcome}"),
+        Err(error) => println!("part: {error:#}"),
+    }
+}
+
+const PART: &str = "/test --exact part --ignored --nocapture --test-threads=1";
+
+/// What is frozen between its look at Patroni and its message comes too late.
+#[test]
+fn a_late_update_of_an_old_primary_does_not_win() {
+    if !inside("a_late_update_of_an_old_primary_does_not_win", None) {
+        return;
+    }
+    let _kdc = kdc();
+    let _named = named();
+    let keytab = || gss("pgsql$@GSS.TEST", GssSecret::Keytab("/etc/pgsql.keytab".into()));
+    for (name, auth, options) in [
+        ("pgsql.example.test", Auth::None, ""),
+        ("pgsql.tsig.test", tsig("/etc/bind/updkey.key"), "-k /etc/bind/updkey.key"),
+        ("pgsql.gss.test", keytab(), "-g"),
+    ] {
+        let dns = Dns { auth, ..settings(name) };
+        changed(&dns, &["10.77.0.1"]);
+        // The new primary registers while the old one believes that it still is the primary.
+        let looks = Cell::new(0);
+        let new_primary = |address: &str| {
+            sh(&format!(
+                "export KRB5CCNAME=MEMORY: KRB5_CLIENT_KTNAME=/etc/pgsql.keytab
+                printf 'server {SERVER}\nupdate delete {name} A\nupdate add {name} 30 A {address}\nsend\n' | nsupdate {options}"
+            ));
+        };
+        let frozen = || {
+            looks.set(looks.get() + 1);
+            if looks.get() == 1 {
+                new_primary("10.77.0.2");
+            }
+            looks.get() == 1
+        };
+        let outcome = dns::register(&root(), &dns, &addresses(&["10.77.0.3"]), false, &frozen, soon()).unwrap();
+        assert_eq!((outcome, looks.get()), (Outcome::NotPrimary, 2), "{name}");
+        assert_eq!(dig(name), ["30 A 10.77.0.2"], "{name}");
+        // Who still is the primary registers all the same.
+        looks.set(0);
+        let interrupted = || {
+            looks.set(looks.get() + 1);
+            if looks.get() == 1 {
+                new_primary("10.77.0.4");
+            }
+            true
+        };
+        let outcome = dns::register(&root(), &dns, &addresses(&["10.77.0.3"]), false, &interrupted, soon()).unwrap();
+        assert!(matches!(outcome, Outcome::Changed { .. }), "{name}: {outcome}");
+        assert_eq!(dig(name), ["30 A 10.77.0.3"], "{name}");
+    }
+}
+
+#[test]
+fn silent_servers_are_bounded() {
+    if !inside("silent_servers_are_bounded", None) {
+        return;
+    }
+    let _named = named();
+    let at = |servers: &[&str]| Dns {
+        servers: servers.iter().map(|&server| server.to_owned()).collect(),
+        ..settings("pgsql.example.test")
+    };
+    // A listener that nobody accepts from: the kernel takes the connection.
+    let _tcp = TcpListener::bind("127.0.0.1:5399").unwrap();
+    let _udp = UdpSocket::bind("127.0.0.1:5399").unwrap();
+    for (server, part) in [
+        ("10.77.0.53:5300", "connection refused"),
+        ("127.0.0.1:5399", "takes the connection, but gave no answer"),
+        ("10.99.0.1", "no answer in"),
+        ("10.77.0.99", "cannot be reached"),
+        ("nobody.example.test", "the name does not resolve"),
+        ("nobody.foreign.test", "resolvers of /etc/resolv.conf cannot tell"),
+    ] {
+        let (text, took) = refused(&at(&[server]));
+        assert!(text.contains(part), "no '{part}' in: {text}");
+        assert!(took < Duration::from_millis(5150), "{server}: {took:?}");
+        let begin = Instant::now();
+        changed(&at(&[server, SERVER]), &[&format!("10.77.1.{}", part.len())]);
+        let took = begin.elapsed();
+        println!("{:>6.0} ms  with {server} before the one that works", took.as_secs_f64() * 1e3);
+        assert!(took < Duration::from_millis(950), "{server}: {took:?}");
+    }
+    // A resolver that is silent, before one that answers.
+    fs::write("/etc/resolv.conf", "nameserver 10.99.0.1\nnameserver 10.77.0.53\n").unwrap();
+    changed(&at(&["ns1.example.test"]), &["10.77.0.77"]);
+    fs::write("/etc/resolv.conf", "nameserver 10.99.0.1\n").unwrap();
+    let (text, took) = refused(&at(&["ns1.example.test"]));
+    assert!(text.contains("10.99.0.1: no answer in") && took < Duration::from_millis(5150), "{text}");
+    // In less time than it takes the kernel to give an address up.
+    for server in ["10.77.0.99", "10.99.0.1", "127.0.0.1:5399"] {
+        let begin = Instant::now();
+        let end = begin + Duration::from_millis(400);
+        dns::register(&root(), &at(&[server]), &addresses(&["10.77.0.9"]), false, &|| true, end).unwrap_err();
+        assert!(begin.elapsed() < Duration::from_millis(480), "{server}: {:?}", begin.elapsed());
+    }
+}
+
+#[test]
+fn servers_are_found() {
+    if !inside("servers_are_found", None) {
+        return;
+    }
+    let _named = named();
+    let found = |name: &str| Dns { servers: Vec::new(), ..settings(name) };
+    changed(&found("pgsql.example.test"), &["10.77.0.10"]);
+    changed(&found("a.b.c.example.test"), &["10.77.0.11"]);
+    assert_eq!(dig("a.b.c.example.test"), ["30 A 10.77.0.11"]);
+    // The primary server that the SOA names is down: the NS takes it.
+    let begin = Instant::now();
+    changed(&found("pgsql.hidden.test"), &["10.77.0.12"]);
+    println!("with the SOA's server down: {:.2?}", begin.elapsed());
+    let answer = dns::lookup(&root(), &found("pgsql.hidden.test"), soon()).unwrap();
+    assert_eq!(answer.addresses, addresses(&["10.77.0.12"]));
+    refused_because(&found("pgsql.foreign.test"), "its servers are not set (DNS_SERVERS), and not found");
+    let given = Dns { zone: Some("example.test".to_owned()), ..found("x.example.test") };
+    changed(&given, &["10.77.0.13"]);
+}
+
+/// Asks in a tight loop whether the name has an address, by bytes of its own.
+fn absences(name: &str, count: u32, change: impl Fn(u32)) -> (u64, u64) {
+    let mut query = b"\x12\x34\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00".to_vec();
+    for label in name.split('.') {
+        query.push(u8::try_from(label.len()).unwrap());
+        query.extend(label.bytes());
+    }
+    query.extend(b"\x00\x00\x01\x00\x01");
+    let end = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect((SERVER, 53)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            let (mut asked, mut absent) = (0, 0);
+            let mut buffer = [0; 512];
+            while !end.load(Ordering::Relaxed) {
+                socket.send(&query).unwrap();
+                socket.recv(&mut buffer).unwrap();
+                asked += 1;
+                absent += u64::from(buffer[3] & 15 != 0 || buffer[6..8] == [0, 0]);
+            }
+            (asked, absent)
+        });
+        for number in 0..count {
+            change(number);
+        }
+        end.store(true, Ordering::Relaxed);
+        watcher.join().unwrap()
+    })
+}
+
+#[test]
+fn the_name_is_never_absent() {
+    if !inside("the_name_is_never_absent", None) {
+        return;
+    }
+    let _kdc = kdc();
+    let _named = named();
+    let keytab = gss("pgsql$@GSS.TEST", GssSecret::Keytab("/etc/pgsql.keytab".into()));
+    for (name, auth) in [
+        ("pgsql.example.test", Auth::None),
+        ("pgsql.tsig.test", tsig("/etc/bind/updkey.key")),
+        ("pgsql.gss.test", keytab),
+    ] {
+        let dns = Dns { auth, ..settings(name) };
+        changed(&dns, &["10.77.2.1"]);
+        let (asked, absent) = absences(name, 100, |number| {
+            changed(&dns, &[&format!("10.77.3.{number}")]);
+            thread::sleep(Duration::from_millis(2));
+        });
+        println!("{name}: absent in {absent} of {asked} answers during 100 replaces");
+        assert!(asked > 500 && absent == 0);
+    }
+    // The watcher does see what dnscp.sh does: two messages.
+    let (_, absent) = absences("pgsql.example.test", 30, |number| {
+        sh(&format!(
+            "printf 'server {SERVER}\nupdate delete pgsql.example.test A\nsend\nupdate add pgsql.example.test 30 A 10.77.4.{number}\nsend\n' | nsupdate"
+        ));
+    });
+    println!("in two messages: absent in {absent}");
+    assert!(absent > 0);
+}
+
+/// Nothing of a run is left: no ticket, no child (but for zombies, which the first process of a namespace should reap).
+fn nothing_left() {
+    assert_eq!(sh("ls -A /dev/shm"), "");
+    assert_eq!(sh("pgrep -r R,S,D -l 'nsupdate|kinit' || true"), "");
+}
+
+#[test]
+fn kerberos() {
+    if !inside("kerberos", None) {
+        return;
+    }
+    let kdc = kdc();
+    let _named = named();
+    let with = |account: &str, secret: GssSecret| Dns { auth: gss(account, secret), ..settings("pgsql.gss.test") };
+    let keytab = |file: &str| GssSecret::Keytab(file.into());
+    let password = |file: &str| GssSecret::Password(file.into());
+    let good = with("pgsql$@GSS.TEST", keytab("/etc/pgsql.keytab"));
+    changed(&good, &["10.77.0.10", "fd77::10"]);
+    assert_eq!(dig("pgsql.gss.test"), ["30 A 10.77.0.10", "30 AAAA fd77::10"]);
+    assert!(matches!(register(&good, &["10.77.0.10", "fd77::10"]).unwrap(), Outcome::Unchanged { .. }));
+    changed(&with("pgsql$", keytab("/etc/pgsql.keytab")), &["10.77.0.11"]);
+    changed(&with("pgsql$@GSS.TEST", password("/etc/pgsql.password")), &["10.77.0.12"]);
+    // The first account of this keytab is the host's.
+    changed(&with("pgsql$@GSS.TEST", keytab("/etc/host.keytab")), &["10.77.0.13"]);
+    assert_eq!(dig("pgsql.gss.test"), ["30 A 10.77.0.13"]);
+    nothing_left();
+
+    refused_because(&settings("pgsql.gss.test"), "REFUSED");
+    refused_because(&with("pgsql2$@GSS.TEST", keytab("/etc/pgsql2.keytab")), "REFUSED");
+    refused_because(
+        &with("pgsql$@GSS.TEST", keytab("/etc/pgsql2.keytab")),
+        "has no key of pgsql$@GSS.TEST, but of pgsql2$@GSS.TEST",
+    );
+    let other = Dns { name: "other.gss.test".to_owned(), ..good.clone() };
+    refused_because(&other, "must allow other.gss.test");
+    secret("/etc/wrong.password", "P@ssw0rd-wrong\n");
+    let (text, _) = refused(&with("pgsql$@GSS.TEST", password("/etc/wrong.password")));
+    assert!(text.contains("not those of the account") && !text.contains("P@ssw0rd"), "{text}");
+    secret("/etc/bad.keytab", "P@ssw0rd-1");
+    refused_because(&with("pgsql$@GSS.TEST", keytab("/etc/bad.keytab")), "/etc/bad.keytab is not a keytab");
+    sh("cp /etc/pgsql.keytab /etc/open.keytab; chmod 644 /etc/open.keytab");
+    refused_because(&with("pgsql$@GSS.TEST", keytab("/etc/open.keytab")), "is open to all users");
+    nothing_left();
+
+    let keytab_time = measure("Kerberos, keytab", &good, 20);
+    measure("Kerberos, password", &with("pgsql$@GSS.TEST", password("/etc/pgsql.password")), 20);
+    assert!(keytab_time < Duration::from_millis(500));
+
+    // The password was changed: keytab and password file are stale.
+    sh("cp /etc/pgsql.keytab /etc/new.keytab; kadmin.local -q 'cpw -pw P@ssw0rd-3 pgsql$'");
+    refused_because(&good, "not those of the account");
+    refused_because(&with("pgsql$@GSS.TEST", password("/etc/pgsql.password")), "not those of the account");
+    sh(
+        "kadmin.local -q 'cpw -pw P@ssw0rd-1 pgsql$'; rm /etc/pgsql.keytab; kadmin.local -q 'ktadd -k /etc/pgsql.keytab -norandkey pgsql$'; chmod 640 /etc/pgsql.keytab",
+    );
+    changed(&good, &["10.77.0.14"]);
+
+    // No KDC: closed port, and one that drops.
+    drop(kdc);
+    refused_because(&good, "no KDC answers");
+    sh("sed -i 's/kdc = .*/kdc = 10.99.0.1/' /etc/krb5.conf");
+    for kind in ["keytab", "password"] {
+        // Killed while it waits for a KDC: nobody goes on in its place.
+        sh(&format!(
+            "PART={kind} {PART} & sleep 1; pgrep 'nsupdate|kinit'; kill -9 $!; sleep 0.1; ! pgrep -r R,S,D 'nsupdate|kinit'"
+        ));
+    }
+    // What it left of its ticket goes with the next run that finds it old.
+    sh("[ $(ls -A /dev/shm | wc -l) = 1 ]; touch -d '11 minutes ago' /dev/shm/*; mkdir -m 700 /dev/shm/other");
+    for dns in [good.clone(), with("pgsql$@GSS.TEST", password("/etc/pgsql.password"))] {
+        let (text, took) = refused(&dns);
+        assert!(text.contains("KDC of GSS.TEST"), "{text}");
+        assert!(took < Duration::from_millis(5150), "{took:?}");
+    }
+    sh("rmdir /dev/shm/other");
+    nothing_left();
+}
+
+/// What the children of a run get to see, and may do.
+#[test]
+fn children_have_no_rights() {
+    if !inside("children_have_no_rights", None) {
+        return;
+    }
+    let _kdc = kdc();
+    let _named = named();
+    sh("for p in nsupdate kinit; do mv /usr/bin/$p /usr/bin/$p.real; cat > /usr/bin/$p <<'X'
+#!/bin/sh
+{ echo $0 $*; env; grep -E '^(Cap|NoNewPrivs)' /proc/self/status; } >> /run/seen
+exec $0.real \"$@\"
+X
+chmod 755 /usr/bin/$p; done");
+    let secret = GssSecret::Password("/etc/pgsql.password".into());
+    changed(&Dns { auth: gss("pgsql$@GSS.TEST", secret), ..settings("pgsql.gss.test") }, &["10.77.0.10"]);
+    let seen = fs::read_to_string("/run/seen").unwrap();
+    println!("{seen}");
+    for line in seen.lines().filter(|line| line.starts_with("Cap")) {
+        assert!(line.ends_with("\t0000000000000000"), "{line}");
+    }
+    assert_eq!(seen.matches("NoNewPrivs:\t1").count(), 2);
+    assert!(!seen.contains("P@ssw0rd") && !seen.contains("DNSCP_TEST_INSIDE"));
+
+    // As the user that Patroni runs as: its group may read the secrets, and ambient capabilities do not pass.
+    sh("chgrp nogroup /etc/pgsql.* /etc/bind/updkey.key; rm /run/seen; install -m 666 /dev/null /run/seen");
+    for (kind, name) in [("tsig", "part.tsig.test"), ("keytab", "pgsql.gss.test"), ("password", "pgsql.gss.test")] {
+        register(&Dns { auth: tsig("/etc/bind/updkey.key"), ..settings("part.tsig.test") }, &["10.77.0.20"]).unwrap();
+        let keytab = gss("pgsql$@GSS.TEST", GssSecret::Keytab("/etc/pgsql.keytab".into()));
+        register(&Dns { auth: keytab, ..settings("pgsql.gss.test") }, &["10.77.0.20"]).unwrap();
+        fs::write("/run/seen", "").unwrap();
+        let user = "setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=+net_admin,+net_raw --ambient-caps=+net_admin,+net_raw";
+        let said = sh(&format!("PART={kind} SSLKEYLOGFILE=/x KRB5_TRACE=/dev/stderr {user} {PART}"));
+        assert!(said.contains("part: registered"), "{kind}: {said}");
+        assert_eq!(dig(name), ["30 A 10.77.9.9"]);
+        let seen = fs::read_to_string("/run/seen").unwrap();
+        assert_eq!(seen.contains("CapEff"), kind != "tsig");
+        for line in seen.lines().filter(|line| line.starts_with("Cap") && !line.starts_with("CapBnd")) {
+            assert!(line.ends_with("\t0000000000000000"), "{kind}: {line}");
+        }
+        assert!(!seen.contains("KRB5_TRACE"), "{seen}");
+    }
+    nothing_left();
+}
+
+fn active_directory(name: &str, image: Image) {
+    if !inside(name, Some(image)) {
+        return;
+    }
+    let _samba = domain_controller();
+    let with = |account: &str, secret: GssSecret| Dns { auth: gss(account, secret), ..settings("pgsql.ad.test") };
+    let keytab = |file: &str| GssSecret::Keytab(file.into());
+    let first = with("pgsql$@AD.TEST", keytab("/etc/pgsql.keytab"));
+    let second = with("pgsql2$@AD.TEST", keytab("/etc/pgsql2.keytab"));
+    refused_because(&settings("pgsql.ad.test"), "REFUSED");
+    changed(&first, &["10.77.0.10"]);
+    assert_eq!(dig("pgsql.ad.test"), ["30 A 10.77.0.10"]);
+    assert!(matches!(register(&first, &["10.77.0.10"]).unwrap(), Outcome::Unchanged { .. }));
+    changed(&with("pgsql$@AD.TEST", GssSecret::Password("/etc/pgsql.password".into())), &["10.77.0.11", "fd77::11"]);
+    assert_eq!(dig("pgsql.ad.test"), ["30 A 10.77.0.11", "30 AAAA fd77::11"]);
+    changed(&Dns { ttl: 60, ..first.clone() }, &["10.77.0.11"]);
+    assert_eq!(dig("pgsql.ad.test"), ["60 A 10.77.0.11"]);
+    // Against scavenging.
+    let again =
+        dns::register(&root(), &Dns { ttl: 60, ..first.clone() }, &addresses(&["10.77.0.11"]), true, &|| true, soon());
+    assert!(matches!(again.unwrap(), Outcome::Changed { .. }));
+    // Servers, zone and realm by discovery.
+    changed(&Dns { servers: Vec::new(), ..first.clone() }, &["10.77.0.12"]);
+    assert_eq!(dns::lookup(&root(), &first, soon()).unwrap().addresses, addresses(&["10.77.0.12"]));
+    // The record belongs to the account that made it.
+    refused_because(&second, "the record may belong to another account");
+    assert_eq!(dig("pgsql.ad.test"), ["30 A 10.77.0.12"]);
+    changed(&Dns { name: "pgsql2.ad.test".to_owned(), ..second.clone() }, &["10.77.0.13"]);
+    refused_because(
+        &Dns { name: "pgsql2.ad.test".to_owned(), ..first.clone() },
+        "the record may belong to another account",
+    );
+
+    // Frozen between its look at Patroni and its message.
+    let looks = Cell::new(0);
+    let frozen = || {
+        looks.set(looks.get() + 1);
+        if looks.get() == 1 {
+            changed(&first, &["10.77.0.20"]);
+        }
+        looks.get() == 1
+    };
+    let outcome = dns::register(&root(), &first, &addresses(&["10.77.0.21"]), false, &frozen, soon()).unwrap();
+    assert_eq!((outcome, looks.get()), (Outcome::NotPrimary, 2));
+    assert_eq!(dig("pgsql.ad.test"), ["30 A 10.77.0.20"]);
+
+    let (asked, absent) = absences("pgsql.ad.test", 30, |number| changed(&first, &[&format!("10.77.3.{number}")]));
+    println!("{name}: absent in {absent} of {asked} answers during 30 replaces");
+    assert!(asked > 100 && absent == 0);
+    measure(name, &first, 20);
+    nothing_left();
+
+    on_dc("samba-tool user setpassword 'pgsql$' --newpassword='P@ssw0rd-3'");
+    refused_because(&first, "not those of the account");
+}
+
+#[test]
+fn samba_4_22() {
+    active_directory("samba_4_22", Image::Samba13);
+}
+
+/// Its answers are signed wrongly, even when it did what it was asked.
+#[test]
+fn samba_4_17() {
+    active_directory("samba_4_17", Image::Samba12);
+}

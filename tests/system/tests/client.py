@@ -1,0 +1,38 @@
+#!/usr/bin/python3
+"""Inserts numbers through an address, and writes "time number" for each that was acknowledged.
+
+The time is the monotonic clock. A server that does not take a connection within 0.2 s, or data within 0.5 s, is left.
+"""
+
+import socket
+import sys
+import time
+
+import psycopg2
+
+host, port = sys.argv[1], int(sys.argv[2])
+n = 0
+with open("/var/tmp/acknowledged", "w", buffering=1) as log:
+    while True:
+        connection = None
+        try:
+            socket.create_connection((host, port), timeout=0.2).close()
+            connection = psycopg2.connect(
+                host=host, port=port, user="app", password="app", dbname="postgres", connect_timeout=2,
+                options="-c statement_timeout=3000", tcp_user_timeout=500,
+            )
+            connection.autocommit = True
+            cursor = connection.cursor()
+            while True:
+                n += 1
+                cursor.execute("insert into numbers values (%s)", (n,))
+                # With synchronous replication a cancelled wait comes as a warning, and is no acknowledgement.
+                if not connection.notices:
+                    log.write(f"{time.monotonic():.3f} {n}\n")
+                del connection.notices[:]
+                time.sleep(0.01)
+        except (OSError, psycopg2.Error):
+            time.sleep(0.01)
+        finally:
+            if connection is not None:
+                connection.close()
