@@ -8,12 +8,11 @@
 # $PATRONI_TOOLS_CACHE (/var/cache/patroni-tools-lab).
 
 RELEASE ?= 13
-NODES ?= pg1,pg2,pg3
 CARGO ?= cargo
 LAB = target/debug/lab
 sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates systemd debian docs/man)
 
-.PHONY: demo demo-down check check-fast check-point check-theirs deb bench setup lab unit msrv lintian system
+.PHONY: demo demo-down check check-fast check-point check-theirs deb bench setup lab msrv lintian system
 
 demo: setup deb lab
 	tests/demo $(RELEASE)
@@ -27,7 +26,7 @@ check: setup
 	$(MAKE) deb msrv lintian
 	$(MAKE) system
 
-# No root, no machines.
+# No machines. As root it also runs what needs network namespaces and a PostgreSQL of this host.
 check-fast:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
