@@ -12,7 +12,7 @@ CARGO ?= cargo
 LAB = target/debug/lab
 sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates systemd debian docs/man)
 
-.PHONY: demo demo-down check check-fast check-point check-theirs deb bench setup lab msrv lintian system
+.PHONY: demo demo-down check check-fast check-host check-point check-theirs deb bench setup lab msrv lintian system
 
 demo: setup deb lab
 	tests/demo $(RELEASE)
@@ -22,15 +22,20 @@ demo-down: setup lab
 
 check: export REQUIRE_ALL = 1
 check: setup
-	$(MAKE) check-fast
+	$(MAKE) check-fast check-host
 	$(MAKE) deb msrv lintian
 	$(MAKE) system
 
-# No machines. As root it also runs what needs network namespaces and a PostgreSQL of this host.
+# No root, no machines.
 check-fast:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
-	$(CARGO) test --quiet -p site -p patroni-tools -p dnscp
+	$(CARGO) test --quiet -p site -p patroni-tools -p dnscp --lib --bins --test cases --test dnscp
+	$(CARGO) test --quiet -p site -p patroni-tools -p dnscp --doc
+
+# A PostgreSQL, network namespaces, BIND, Kerberos and Samba on this host.
+check-host:
+	$(CARGO) test -p patroni-tools -p dnscp --test hooks --test vip --test callback --test netns_dns
 
 system: lab
 	tests/cases/findings/run ours
