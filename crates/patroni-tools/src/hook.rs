@@ -9,6 +9,7 @@ use nix::unistd::geteuid;
 use site::report::{self, Reporter};
 use site::{ClusterId, Root};
 
+pub(crate) use crate::gen_config::patroni_file;
 use crate::tied;
 use crate::yaml::Yaml;
 
@@ -152,11 +153,6 @@ pub(crate) fn main(hook: &Hook) -> ExitCode {
     }
     let work = || site.reporter.finish((hook.work)(&site, &arguments));
     if hook.tied { tied::run(&site.reporter, work) } else { work() }
-}
-
-/// The Patroni file of an instance.
-pub(crate) fn patroni_file(id: &ClusterId) -> PathBuf {
-    PathBuf::from(format!("/etc/patroni/{}.yml", id.dashed()))
 }
 
 /// Reads the Patroni file of an instance; `None` where there is none.

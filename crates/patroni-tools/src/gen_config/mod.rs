@@ -21,6 +21,7 @@ use site::settings::{Origin, Settings};
 use site::{ClusterId, Root, clusters, keys::SiteKey};
 
 use crate::yaml::Yaml;
+pub(crate) use config::file as patroni_file;
 use config::{Config, Ports, file};
 use render::Author;
 
