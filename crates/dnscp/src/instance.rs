@@ -8,11 +8,7 @@ use site::{ClusterId, Root, envfile};
 
 use crate::privilege::Caller;
 
-/// The file of an instance; it is there while `VIPS` or a DNS name is set.
-#[must_use]
-pub fn file(id: &ClusterId) -> PathBuf {
-    PathBuf::from(format!("/etc/patroni/{}.dnscp", id.dashed()))
-}
+pub use site::point::file;
 
 /// How Patroni and PostgreSQL of an instance are reached on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]

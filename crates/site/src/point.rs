@@ -14,6 +14,12 @@ use crate::{ClusterId, Root};
 /// The shortest lease: it is renewed three times in its time.
 const LEAST_LEASE: u64 = 3;
 
+/// The file that patroni-gen-config writes for dnscp; it is there while `VIPS` or a DNS name is set.
+#[must_use]
+pub fn file(id: &ClusterId) -> PathBuf {
+    PathBuf::from(format!("/etc/patroni/{}.dnscp", id.dashed()))
+}
+
 /// The connection point of one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Point {

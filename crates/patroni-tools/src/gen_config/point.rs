@@ -2,20 +2,14 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use site::{ClusterId, Root, envfile, facts};
+use site::{Root, envfile, facts};
 
 use super::config::{self, Config};
-use super::{DIRECTORY, install};
+use super::install;
 use crate::yaml::Yaml;
-
-/// The file of an instance.
-#[must_use]
-pub fn file(id: &ClusterId) -> PathBuf {
-    PathBuf::from(format!("{DIRECTORY}/{}.dnscp", id.dashed()))
-}
+use site::point::file;
 
 /// Writes the file that goes with the text of a Patroni file, or removes it where the member has no connection point.
 pub fn install(root: &Root, config: &Config, patroni: &str) -> Result<()> {
