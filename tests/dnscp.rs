@@ -47,6 +47,30 @@ fn a_wrong_command_line_is_exit_2_and_says_where_more_is() {
     assert_eq!(machine.run("--version").1, machine.run("-version").1);
 }
 
+/// What bash offers for the last of some words.
+fn completed(words: &[&str]) -> String {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../debian/dnscp.completion");
+    let script = r#". "$0"; COMP_WORDS=(dnscp "$@") COMP_CWORD=$#; _dnscp; echo "${COMPREPLY[*]}""#;
+    let output = Command::new("bash").args(["-c", script, file]).args(words).output().unwrap();
+    assert!(output.stderr.is_empty(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+#[test]
+fn bash_completes_what_the_program_takes() {
+    for (words, offered) in [
+        (&["st"] as &[&str], "status"),
+        (&["on_r"], "on_restart on_role_change"),
+        (&["--dry-run", "--", "be"], "before_stop"),
+        (&["-vips", "192.0.2.1", "on_start", "p"], "primary"),
+        (&["--s"], "--service --stopped"),
+        (&["-ttl", ""], ""),
+        (&["--", "-"], ""),
+    ] {
+        assert_eq!(completed(words), offered, "{words:?}");
+    }
+}
+
 #[test]
 fn with_nothing_set_nothing_is_done() {
     let machine = Machine::new(&[("etc/default/patroni", "TTL=30\n")]);

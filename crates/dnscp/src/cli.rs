@@ -41,6 +41,48 @@ Options of dnscp.sh, for root only; they win over the settings:
 Manual: dnscp(8), settings: patroni.default(5)
 ";
 
+/// What an option says.
+#[derive(Debug, Clone, Copy)]
+enum Meaning {
+    Help,
+    Version,
+    Flag(Flag),
+    /// The next word is the value of this setting.
+    Script(&'static str),
+    /// No word after it is an option.
+    Rest,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Flag {
+    Verbose,
+    DryRun,
+    Json,
+    Service,
+    Stopped,
+}
+
+/// Every option there is. The manual page and the completion are tested against this list.
+const OPTIONS: [(&str, Meaning); 17] = [
+    ("-h", Meaning::Help),
+    ("--help", Meaning::Help),
+    ("-version", Meaning::Version),
+    ("--version", Meaning::Version),
+    ("-verbose", Meaning::Flag(Flag::Verbose)),
+    ("--verbose", Meaning::Flag(Flag::Verbose)),
+    ("-D", Meaning::Flag(Flag::Verbose)),
+    ("--dry-run", Meaning::Flag(Flag::DryRun)),
+    ("--json", Meaning::Flag(Flag::Json)),
+    ("--service", Meaning::Flag(Flag::Service)),
+    ("--stopped", Meaning::Flag(Flag::Stopped)),
+    ("-vips", Meaning::Script("VIPS")),
+    ("-dnszonefqdn", Meaning::Script("DNS_ZONE")),
+    ("-dnsserver", Meaning::Script("DNS_SERVERS")),
+    ("-ttl", Meaning::Script("DNS_TTL")),
+    ("-pwdfile", Meaning::Script("DNS_PASSWORD_FILE")),
+    ("--", Meaning::Rest),
+];
+
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
 enum Asked {
@@ -192,41 +234,27 @@ fn parse(words: &[String], caller: Caller) -> Result<Asked, Wrong> {
     let mut rest: Vec<&str> = Vec::new();
     let mut words = words.iter().map(String::as_str);
     while let Some(word) = words.next() {
-        let key = match word {
-            "-h" | "--help" => return Ok(Asked::Help),
-            "-version" | "--version" => return Ok(Asked::Version),
-            "-verbose" | "--verbose" | "-D" => {
-                verbose = true;
-                continue;
-            }
-            "--dry-run" => {
-                dry_run = true;
-                continue;
-            }
-            "--json" => {
-                json = true;
-                continue;
-            }
-            "--service" => {
-                service = true;
-                continue;
-            }
-            "--stopped" => {
-                stopped = true;
-                continue;
-            }
-            "--" => {
+        let key = match OPTIONS.iter().find(|(option, _)| *option == word).map(|(_, meaning)| *meaning) {
+            Some(Meaning::Help) => return Ok(Asked::Help),
+            Some(Meaning::Version) => return Ok(Asked::Version),
+            Some(Meaning::Script(key)) => key,
+            Some(Meaning::Rest) => {
                 rest.extend(words);
                 break;
             }
-            "-vips" => "VIPS",
-            "-dnszonefqdn" => "DNS_ZONE",
-            "-dnsserver" => "DNS_SERVERS",
-            "-ttl" => "DNS_TTL",
-            "-pwdfile" => "DNS_PASSWORD_FILE",
-            other if other.starts_with('-') => return Err(Wrong(format!("there is no option {other}"))),
-            other => {
-                rest.push(other);
+            Some(Meaning::Flag(flag)) => {
+                match flag {
+                    Flag::Verbose => verbose = true,
+                    Flag::DryRun => dry_run = true,
+                    Flag::Json => json = true,
+                    Flag::Service => service = true,
+                    Flag::Stopped => stopped = true,
+                }
+                continue;
+            }
+            None if word.starts_with('-') => return Err(Wrong(format!("there is no option {word}"))),
+            None => {
+                rest.push(word);
                 continue;
             }
         };
@@ -291,6 +319,22 @@ mod tests {
             "status",
         ] {
             assert!(asked(line, true).is_err(), "{line:?} was accepted");
+        }
+    }
+
+    /// The words between which no letter stands: `-verbose` is not in `--verbose`.
+    fn words(text: &str) -> Vec<&str> {
+        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').collect()
+    }
+
+    #[test]
+    fn every_option_has_its_place_in_the_manual_and_in_the_completion() {
+        for file in ["docs/man/dnscp.8.scd", "debian/dnscp.completion"] {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(file);
+            let text = std::fs::read_to_string(path).unwrap();
+            for (option, _) in OPTIONS {
+                assert!(words(&text).contains(&option), "{file} lacks {option}");
+            }
         }
     }
 

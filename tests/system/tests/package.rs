@@ -230,7 +230,14 @@ fn completion(m: &Machine) -> Result<()> {
     // Another name of --dry-run, which --help does not list.
     let completed = complete("--")?.replace("--stdout\n", "");
     ensure!(completed == options, "options: completion has {completed}, --help {options}");
-    m.run(&format!("rm {}", m.yml())).map(drop)
+    m.run(&format!("patroni-gen-config {} --set VIPS=192.0.2.9/32", m.cluster.slashed()))?;
+    let instance = m.run(
+        "bash -c '. /usr/share/bash-completion/completions/dnscp
+         COMP_WORDS=(dnscp status \"\") COMP_CWORD=2; _dnscp; printf \"%s\\n\" \"${COMPREPLY[@]}\"'",
+    )?;
+    ensure!(instance == m.cluster.dashed(), "instances of dnscp: {instance}");
+    let names = format!("{} /etc/patroni/{}.dnscp", m.yml(), m.cluster.dashed());
+    m.run(&format!("rm {names}")).map(drop)
 }
 
 fn no_main_cluster(m: &Machine) -> Result<()> {
