@@ -86,6 +86,21 @@ pub enum GssSecret {
     Password(PathBuf),
 }
 
+/// The programs that Kerberos needs, and Debian's packages of them: for the ticket from a keytab nsupdate's own library is enough.
+pub const GSS_PROGRAMS: [(&str, &str); 2] = [("nsupdate", "bind9-dnsutils"), ("kinit", "krb5-user")];
+
+impl Auth {
+    /// The programs that an update runs, with their packages.
+    #[must_use]
+    pub fn programs(&self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::None | Self::Tsig(_) => &[],
+            Self::Gss { secret: GssSecret::Keytab(_), .. } => &GSS_PROGRAMS[..1],
+            Self::Gss { secret: GssSecret::Password(_), .. } => &GSS_PROGRAMS,
+        }
+    }
+}
+
 impl Point {
     /// Reads the settings of an instance; `None` where neither an address nor a name is set.
     pub fn read(root: &Root, id: &ClusterId) -> Result<Option<Self>> {
@@ -226,6 +241,15 @@ mod tests {
         assert_eq!(dns(&[("DNS_NAME", "pgsql.a.example")]).unwrap(), "pgsql.a.example");
         assert!(dns(&[("DNS_ZONE", "example.org"), ("DNS_NAME", "pgsql.example.com")]).is_err());
         assert!(dns(&[("DNS_NAME", "pgsql")]).is_err());
+    }
+
+    #[test]
+    fn the_package_suggests_what_kerberos_needs() {
+        let control = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../debian/control")).unwrap();
+        let suggests = control.split("\nSuggests:").nth(1).unwrap().split("\nDescription:").next().unwrap();
+        for (_, package) in GSS_PROGRAMS {
+            assert!(suggests.split([',', ' ', '\n']).any(|word| word == package), "{package}");
+        }
     }
 
     #[test]

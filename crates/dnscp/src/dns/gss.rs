@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, geteuid};
 use site::Root;
@@ -21,7 +21,7 @@ use super::key::read_secret;
 use super::message::{Change, reason};
 use super::seen::Seen;
 use super::{Limits, Sent, keytab};
-use crate::point::GssSecret;
+use crate::point::{GSS_PROGRAMS, GssSecret};
 
 /// Credential caches are kept here while a run lasts: in memory, never on a disk.
 const SHARED_MEMORY: &str = "/dev/shm";
@@ -149,10 +149,9 @@ impl Client {
         if geteuid().is_root() {
             command.arg("--bounding-set=-all");
         }
-        let program = self
-            .root
-            .program(program)
-            .with_context(|| format!("DNS_AUTH=gss needs {program}: apt-get install bind9-dnsutils krb5-user"))?;
+        let package = GSS_PROGRAMS.iter().find(|(name, _)| *name == program).map_or(program, |(_, package)| package);
+        let found = self.root.program(program);
+        let program = found.map_err(|_| anyhow!("DNS_AUTH=gss needs {program}: run apt install {package}"))?;
         command.arg("--").arg(program);
         command.env_clear().env("LC_ALL", "C").env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", "/nonexistent");
         let mut name = OsString::from("FILE:");
