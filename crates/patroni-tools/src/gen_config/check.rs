@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use serde_json::Value;
 use site::clusters;
+use site::point::{self, Point};
 use site::report::Reporter;
+use site::settings::Settings;
 use site::{ClusterId, Root, conf};
 
 use super::config::file;
+use super::installed::Patroni;
 use super::store::STORES;
 use crate::yaml::{self, Yaml};
 
@@ -133,6 +136,8 @@ pub struct Findings {
     pub errors: Vec<String>,
     /// What needs a look.
     pub warnings: Vec<String>,
+    /// What needs a look elsewhere, with its place.
+    pub elsewhere: Vec<String>,
 }
 
 /// Checks the file of an instance and says what it found; an error if the instance cannot work.
@@ -141,6 +146,9 @@ pub fn run(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<()> {
     let findings = look(root, id, &path)?;
     for warning in &findings.warnings {
         reporter.warn(format!("{}: {warning}", path.display()));
+    }
+    for warning in &findings.elsewhere {
+        reporter.warn(warning);
     }
     match findings.errors.split_last() {
         None => Ok(()),
@@ -168,6 +176,11 @@ fn look(root: &Root, id: &ClusterId, path: &Path) -> Result<Findings> {
     look_at_keys(&yaml, &mut findings);
     look_at_values(&yaml, &mut findings);
     look_at_host(root, id, &yaml, &mut findings)?;
+    let patroni = Patroni::of(root)?;
+    findings
+        .warnings
+        .extend(STORES.iter().filter(|store| yaml.get(&[store]).is_some()).find_map(|s| patroni.doubt_about(s)));
+    look_at_point(root, id, &yaml, &patroni, &mut findings);
     let mode = root.path(path).metadata()?.permissions().mode();
     if mode & 0o007 != 0 {
         findings.warnings.push(format!("others can read the passwords in it: run chmod 0640 {}", path.display()));
@@ -296,6 +309,43 @@ fn look_at_host(root: &Root, id: &ClusterId, yaml: &Yaml, findings: &mut Finding
         }
     }
     Ok(())
+}
+
+/// The settings are dnscp's as well, which reads them itself: what is set there has to be in the file too.
+fn look_at_point(root: &Root, id: &ClusterId, yaml: &Yaml, patroni: &Patroni, findings: &mut Findings) {
+    let calls_dnscp = |path: &[&str]| yaml.text(path).is_some_and(|command| command.contains("dnscp"));
+    let (called, missing): (Vec<&str>, Vec<&str>) = ["on_start", "on_restart", "on_role_change", "on_stop"]
+        .into_iter()
+        .partition(|event| calls_dnscp(&["postgresql", "callbacks", event]));
+    let point = Settings::read(root, id).and_then(|settings| Point::from_settings(root, id, &settings));
+    match point {
+        Ok(Some(_)) => {}
+        Err(error) if !called.is_empty() => {
+            findings.elsewhere.push(format!("{error:#} (until then dnscp moves neither address nor name)"));
+            return;
+        }
+        Ok(None) | Err(_) => return,
+    }
+    let remedy = format!("run patroni-gen-config {id} (a template of your own has to keep the block callbacks)");
+    if !missing.is_empty() {
+        findings.warnings.push(format!(
+            "VIPS or a DNS name is set, but postgresql.callbacks does not call dnscp for {}: {remedy}",
+            missing.join(", ")
+        ));
+    }
+    if patroni.has_before_stop() && !calls_dnscp(&["postgresql", "before_stop"]) {
+        findings.warnings.push(format!(
+            "postgresql.before_stop does not call dnscp, though the installed Patroni has it, so the address may stay here until \
+             PostgreSQL has stopped: {remedy}"
+        ));
+    }
+    let file = point::file(id);
+    if !root.path(&file).exists() {
+        let file = file.display();
+        findings
+            .elsewhere
+            .push(format!("{file} is missing, so dnscp@{} does not start: run patroni-gen-config {id}", id.dashed()));
+    }
 }
 
 fn hook_commands(yaml: &Yaml) -> Vec<PathBuf> {

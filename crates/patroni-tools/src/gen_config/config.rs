@@ -16,13 +16,11 @@ use site::point::Point;
 use site::settings::Settings;
 use site::{ClusterId, Root};
 
+use super::installed::Patroni;
 use super::store;
 
 /// The REST API's port is PostgreSQL's plus this, so that 5432 gives 8008, as in Debian's package.
 const REST_OFFSET: u16 = 8008 - 5432;
-
-/// Which Patroni is installed, as `__version__ = '4.0.7'`.
-const PATRONI_VERSION: &str = "/usr/lib/python3/dist-packages/patroni/version.py";
 
 /// Where the hooks are.
 pub const HOOKS: &str = "/usr/libexec/patroni-tools";
@@ -159,6 +157,10 @@ impl Config {
         let point = Point::from_settings(root, id, settings)?;
         let vips: Vec<IpAddr> = point.iter().flat_map(|point| &point.vips).map(|vip| vip.address).collect();
         let mut warnings = Vec::new();
+        let patroni = Patroni::of(root)?;
+        let store = store::sections(root, settings)?;
+        warnings.extend(store.iter().filter_map(|(name, _)| patroni.doubt_about(name)));
+        warnings.extend(point.iter().flat_map(|point| missing_programs(root, point)));
         let dcs = dynamic(settings)?;
         let lease = point.as_ref().filter(|_| !vips.is_empty()).map_or(0, |point| point.lease.as_secs());
         if lease > 0 && lease + dcs.loop_wait >= dcs.ttl {
@@ -173,7 +175,7 @@ impl Config {
             file: file(id).display().to_string(),
             namespace: namespace(settings)?,
             name: member_name(root, settings)?,
-            store: store::sections(root, settings)?,
+            store,
             restapi: RestApi {
                 listen: rest.clone(),
                 connect_address: rest,
@@ -200,7 +202,7 @@ impl Config {
                 rewind_password: key.password(&scope, "rewind_user"),
             },
             watchdog: settings.choice("WATCHDOG", &["off", "automatic", "required"])?.unwrap_or("automatic"),
-            callbacks: point.as_ref().map(|_| callbacks(root, &scope)).transpose()?,
+            callbacks: point.as_ref().map(|_| callbacks(&patroni, &scope)),
             point: point.is_some(),
             address,
             warnings,
@@ -325,19 +327,18 @@ fn listen_addresses(
     Ok(asked.join(","))
 }
 
-/// What Patroni calls. It puts event, role and scope behind the command, but nothing behind `before_stop`, which is there
-/// since 3.0.3 (`Postgresql._before_stop`).
-fn callbacks(root: &Root, scope: &str) -> Result<Callbacks> {
+/// What Patroni calls. It puts event, role and scope behind the command, but nothing behind `before_stop`.
+fn callbacks(patroni: &Patroni, scope: &str) -> Callbacks {
     let command = format!("{HOOKS}/dnscp");
-    let version = root.read(PATRONI_VERSION)?;
-    let number = version.as_deref().and_then(|text| text.split(['"', '\'']).nth(1));
-    // A Patroni that is not Debian's is as good as certain to be newer.
-    let has_before_stop = number.is_none_or(|number| {
-        let parts: Vec<u32> = number.split('.').map_while(|part| part.parse().ok()).collect();
-        parts.as_slice() >= [3, 0, 3].as_slice()
-    });
-    let before_stop = has_before_stop.then(|| format!("{command} before_stop primary {scope}"));
-    Ok(Callbacks { command, before_stop })
+    let before_stop = patroni.has_before_stop().then(|| format!("{command} before_stop primary {scope}"));
+    Callbacks { command, before_stop }
+}
+
+/// A registration that cannot be done for want of a program is said now, and not only when the first primary registers.
+fn missing_programs(root: &Root, point: &Point) -> Vec<String> {
+    let programs = point.dns.as_ref().map_or(&[] as &[_], |dns| dns.auth.programs());
+    let missing = programs.iter().filter(|(program, _)| root.program(program).is_err());
+    missing.map(|(program, package)| format!("DNS_AUTH=gss needs {program}: run apt install {package}")).collect()
 }
 
 /// Besides everybody's access, Patroni needs: replication and rewind from the members, and replication from this host

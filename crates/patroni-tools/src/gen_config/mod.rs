@@ -7,6 +7,7 @@ mod config;
 mod diff;
 mod dynamic;
 mod install;
+mod installed;
 mod point;
 mod render;
 mod store;
