@@ -25,7 +25,7 @@ END
 chroot "$root" apt-get -qq update
 
 systemctl() { command systemctl --quiet --root="$root" "$@"; }
-systemctl disable etcd.service
+systemctl disable etcd.service named.service krb5-kdc.service krb5-admin-server.service
 systemctl enable systemd-networkd.service
 systemctl mask console-getty.service getty.target systemd-firstboot.service systemd-hwdb-update.service \
     ldconfig.service apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer \

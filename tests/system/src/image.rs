@@ -29,7 +29,8 @@ const SERVER_AFTER: &str =
     "#!/bin/sh\nset -eu\nrm -f \"$1\"/etc/apt/apt.conf.d/99mmdebstrap \"$1\"/etc/dpkg/dpkg.cfg.d/99mmdebstrap\n";
 
 const NODE_PACKAGES: &str = "apt-utils,systemd,systemd-sysv,dbus,iproute2,iputils-ping,procps,postgresql,\
-    postgresql-contrib,patroni,python3-etcd,etcd-server,etcd-client,openssl,less,jq,man-db,bash-completion";
+    postgresql-contrib,patroni,python3-etcd,etcd-server,etcd-client,openssl,less,jq,man-db,bash-completion,\
+    bind9,bind9-dnsutils,krb5-kdc,krb5-admin-server,krb5-user";
 const PACKAGE_BUILDER_PACKAGES: &str = "build-essential,debhelper,scdoc,lintian,fakeroot,rustc-web,cargo-web,\
     ca-certificates,git,make,man-db,systemd";
 const RUST_PACKAGES: &str = "rustc,cargo,gcc,libc6-dev,ca-certificates,git,make";

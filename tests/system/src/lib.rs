@@ -27,6 +27,7 @@ mod fixture;
 mod holder;
 pub mod image;
 mod lab;
+pub mod names;
 mod net;
 mod node;
 pub mod patroni;
