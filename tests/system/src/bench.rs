@@ -3,6 +3,8 @@
 //! Both sides of a comparison run in turns, so that other work on the host falls on both. What came out is printed, and
 //! whether it is what we want; it is not asserted.
 
+mod gap;
+
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
@@ -29,6 +31,13 @@ const INSTANCES: u32 = 200;
 const BENCH: &str = "--scope=17-bench --datadir=/var/lib/postgresql/17/bench";
 const DATA: &str = "/var/lib/postgresql/17/main";
 const PASSWORD_FILE: &str = "/var/lib/postgresql/bench.pgpass";
+
+/// The gap of a switchover alone.
+pub fn gap(packages: &[PathBuf]) -> Result<()> {
+    let (ours, theirs) = gap::switchovers(packages)?;
+    println!("{} {}", Sample::of(ours), Sample::of(theirs));
+    Ok(())
+}
 
 /// Measures and prints a table in Markdown.
 pub fn run(packages: &[PathBuf], quick: bool) -> Result<()> {

@@ -32,6 +32,7 @@ mod net;
 mod node;
 pub mod patroni;
 pub mod watch;
+pub mod writer;
 
 pub use command::{Captured, Task};
 pub use fixture::{ready, test};

@@ -33,6 +33,11 @@ pub fn package() -> Result<PathBuf> {
 /// Installs the package by apt on all machines.
 pub fn install(lab: &Lab) -> Result<()> {
     lab.offer(&[package()?])?;
+    install_offered(lab)
+}
+
+/// The same with the package that was offered before.
+pub fn install_offered(lab: &Lab) -> Result<()> {
     lab.each(|node| node.run_within(INSTALL_LIMIT, "apt-get install -y patroni-tools").map(drop))
 }
 

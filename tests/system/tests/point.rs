@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use lab::patroni::{self, Cluster};
 use lab::watch::{Held, Watch, overlap};
+use lab::writer::Writer;
 use lab::{Lab, Node, Release, names};
 use serde_json::Value;
 
@@ -24,9 +25,6 @@ const AWAY: [&str; 2] = ["SIGSTOP of everything for 90 s", "cable cut for 90 s"]
 
 /// How long a machine or a program is stopped.
 const STOPPED: Duration = Duration::from_secs(90);
-
-/// Inserts numbers through the address as fast as one after the other goes, and writes down each that was acknowledged.
-const CLIENT: &str = include_str!("client.py");
 
 #[test]
 fn debian_12() -> Result<()> {
@@ -54,6 +52,7 @@ fn follow(lab: &Lab) -> Result<()> {
     only_postgres_may_run_it(&main)?;
     systemd_knows_it(lab, &main)?;
     the_service_repairs_the_name(lab, &main)?;
+    let writer = Writer::start(&main, lab.node("app"), "numbers", &VIP.to_string())?;
     let events: [Event; 11] = [
         ("switchover", &|_| main.switch_over(main.candidate()?)),
         ("SIGKILL of Patroni alone", &|_| signal_patroni(&main, main.primary()?, "KILL")),
@@ -77,7 +76,7 @@ fn follow(lab: &Lab) -> Result<()> {
         lab.wait_until(Duration::from_secs(60), "there is a synchronous standby", || {
             Ok(main.members(main.primary()?)?.iter().any(|member| member.role == "Sync Standby"))
         })?;
-        let row = observe(lab, event, happen).with_context(|| format!("Debian {}: {event}", lab.release()))?;
+        let row = observe(lab, &writer, event, happen).with_context(|| format!("Debian {}: {event}", lab.release()))?;
         println!(
             "Debian {}: {event}: {:.2} s without an answer, {} ms on two machines",
             lab.release(),
@@ -91,7 +90,8 @@ fn follow(lab: &Lab) -> Result<()> {
         }
     }
     main.wait_streaming(2, Duration::from_secs(120))?;
-    let lost = lost_rows(lab, &main)?;
+    let (acknowledged, lost) = writer.stop(&main)?;
+    println!("Debian {}: {acknowledged} acknowledged rows, {} lost", lab.release(), lost.len());
     // The lock that Patroni 3.0.2 takes back by mistake takes the successor's rows with it.
     ensure!(lost.is_empty() || stolen, "{} acknowledged rows are lost: {}", lost.len(), lost.join(" "));
     println!("\n| Debian {} | seconds without an answer | ms on two machines |\n| --- | --- | --- |", lab.release());
@@ -118,54 +118,33 @@ fn set_up(lab: &Lab, main: &Cluster) -> Result<()> {
     lab.each(|node| node.write("/etc/default/patroni", settings(lab), 0o644))?;
     main.generate()?;
     main.start()?;
-    main.wait_streaming(2, Duration::from_secs(60))?;
-    let primary = main.primary()?;
-    main.sql(primary, "create role app login password 'app'; create table numbers (n bigint primary key); grant all on numbers to app")?;
-    let app = lab.node("app");
-    app.write("/var/tmp/client.py", CLIENT, 0o755)?;
-    app.run("systemd-run --quiet --unit=client python3 /var/tmp/client.py 10.88.0.100 5432").map(drop)
+    main.wait_streaming(2, Duration::from_secs(60))
 }
 
 /// Lets one event happen under watch.
-fn observe(lab: &Lab, event: &'static str, happen: &dyn Fn(&Watch) -> Result<()>) -> Result<Row> {
-    let app = lab.node("app");
-    let before = now(app)?;
+fn observe(lab: &Lab, writer: &Writer, event: &'static str, happen: &dyn Fn(&Watch) -> Result<()>) -> Result<Row> {
+    let before = writer.now()?;
     let watch = Watch::begin(lab, VIP)?;
     happen(&watch)?;
     // What comes late, such as a second holder, comes in this time.
     std::thread::sleep(Duration::from_secs(4));
-    lab.wait_until(Duration::from_secs(90), "the client inserts again", || Ok(last_answer(app)? > now(app)? - 0.5))?;
-    let after = now(app)?;
+    lab.wait_until(Duration::from_secs(90), "the client inserts again", || {
+        Ok(writer.last_answer()? > writer.now()? - 0.5)
+    })?;
+    let after = writer.now()?;
     let (held, pause) = watch.end()?;
     ensure!(
         pause < Duration::from_millis(200),
         "the watch itself paused for {pause:?}: the machine was too busy to tell"
     );
     show(&held);
-    Ok(Row { event, gap: longest_gap(app, before, after)?, both: overlap(&held) })
+    Ok(Row { event, gap: writer.longest_gap(before, after)?, both: overlap(&held) })
 }
 
 fn show(held: &[Held]) {
     for held in held {
         println!("  {} held it from {:.3} s to {:.3} s", held.node, held.from.as_secs_f64(), held.to.as_secs_f64());
     }
-}
-
-/// The machine's monotonic clock, which is the client's.
-fn now(app: &Node) -> Result<f64> {
-    Ok(app.run("cut -d' ' -f1 /proc/uptime")?.trim().parse()?)
-}
-
-fn last_answer(app: &Node) -> Result<f64> {
-    let line = app.run("tail -n 1 /var/tmp/acknowledged")?;
-    line.split_whitespace().next().context("the client has inserted nothing")?.parse().context("the client's clock")
-}
-
-fn longest_gap(app: &Node, from: f64, to: f64) -> Result<f64> {
-    let program = format!(
-        "$1 >= {from} && $1 <= {to} {{ if (last && $1 - last > gap) gap = $1 - last; last = $1 }} END {{ print gap + 0 }}"
-    );
-    Ok(app.run(&format!("awk '{program}' /var/tmp/acknowledged"))?.trim().parse()?)
 }
 
 /// Patroni before 3.0.3 writes the leader key of etcd3 unconditionally when its own lease has ended
@@ -184,17 +163,6 @@ fn mend_stolen_lock(main: &Cluster, old: &Node) -> Result<bool> {
     Ok(true)
 }
 
-fn lost_rows(lab: &Lab, main: &Cluster) -> Result<Vec<String>> {
-    let app = lab.node("app");
-    app.run("systemctl stop client")?;
-    let acknowledged = app.run("cut -d' ' -f2 /var/tmp/acknowledged")?;
-    let stored = main.sql(main.primary()?, "select n from numbers order by n")?;
-    let stored: std::collections::HashSet<&str> = stored.lines().collect();
-    let lost: Vec<String> = acknowledged.lines().filter(|n| !stored.contains(n)).map(str::to_owned).collect();
-    println!("Debian {}: {} acknowledged rows, {} lost", lab.release(), acknowledged.lines().count(), lost.len());
-    Ok(lost)
-}
-
 /// Who is not root and not in the group postgres cannot even start the program; who is gets two capabilities and no more.
 fn only_postgres_may_run_it(main: &Cluster) -> Result<()> {
     let primary = main.primary()?;
@@ -202,7 +170,8 @@ fn only_postgres_may_run_it(main: &Cluster) -> Result<()> {
     ensure!(mode.trim() == "root:postgres 750", "{PROGRAM} is {mode}");
     let capabilities = primary.run(&format!("/sbin/getcap {PROGRAM}"))?;
     ensure!(capabilities.trim().ends_with(" cap_net_admin,cap_net_raw=ep"), "{capabilities}");
-    let nobody = primary.try_run_as("nobody", &format!("{PROGRAM} status {}", main.dashed()))?;
+    let as_nobody = format!("setpriv --reuid=nobody --regid=nogroup --clear-groups {PROGRAM} status {}", main.dashed());
+    let nobody = primary.try_run(&as_nobody)?;
     ensure!(!nobody.status.success() && nobody.stderr.contains("Permission denied"), "{nobody}");
     // What postgres may say moves nothing: the addresses are root's.
     let moved =
