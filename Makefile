@@ -41,7 +41,7 @@ system: lab
 	tests/cases/findings/run ours
 	$(CARGO) test -p lab -- --nocapture
 
-# Who holds the virtual address, on three machines of each release: ten minutes.
+# Who holds the virtual address, on three machines of each release: ten minutes. A part of check.
 check-point: export REQUIRE_ALL = 1
 check-point: setup deb lab
 	$(CARGO) test -p lab --test point -- --nocapture

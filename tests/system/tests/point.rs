@@ -117,6 +117,11 @@ fn set_up(lab: &Lab, main: &Cluster) -> Result<()> {
     names::start(lab, lab.node("app"))?;
     lab.each(|node| node.write("/etc/default/patroni", settings(lab), 0o644))?;
     main.generate()?;
+    let file = lab.node("pg1").read(&main.file())?;
+    ensure!(
+        file.contains("\n  before_stop: ") == (lab.release() == Release::Debian13),
+        "before_stop belongs into the file of every Patroni that has it:\n{file}"
+    );
     main.start()?;
     main.wait_streaming(2, Duration::from_secs(60))
 }

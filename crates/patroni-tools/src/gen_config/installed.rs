@@ -13,7 +13,7 @@ impl Patroni {
     /// Looks for Debian's.
     pub fn of(root: &Root) -> anyhow::Result<Self> {
         let text = root.read(VERSION_FILE)?;
-        Ok(Self(text.as_deref().and_then(|text| text.split(['"', '\'']).nth(1)).map(str::to_owned)))
+        Ok(Self(text.as_deref().and_then(number).map(str::to_owned)))
     }
 
     /// The version, if it is known to be older than another one.
@@ -42,9 +42,28 @@ impl Patroni {
     }
 }
 
+/// The text of `__version__`, which stands below a comment with quotes of its own.
+fn number(text: &str) -> Option<&str> {
+    let assigned = text.lines().find_map(|line| line.strip_prefix("__version__")?.trim_start().strip_prefix('='))?;
+    assigned.split(['"', '\'']).nth(1).filter(|number| number.starts_with(|c: char| c.is_ascii_digit()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_number_stands_below_a_comment() {
+        let debian_13 = "\"\"\"This module specifies the current Patroni version.\n\n:var __version__: the current Patroni version.\n\"\"\"\n__version__ = '4.0.7'\n";
+        for (text, found) in [
+            (debian_13, Some("4.0.7")),
+            ("__version__ = \"3.0.2\"\n", Some("3.0.2")),
+            ("__version__ = ''\n", None),
+            ("", None),
+        ] {
+            assert_eq!(number(text), found);
+        }
+    }
 
     #[test]
     fn versions_are_numbers_not_texts() {

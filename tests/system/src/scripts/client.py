@@ -3,7 +3,7 @@
 other, and writes "time number" for each that was acknowledged.
 
 Arguments: address or addresses separated by commas, port, table, file. The time is the monotonic clock. A server that does not
-take a connection within 0.2 s, or data within 0.5 s, is left.
+take a connection within 50 ms, or data within 0.5 s, is left.
 """
 
 import socket
@@ -20,7 +20,7 @@ with open(path, "w", buffering=1) as log:
         connection = None
         try:
             if not several:
-                socket.create_connection((hosts, port), timeout=0.2).close()
+                socket.create_connection((hosts, port), timeout=0.05).close()
             connection = psycopg2.connect(
                 host=hosts, port=port, user="app", password="app", dbname="postgres", connect_timeout=2,
                 target_session_attrs="read-write" if several else "any",
