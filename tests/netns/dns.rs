@@ -539,6 +539,21 @@ fn active_directory(name: &str, image: Image) {
         &Dns { name: "pgsql2.ad.test".to_owned(), ..first.clone() },
         "the record may belong to another account",
     );
+    // An entry of the administrator lets the other account change it.
+    let sid = on_dc("samba-tool computer show 'pgsql$' --attributes=objectSid");
+    let sid = sid.lines().find_map(|line| line.strip_prefix("objectSid: ")).expect(&sid);
+    on_dc(&format!(
+        "samba-tool dsacl set -H /var/lib/samba/private/sam.ldb --sddl='(A;;GA;;;{sid})' \
+        --objectdn='DC=pgsql2,DC=ad.test,CN=MicrosoftDNS,DC=DomainDnsZones,DC=ad,DC=test'"
+    ));
+    changed(&Dns { name: "pgsql2.ad.test".to_owned(), ..first.clone() }, &["10.77.0.14"]);
+    assert_eq!(dig("pgsql2.ad.test"), ["30 A 10.77.0.14"]);
+    // What he removes belongs to who registers it next.
+    on_dc("samba-tool dns delete 10.77.0.53 ad.test pgsql A 10.77.0.12 -U 'administrator%Adm1n-Passw0rd!' 2>&1");
+    changed(&second, &["10.77.0.15"]);
+    refused_because(&first, "the record may belong to another account");
+    on_dc("samba-tool dns delete 10.77.0.53 ad.test pgsql A 10.77.0.15 -U 'administrator%Adm1n-Passw0rd!' 2>&1");
+    changed(&first, &["10.77.0.12"]);
 
     // Frozen between its look at Patroni and its message.
     let looks = Cell::new(0);

@@ -177,9 +177,6 @@ fn look(root: &Root, id: &ClusterId, path: &Path) -> Result<Findings> {
     look_at_values(&yaml, &mut findings);
     look_at_host(root, id, &yaml, &mut findings)?;
     let patroni = Patroni::of(root)?;
-    findings
-        .warnings
-        .extend(STORES.iter().filter(|store| yaml.get(&[store]).is_some()).find_map(|s| patroni.doubt_about(s)));
     look_at_point(root, id, &yaml, &patroni, &mut findings);
     let mode = root.path(path).metadata()?.permissions().mode();
     if mode & 0o007 != 0 {

@@ -159,7 +159,6 @@ impl Config {
         let mut warnings = Vec::new();
         let patroni = Patroni::of(root)?;
         let store = store::sections(root, settings)?;
-        warnings.extend(store.iter().filter_map(|(name, _)| patroni.doubt_about(name)));
         warnings.extend(point.iter().flat_map(|point| missing_programs(root, point)));
         let dcs = dynamic(settings)?;
         let lease = point.as_ref().filter(|_| !vips.is_empty()).map_or(0, |point| point.lease.as_secs());

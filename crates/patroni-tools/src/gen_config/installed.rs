@@ -28,18 +28,6 @@ impl Patroni {
     pub fn has_before_stop(&self) -> bool {
         self.older_than([3, 0, 3]).is_none()
     }
-
-    /// What is to be feared with a store. In `patroni/dcs/etcd3.py` of 3.0.2 `_update_leader` puts the leader key without a
-    /// condition; corrected in 3.0.3 by Patroni's pull requests 2689 and 2693.
-    #[must_use]
-    pub fn doubt_about(&self, store: &str) -> Option<String> {
-        let version = self.older_than([3, 0, 3]).filter(|_| store == "etcd3")?;
-        Some(format!(
-            "Patroni {version} with etcd3 writes the leader key unconditionally once its lease has expired, so a primary that was \
-             cut off or frozen can take the leader lock back from its successor, and acknowledged commits are lost: use Patroni \
-             3.0.3 or newer, or another store (Consul, ZooKeeper)"
-        ))
-    }
 }
 
 /// The text of `__version__`, which stands below a comment with quotes of its own.
@@ -72,9 +60,7 @@ mod tests {
             [("3.0.2", true), ("3.0", true), ("2.1.4", true), ("3.0.3", false), ("3.0.10", false), ("4.0.7", false)]
         {
             assert_eq!(!patroni(version).has_before_stop(), old, "{version}");
-            assert_eq!(patroni(version).doubt_about("etcd3").is_some(), old, "{version}");
-            assert!(patroni(version).doubt_about("consul").is_none());
         }
-        assert!(Patroni(None).has_before_stop() && Patroni(None).doubt_about("etcd3").is_none());
+        assert!(Patroni(None).has_before_stop());
     }
 }
