@@ -35,7 +35,7 @@ check-fast:
 
 # A PostgreSQL, network namespaces, BIND, Kerberos and Samba on this host.
 check-host:
-	$(CARGO) test -p patroni-tools -p dnscp --test hooks --test vip --test callback --test netns_dns
+	$(CARGO) test -p patroni-tools -p dnscp --test hooks --test vip --test callback --test netns_dns --test runs
 
 system: lab
 	tests/cases/findings/run ours
