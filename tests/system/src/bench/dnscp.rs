@@ -34,6 +34,7 @@ const BEFORE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 9);
 const PROGRAM: &str = "/usr/libexec/patroni-tools/dnscp";
 const PACKAGE: &str = "/patroni-tools.deb";
 const SCRIPT: &str = "/dnscp.sh";
+const STDERR: &str = "/run/stderr";
 
 const NO_SCRIPT: &str = "dnscp.sh: not measured: give --dnscp-sh PATH";
 
@@ -118,6 +119,8 @@ struct Way {
     settings: &'static str,
     /// The script's own options, where it can do it at all.
     script: Option<&'static str>,
+    /// The way of the script that it is compared with.
+    beside: usize,
     /// `nsupdate` with this sets the record back.
     reset: &'static str,
     /// The reach, in seconds.
@@ -125,12 +128,21 @@ struct Way {
 }
 
 const WAYS: [Way; 4] = [
-    Way { shown: "anonymous", zone: "example.test", settings: "", script: Some(""), reset: "nsupdate", within: 0.04 },
+    Way {
+        shown: "anonymous",
+        zone: "example.test",
+        settings: "",
+        script: Some(""),
+        beside: 0,
+        reset: "nsupdate",
+        within: 0.04,
+    },
     Way {
         shown: "TSIG",
         zone: "tsig.test",
         settings: "DNS_AUTH=tsig\nDNS_TSIG_KEY_FILE=/etc/bind/updkey.key\n",
         script: None,
+        beside: 0,
         reset: "nsupdate -k /etc/bind/updkey.key",
         within: 0.04,
     },
@@ -139,6 +151,7 @@ const WAYS: [Way; 4] = [
         zone: "gss.test",
         settings: "DNS_AUTH=gss\nDNS_PRINCIPAL='pgsql$@GSS.TEST'\nDNS_KEYTAB=/etc/pgsql.keytab\n",
         script: None,
+        beside: 3,
         reset: "KRB5CCNAME=MEMORY: KRB5_CLIENT_KTNAME=/etc/pgsql.keytab nsupdate -g",
         within: 0.15,
     },
@@ -147,6 +160,7 @@ const WAYS: [Way; 4] = [
         zone: "gss.test",
         settings: "DNS_AUTH=gss\nDNS_PRINCIPAL='pgsql$@GSS.TEST'\nDNS_PASSWORD_FILE=/etc/pgsql.password\n",
         script: Some("-pwdfile /etc/patroni/dnscp.secret"),
+        beside: 3,
         reset: "KRB5CCNAME=MEMORY: KRB5_CLIENT_KTNAME=/etc/pgsql.keytab nsupdate -g",
         within: 0.15,
     },
@@ -190,29 +204,28 @@ impl Bench {
         // The first run of each does not count.
         for run in 0..=runs {
             for (index, way) in WAYS.iter().enumerate() {
-                let times = self.ours(way).with_context(|| format!("dnscp, {}", way.shown))?;
+                let times = self.ours(way).with_context(|| said("dnscp", way))?;
                 ours[index].extend((run > 0).then_some(times));
                 if let Some(options) = way.script.filter(|_| script) {
-                    let times = self.theirs(way, options).with_context(|| format!("dnscp.sh, {}", way.shown))?;
+                    let times = self.theirs(way, options).with_context(|| said("dnscp.sh", way))?;
                     theirs[index].extend((run > 0).then_some(times));
                 }
             }
             eprintln!("bench: dnscp: run {run} of {runs}, load average {}", load()?);
         }
-        let sample = |times: &[Times], of: fn(&Times) -> f64| {
-            (!times.is_empty()).then(|| Sample::of(times.iter().map(of).collect()))
+        let sample = |times: &[Times], of: fn(&Times) -> f64| Sample::of(times.iter().map(of).collect());
+        let against = |beside: usize, of| {
+            let times = &theirs[beside];
+            (!times.is_empty()).then(|| (WAYS[beside].shown, sample(times, of)))
         };
         let frame = |times: &Times| times.frame;
         let record = |times: &Times| times.record;
-        print("`dnscp`, first ARP frame", sample(&ours[0], frame), sample(&theirs[0], frame).as_ref(), (0.01, None));
+        print("`dnscp`, first ARP frame", &sample(&ours[0], frame), against(0, frame).as_ref(), (0.01, None));
         for (index, way) in WAYS.iter().enumerate() {
-            // Where the script cannot do it, its anonymous update stands for it, and where it has one way of Kerberos, for both.
-            let other = if theirs[index].is_empty() && index == 2 { 3 } else { index };
-            let against = if theirs[other].is_empty() { 0 } else { other };
             print(
                 &format!("`dnscp`, right record, {}", way.shown),
-                sample(&ours[index], record),
-                sample(&theirs[against], record).as_ref(),
+                &sample(&ours[index], record),
+                against(way.beside, record).as_ref(),
                 (way.within, Some(100.0)),
             );
         }
@@ -276,6 +289,11 @@ fn watch_service(over: Duration) -> Result<()> {
     Ok(())
 }
 
+/// What a run that failed said.
+fn said(program: &str, way: &Way) -> String {
+    format!("{program}, {}: {}", way.shown, fs::read_to_string(STDERR).unwrap_or_default())
+}
+
 /// Starts a line as postgres. Its first line of output is the time at which the program itself is executed.
 fn start(root: &str, line: &str) -> Result<Child> {
     Command::new("chroot")
@@ -286,7 +304,7 @@ fn start(root: &str, line: &str) -> Result<Child> {
         .env("LANG", "C.UTF-8")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(fs::File::create("/run/stderr")?)
+        .stderr(fs::File::create(STDERR)?)
         .spawn()
         .context("cannot start chroot")
 }
@@ -306,15 +324,15 @@ fn since(begin: SystemTime, end: SystemTime) -> Result<f64> {
     Ok(end.duration_since(begin).context("the clock was set")?.as_secs_f64())
 }
 
-fn print(job: &str, ours: Option<Sample>, theirs: Option<&Sample>, (within, faster): (f64, Option<f64>)) {
-    let Some(ours) = ours else { return };
-    let ratio = theirs.map(|theirs| theirs.median / ours.median);
+/// Ours beside a way of the script.
+fn print(job: &str, ours: &Sample, theirs: Option<&(&str, Sample)>, (within, faster): (f64, Option<f64>)) {
+    let ratio = theirs.map(|(_, theirs)| theirs.median / ours.median);
     let faster = faster.filter(|_| ratio.is_some());
     let reach = format!("at most {}", shown(within));
     Row {
         job: job.to_owned(),
         ours: ours.to_string(),
-        against: theirs.map_or_else(|| NO_SCRIPT.to_owned(), |theirs| format!("dnscp.sh: {theirs}")),
+        against: theirs.map_or_else(|| NO_SCRIPT.to_owned(), |(way, theirs)| format!("dnscp.sh, {way}: {theirs}")),
         reach: faster.map_or_else(|| reach.clone(), |times| format!("{reach}, at least {times} times faster")),
         result: ratio.map_or_else(|| shown(ours.median), |ratio| format!("{ratio:.1} times faster")),
         met: ours.median <= within && faster.is_none_or(|wanted| ratio.is_some_and(|ratio| ratio >= wanted)),
