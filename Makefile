@@ -1,7 +1,7 @@
 # make demo          three Debian machines with a running cluster, to look at and to play with
 # make check         everything; `make check-fast` for every few minutes
 # make deb           the package, into dist/
-# make bench         how fast it is, beside what it is compared with
+# make bench         how fast it is, beside what it is compared with (with DNSCP_SH=path/of/dnscp.sh, that script too)
 # make check-theirs  the cases against Debian's own scripts, which must fail where we mean to differ
 #
 # They run as root on Debian 12 or 13 and install what they need. Images of machines are kept in
@@ -35,7 +35,7 @@ check-fast:
 
 # A PostgreSQL, network namespaces, BIND, Kerberos and Samba on this host.
 check-host:
-	$(CARGO) test -p patroni-tools -p dnscp --test hooks --test vip --test callback --test netns_dns
+	$(CARGO) test -p patroni-tools -p dnscp --test hooks --test vip --test callback --test netns_dns --test runs
 
 system: lab
 	tests/cases/findings/run ours
@@ -50,7 +50,7 @@ check-theirs: setup lab
 	tests/cases/findings/run theirs
 
 bench: setup deb lab
-	$(LAB) bench --deb dist/patroni-tools_*.deb
+	$(LAB) bench --deb dist/patroni-tools_*.deb $(if $(DNSCP_SH),--dnscp-sh $(DNSCP_SH))
 
 deb: dist/.built
 

@@ -3,27 +3,23 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lab::world::rest::{PRIMARY, REPLICA, Rest, SILENT, STOPPING};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 const VIP: &str = "10.77.0.100";
-const PRIMARY: (&str, &str) = ("200", r#"{"state":"running","role":"primary","dcs_last_seen":5}"#);
-const REPLICA: (&str, &str) = ("503", r#"{"state":"running","role":"replica","dcs_last_seen":5}"#);
-const STOPPING: (&str, &str) = ("200", r#"{"state":"stopping","role":"primary","dcs_last_seen":5}"#);
-const SILENT: (&str, &str) = ("", "");
 
 /// A member with `eth0`, its settings, and who answers for Patroni.
 struct Member {
     folder: tempfile::TempDir,
-    answer: Arc<Mutex<(&'static str, &'static str)>>,
+    patroni: Rest,
 }
 
 impl Member {
@@ -37,11 +33,8 @@ impl Member {
         for directory in ["etc/default", "etc/patroni", "run/postgresql", "proc/1", "data"] {
             std::fs::create_dir_all(folder.path().join(directory)).unwrap();
         }
-        let listener = TcpListener::bind("127.0.0.1:8008").unwrap();
-        let answer = Arc::new(Mutex::new(PRIMARY));
-        let shared = answer.clone();
-        thread::spawn(move || patroni(&listener, &shared));
-        let member = Self { folder, answer };
+        let patroni = Rest::listen("127.0.0.1:8008").unwrap();
+        let member = Self { folder, patroni };
         member.write("etc/default/patroni", settings);
         member.write(
             "etc/patroni/16-main.dnscp",
@@ -52,10 +45,6 @@ impl Member {
 
     fn write(&self, path: &str, text: &str) {
         std::fs::write(self.folder.path().join(path), text).unwrap();
-    }
-
-    fn answers(&self, answer: (&'static str, &'static str)) {
-        *self.answer.lock().unwrap() = answer;
     }
 
     fn command(&self, line: &str) -> Command {
@@ -102,20 +91,6 @@ impl Drop for Service {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-fn patroni(listener: &TcpListener, answer: &Mutex<(&'static str, &'static str)>) {
-    let mut hanging = Vec::new();
-    for stream in listener.incoming() {
-        let mut stream = stream.unwrap();
-        let (code, body) = *answer.lock().unwrap();
-        if code.is_empty() {
-            hanging.push(stream);
-            continue;
-        }
-        let _ = stream.read(&mut [0; 1024]);
-        let _ = write!(stream, "HTTP/1.0 {code} x\r\nContent-Type: application/json\r\n\r\n{body}");
     }
 }
 
@@ -185,7 +160,7 @@ fn events_take_and_give_up() {
             ("on_start primary 16-main", PRIMARY, true),
             ("on_role_change demoted 16-main", PRIMARY, false),
         ] {
-            member.answers(answer);
+            member.patroni.say(answer);
             let begin = Instant::now();
             let mut run = member.command(event).stderr(Stdio::null()).spawn().unwrap();
             wait(event, 2, || has() == here || run_ended(&run));
@@ -212,7 +187,7 @@ fn the_plan_is_shown_and_not_done() {
         let text = String::from_utf8_lossy(&output.stdout);
         assert_eq!(text, "add 10.77.0.100/24 on eth0\nannounce 10.77.0.100 on eth0\n");
         assert!(!has());
-        member.answers(REPLICA);
+        member.patroni.say(REPLICA);
         let output = member.dnscp("--dry-run on_start primary 16-main");
         assert!(String::from_utf8_lossy(&output.stdout).starts_with("nothing, because Patroni says"), "{output:?}");
     });
@@ -222,34 +197,34 @@ fn the_plan_is_shown_and_not_done() {
 fn the_service_follows_patroni() {
     alone(|| {
         let member = Member::new(SETTINGS);
-        member.answers(REPLICA);
+        member.patroni.say(REPLICA);
         let service = member.service();
         thread::sleep(Duration::from_millis(1500));
         assert!(!has());
-        member.answers(PRIMARY);
+        member.patroni.say(PRIMARY);
         println!("missed gain repaired after {:?}", wait("the service takes", 4, has));
         for _ in 0..50 {
             assert!(has() && left().is_some_and(|left| left <= 3));
             thread::sleep(Duration::from_millis(100));
         }
         // Who stops does not get it back, although the lock is still held.
-        member.answers(STOPPING);
+        member.patroni.say(STOPPING);
         assert!(member.dnscp("before_stop primary 16-main").status.success());
         assert!(!has());
         for _ in 0..25 {
             assert!(!has());
             thread::sleep(Duration::from_millis(100));
         }
-        member.answers(PRIMARY);
+        member.patroni.say(PRIMARY);
         wait("the service takes again", 4, has);
-        member.answers(REPLICA);
+        member.patroni.say(REPLICA);
         println!("missed loss repaired after {:?}", wait("the service gives up", 3, || !has()));
-        member.answers(PRIMARY);
+        member.patroni.say(PRIMARY);
         wait("the service takes again", 4, has);
-        member.answers(SILENT);
+        member.patroni.say(SILENT);
         let gone = wait("the lease ends", 5, || !has());
         println!("silent Patroni: gone after {gone:?}");
-        member.answers(PRIMARY);
+        member.patroni.say(PRIMARY);
         wait("the service takes again", 5, has);
         assert!(service.status("VmRSS") < 8 * 1024);
         println!("resident: {} kB, at most {} kB", service.status("VmRSS"), service.status("VmHWM"));
@@ -259,13 +234,13 @@ fn the_service_follows_patroni() {
         // Stopped for longer than the lease, and woken up in a world that has gone on.
         service.signal(Signal::SIGSTOP);
         wait("the lease ends", 5, || !has());
-        member.answers(REPLICA);
+        member.patroni.say(REPLICA);
         service.signal(Signal::SIGCONT);
         for _ in 0..100 {
             assert!(!has());
             thread::sleep(Duration::from_millis(20));
         }
-        member.answers(PRIMARY);
+        member.patroni.say(PRIMARY);
         wait("the service takes again", 4, has);
         // Without it the address stays, and a new one gives it a lease.
         service.signal(Signal::SIGTERM);

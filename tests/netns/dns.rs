@@ -3,9 +3,6 @@
 //! Acts with our code, looks with dig. Each test runs in namespaces of its own, in a throw-away copy of an image.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "dns/mod.rs"]
-mod world;
-
 use std::cell::Cell;
 use std::fs;
 use std::net::{IpAddr, TcpListener, UdpSocket};
@@ -17,8 +14,48 @@ use std::time::{Duration, Instant};
 use dnscp::dns::{self, Outcome};
 use dnscp::point::{Auth, Dns, GssSecret};
 use lab::image::Image;
+use lab::world::record::Asker;
+use lab::world::servers::{domain_controller, kdc, named};
+use lab::world::{SERVER, World, servers};
 use site::Root;
-use world::{SERVER, dig, domain_controller, gss, inside, kdc, named, on_dc, secret, settings, sh};
+
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// Runs the test `name` again in namespaces of its own. True for that second run.
+fn inside(name: &str, second: Option<Image>) -> bool {
+    second.into_iter().fold(World::new(LIMIT), World::with_second).test(name).unwrap()
+}
+
+fn sh(line: &str) -> String {
+    servers::sh(line).unwrap()
+}
+
+fn secret(path: &str, text: impl AsRef<[u8]>) {
+    servers::secret(path, text).unwrap();
+}
+
+/// The settings of a name at the test's server.
+fn settings(name: &str) -> Dns {
+    Dns { name: name.to_owned(), zone: None, servers: vec![SERVER.to_owned()], ttl: 30, auth: Auth::None }
+}
+
+fn gss(principal: &str, secret: GssSecret) -> Auth {
+    Auth::Gss { principal: principal.to_owned(), secret }
+}
+
+/// What dig shows, sorted: `TTL type data`.
+fn dig(name: &str) -> Vec<String> {
+    let line = format!("for t in A AAAA; do dig +noall +answer @{SERVER} {name} $t; done");
+    let mut found: Vec<String> = sh(&line)
+        .lines()
+        .map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            format!("{} {} {}", words[1], words[3], words[4])
+        })
+        .collect();
+    found.sort();
+    found
+}
 
 fn addresses(list: &[&str]) -> Vec<IpAddr> {
     list.iter().map(|text| text.parse().unwrap()).collect()
@@ -81,7 +118,7 @@ fn anonymous() {
     if !inside("anonymous", None) {
         return;
     }
-    let _named = named();
+    let _named = named().unwrap();
     let mut dns = settings("pgsql.example.test");
     changed(&dns, &["10.77.0.10"]);
     assert_eq!(dig("pgsql.example.test"), ["30 A 10.77.0.10"]);
@@ -127,7 +164,7 @@ fn reasons() {
     if !inside("reasons", None) {
         return;
     }
-    let _named = named();
+    let _named = named().unwrap();
     refused_because(&settings("pgsql.tsig.test"), "the zone tsig.test must allow pgsql.tsig.test");
     refused_because(&settings("pgsql.foreign.test"), "the zone of pgsql.foreign.test is not known there");
     let foreign = Dns { zone: Some("foreign.test".to_owned()), ..settings("pgsql.foreign.test") };
@@ -148,7 +185,7 @@ fn tsig_keys() {
     if !inside("tsig_keys", None) {
         return;
     }
-    let _named = named();
+    let _named = named().unwrap();
     let with = |auth: Auth| Dns { auth, ..settings("pgsql.tsig.test") };
     changed(&with(tsig("/etc/bind/updkey.key")), &["10.77.0.10", "fd77::10"]);
     assert_eq!(dig("pgsql.tsig.test"), ["30 A 10.77.0.10", "30 AAAA fd77::10"]);
@@ -203,7 +240,7 @@ fn part() {
     }
 }
 
-const PART: &str = "/test --exact part --ignored --nocapture --test-threads=1";
+const PART: &str = "/program --exact part --ignored --nocapture --test-threads=1";
 
 /// What is frozen between its look at Patroni and its message comes too late.
 #[test]
@@ -211,8 +248,8 @@ fn a_late_update_of_an_old_primary_does_not_win() {
     if !inside("a_late_update_of_an_old_primary_does_not_win", None) {
         return;
     }
-    let _kdc = kdc();
-    let _named = named();
+    let _kdc = kdc().unwrap();
+    let _named = named().unwrap();
     let keytab = || gss("pgsql$@GSS.TEST", GssSecret::Keytab("/etc/pgsql.keytab".into()));
     for (name, auth, options) in [
         ("pgsql.example.test", Auth::None, ""),
@@ -259,7 +296,7 @@ fn silent_servers_are_bounded() {
     if !inside("silent_servers_are_bounded", None) {
         return;
     }
-    let _named = named();
+    let _named = named().unwrap();
     let at = |servers: &[&str]| Dns {
         servers: servers.iter().map(|&server| server.to_owned()).collect(),
         ..settings("pgsql.example.test")
@@ -304,7 +341,7 @@ fn servers_are_found() {
     if !inside("servers_are_found", None) {
         return;
     }
-    let _named = named();
+    let _named = named().unwrap();
     let found = |name: &str| Dns { servers: Vec::new(), ..settings(name) };
     changed(&found("pgsql.example.test"), &["10.77.0.10"]);
     changed(&found("a.b.c.example.test"), &["10.77.0.11"]);
@@ -320,29 +357,18 @@ fn servers_are_found() {
     changed(&given, &["10.77.0.13"]);
 }
 
-/// Asks in a tight loop whether the name has an address, by bytes of its own.
+/// Asks in a tight loop whether the name has an address.
 fn absences(name: &str, count: u32, change: impl Fn(u32)) -> (u64, u64) {
-    let mut query = b"\x12\x34\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00".to_vec();
-    for label in name.split('.') {
-        query.push(u8::try_from(label.len()).unwrap());
-        query.extend(label.bytes());
-    }
-    query.extend(b"\x00\x00\x01\x00\x01");
+    let asker = Asker::new(name, format!("{SERVER}:53").parse().unwrap()).unwrap();
     let end = AtomicBool::new(false);
     thread::scope(|scope| {
         let watcher = scope.spawn(|| {
-            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-            socket.connect((SERVER, 53)).unwrap();
-            socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-            let (mut asked, mut absent) = (0, 0);
-            let mut buffer = [0; 512];
+            let (mut answers, mut absent) = (0, 0);
             while !end.load(Ordering::Relaxed) {
-                socket.send(&query).unwrap();
-                socket.recv(&mut buffer).unwrap();
-                asked += 1;
-                absent += u64::from(buffer[3] & 15 != 0 || buffer[6..8] == [0, 0]);
+                answers += 1;
+                absent += u64::from(asker.ask().unwrap().is_empty());
             }
-            (asked, absent)
+            (answers, absent)
         });
         for number in 0..count {
             change(number);
@@ -357,8 +383,8 @@ fn the_name_is_never_absent() {
     if !inside("the_name_is_never_absent", None) {
         return;
     }
-    let _kdc = kdc();
-    let _named = named();
+    let _kdc = kdc().unwrap();
+    let _named = named().unwrap();
     let keytab = gss("pgsql$@GSS.TEST", GssSecret::Keytab("/etc/pgsql.keytab".into()));
     for (name, auth) in [
         ("pgsql.example.test", Auth::None),
@@ -395,8 +421,8 @@ fn kerberos() {
     if !inside("kerberos", None) {
         return;
     }
-    let kdc = kdc();
-    let _named = named();
+    let kdc = kdc().unwrap();
+    let _named = named().unwrap();
     let with = |account: &str, secret: GssSecret| Dns { auth: gss(account, secret), ..settings("pgsql.gss.test") };
     let keytab = |file: &str| GssSecret::Keytab(file.into());
     let password = |file: &str| GssSecret::Password(file.into());
@@ -468,8 +494,8 @@ fn children_have_no_rights() {
     if !inside("children_have_no_rights", None) {
         return;
     }
-    let _kdc = kdc();
-    let _named = named();
+    let _kdc = kdc().unwrap();
+    let _named = named().unwrap();
     sh("for p in nsupdate kinit; do mv /usr/bin/$p /usr/bin/$p.real; cat > /usr/bin/$p <<'X'
 #!/bin/sh
 { echo $0 $*; env; grep -E '^(Cap|NoNewPrivs)' /proc/self/status; } >> /run/seen
@@ -484,7 +510,7 @@ chmod 755 /usr/bin/$p; done");
         assert!(line.ends_with("\t0000000000000000"), "{line}");
     }
     assert_eq!(seen.matches("NoNewPrivs:\t1").count(), 2);
-    assert!(!seen.contains("P@ssw0rd") && !seen.contains("DNSCP_TEST_INSIDE"));
+    assert!(!seen.contains("P@ssw0rd") && !seen.contains("LAB_WORLD_INSIDE"));
 
     // As the user that Patroni runs as: its group may read the secrets, and ambient capabilities do not pass.
     sh("chgrp nogroup /etc/pgsql.* /etc/bind/updkey.key; rm /run/seen; install -m 666 /dev/null /run/seen");
@@ -511,7 +537,7 @@ fn active_directory(name: &str, image: Image) {
     if !inside(name, Some(image)) {
         return;
     }
-    let _samba = domain_controller();
+    let _samba = domain_controller().unwrap();
     let with = |account: &str, secret: GssSecret| Dns { auth: gss(account, secret), ..settings("pgsql.ad.test") };
     let keytab = |file: &str| GssSecret::Keytab(file.into());
     let first = with("pgsql$@AD.TEST", keytab("/etc/pgsql.keytab"));
@@ -574,7 +600,7 @@ fn active_directory(name: &str, image: Image) {
     measure(name, &first, 20);
     nothing_left();
 
-    on_dc("samba-tool user setpassword 'pgsql$' --newpassword='P@ssw0rd-3'");
+    servers::on_dc("samba-tool user setpassword 'pgsql$' --newpassword='P@ssw0rd-3'").unwrap();
     refused_because(&first, "not those of the account");
 }
 

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
@@ -148,7 +149,11 @@ fn checksum(parts: &[&[u8]]) -> u16 {
 pub fn send_once(interface: u32, address: IpAddr) -> Result<()> {
     let wire = Wire::open(interface, address, None)?;
     let Some(mac) = wire.mac else { return Ok(()) };
-    frames(mac, address).iter().try_for_each(|frame| wire.send(frame))
+    let sent = frames(mac, address).iter().try_for_each(|frame| wire.send(frame));
+    // The kernel takes some 8 ms for closing it (`packet_release()` waits in `synchronize_net()`): neither the next address nor
+    // the record waits for that. Where there is no thread, it is closed here.
+    let _ = thread::Builder::new().name("close".to_owned()).spawn(move || drop(wire));
+    sent
 }
 
 /// Asks on an interface who else has an address, for at most `limit`; three times, since a frame can be lost.

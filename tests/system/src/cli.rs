@@ -7,9 +7,10 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use nix::unistd::geteuid;
 
+use crate::bench::{Options, Part};
 use crate::image::{self, Image, Release};
 use crate::lab::Lab;
-use crate::{bench, builder, detached};
+use crate::{bench, builder, detached, world};
 
 /// Boots Debian machines to try patroni-tools on. Everything needs root.
 #[derive(Debug, Parser)]
@@ -23,7 +24,7 @@ struct Opts {
 enum Action {
     /// Build images that are not there yet
     Image {
-        /// 12, 13, build, build13, dns, samba12 or samba13
+        /// 12, 13, build, build13, dns, script, samba12 or samba13
         #[arg(required = true)]
         images: Vec<Image>,
     },
@@ -36,7 +37,7 @@ enum Action {
     },
     /// Run a command in a throw-away copy of an image, as an ordinary user
     InImage {
-        /// 12, 13, build, build13, dns, samba12 or samba13
+        /// 12, 13, build, build13, dns, script, samba12 or samba13
         image: Image,
         /// A checkout: a copy of its files is the working directory, the checkout itself is /src, read-only
         #[arg(long)]
@@ -102,7 +103,20 @@ enum Action {
         /// The package, and what it needs
         #[arg(long, required = true)]
         deb: Vec<PathBuf>,
-        /// Run Debian's clone script once and not five times: that takes five minutes each time
+        /// Run what takes long less often: Debian's clone script once and not five times, dnscp.sh three times and not 20
+        #[arg(long)]
+        quick: bool,
+        /// Measure some parts alone: programs, dnscp or gap
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<Part>,
+        /// The script dnscp.sh, to compare with
+        #[arg(long, value_name = "PATH")]
+        dnscp_sh: Option<PathBuf>,
+    },
+    /// The part of the benchmark that runs in namespaces
+    #[command(hide = true)]
+    BenchInside {
+        /// As above
         #[arg(long)]
         quick: bool,
     },
@@ -153,7 +167,11 @@ fn run(action: Action) -> Result<ExitCode> {
         Action::Logs(lab) => println!("{}", Lab::attach(&lab.name)?.collect_logs()?.display()),
         Action::Down(lab) => down(&lab.name)?,
         Action::List => list(),
-        Action::Bench { deb, quick } => bench::run(&deb, quick)?,
+        Action::Bench { deb, quick, only, dnscp_sh } => bench::run(&Options { deb, quick, only, dnscp_sh })?,
+        Action::BenchInside { quick } => {
+            ensure!(world::inside(), "this is started by lab bench");
+            bench::dnscp::inside(quick)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

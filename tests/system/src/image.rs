@@ -36,6 +36,7 @@ const PACKAGE_BUILDER_PACKAGES: &str = "build-essential,debhelper,scdoc,lintian,
 const RUST_PACKAGES: &str = "rustc,cargo,gcc,libc6-dev,ca-certificates,git,make";
 const DNS_PACKAGES: &str =
     "bind9,bind9-utils,bind9-dnsutils,krb5-kdc,krb5-admin-server,krb5-user,faketime,iproute2,procps";
+const SCRIPT_PACKAGES: &str = "dnsutils,iputils-arping,sudo,cron,krb5-user,iproute2,procps";
 const SAMBA_PACKAGES: &str = "samba,samba-ad-dc,samba-ad-provision,samba-dsdb-modules,samba-vfs-modules,winbind,\
     krb5-user,ldb-tools,bind9-dnsutils,iproute2,procps";
 
@@ -99,6 +100,8 @@ pub enum Image {
     Build13,
     /// BIND, and a Kerberos KDC, of Debian 13.
     Dns,
+    /// What dnscp.sh needs, of Debian 12.
+    Script,
     /// Samba 4.17, as an Active Directory.
     Samba12,
     /// Samba 4.22.
@@ -107,8 +110,16 @@ pub enum Image {
 
 impl Image {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Debian12, Self::Debian13, Self::Build, Self::Build13, Self::Dns, Self::Samba12, Self::Samba13];
+    pub const ALL: [Self; 8] = [
+        Self::Debian12,
+        Self::Debian13,
+        Self::Build,
+        Self::Build13,
+        Self::Dns,
+        Self::Script,
+        Self::Samba12,
+        Self::Samba13,
+    ];
 
     /// The name on the command line and in the cache.
     #[must_use]
@@ -119,6 +130,7 @@ impl Image {
             Self::Build => "build",
             Self::Build13 => "build13",
             Self::Dns => "dns",
+            Self::Script => "script",
             Self::Samba12 => "samba12",
             Self::Samba13 => "samba13",
         }
@@ -131,6 +143,7 @@ impl Image {
             Self::Build => Recipe::builder("bookworm", PACKAGE_BUILDER_PACKAGES),
             Self::Build13 => Recipe::builder("trixie", RUST_PACKAGES),
             Self::Dns => Recipe::server("trixie", DNS_PACKAGES),
+            Self::Script => Recipe::server("bookworm", SCRIPT_PACKAGES),
             Self::Samba12 => Recipe::server("bookworm", SAMBA_PACKAGES),
             Self::Samba13 => Recipe::server("trixie", SAMBA_PACKAGES),
         }
@@ -142,7 +155,7 @@ impl FromStr for Image {
 
     fn from_str(text: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|image| image.name() == text);
-        found.with_context(|| format!("no image {text:?}: use 12, 13, build, build13, dns, samba12 or samba13"))
+        found.with_context(|| format!("no image {text:?}: use 12, 13, build, build13, dns, script, samba12 or samba13"))
     }
 }
 

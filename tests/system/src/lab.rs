@@ -80,6 +80,18 @@ impl Lab {
         host_cgroup(&self.space.cgroup)
     }
 
+    /// The network namespace of the bridge to which the machines' cables lead.
+    #[must_use]
+    pub fn network(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/ns/net", self.space.pid))
+    }
+
+    /// The bridge's end of a machine's cable.
+    #[must_use]
+    pub fn cable(&self, node: &Node) -> String {
+        net::cable(node.name())
+    }
+
     /// All machines, in the order they were named in.
     #[must_use]
     pub fn nodes(&self) -> &[Node] {

@@ -16,7 +16,8 @@
 //! # }
 //! ```
 //!
-//! Machines, network and disks vanish with the process that made them, however it ends.
+//! Machines, network and disks vanish with the process that made them, however it ends. What needs real servers but no booted
+//! machine has two hosts in namespaces, see [`world`].
 
 pub mod bench;
 pub mod builder;
@@ -32,6 +33,7 @@ mod net;
 mod node;
 pub mod patroni;
 pub mod watch;
+pub mod world;
 pub mod writer;
 
 pub use command::{Captured, Task};

@@ -44,10 +44,16 @@ impl Fault {
     fn explain(&self, after: Duration) -> Error {
         let after = after.as_secs_f32();
         match self {
-            Self::Refused => anyhow!("no DNS server runs there (connection refused)"),
-            Self::Unreachable(error) => anyhow!("it cannot be reached: {error}"),
-            Self::Mute => anyhow!("it takes the connection, but gave no answer in {after:.1} s"),
-            Self::Silent => anyhow!("no answer in {after:.1} s: it is down, or a firewall drops port 53"),
+            Self::Refused => anyhow!("no DNS server runs there (connection refused): start it, or name another one"),
+            Self::Unreachable(error) => {
+                anyhow!("it cannot be reached ({error}): see the network between, or name another one")
+            }
+            Self::Mute => {
+                anyhow!("it takes the connection, but gave no answer in {after:.1} s: restart it, or name another one")
+            }
+            Self::Silent => {
+                anyhow!("no answer in {after:.1} s: start it, or let port 53 through the firewalls between")
+            }
             Self::Other(error) => anyhow!("{error}"),
         }
     }

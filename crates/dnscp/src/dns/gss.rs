@@ -106,7 +106,8 @@ impl Client {
         let input = script(server, self.realm(), change);
         let Some(ended) = run(nsupdate, input.as_bytes(), until)? else {
             bail!(
-                "nsupdate did not end in time, though the server answers: is a KDC of {} reachable (kinit {})?",
+                "nsupdate did not end in time, though the server answers; most likely no KDC of {} does (try: kinit {}): see \
+                 /etc/krb5.conf and the network",
                 self.realm().unwrap_or("the realm"),
                 self.principal
             );
@@ -134,7 +135,10 @@ impl Client {
         match run(kinit, &input, until)? {
             Some(ended) if ended.status.success() => Ok(()),
             Some(ended) => bail!("{}", self.kerberos_fault(&last_line(&ended.stderr))),
-            None => bail!("no KDC of {} answered kinit in time", self.realm().unwrap_or("the realm")),
+            None => bail!(
+                "no KDC of {} answered kinit in time: see /etc/krb5.conf and the network",
+                self.realm().unwrap_or("the realm")
+            ),
         }
     }
 

@@ -170,7 +170,7 @@ fn signature_fault(error: ValidationError, key: &str, answer: &Message<Vec<u8>>)
             "the server does not know the key {key} with this algorithm (BADKEY): name and algorithm must be the same there"
         ),
         ValidationError::ServerBadSig => {
-            format!("the secret of the key {key} is another one than the server's (BADSIG)")
+            format!("the secret of the key {key} is another one than the server's (BADSIG): copy the key file again")
         }
         ValidationError::ServerBadTime { client, server } => {
             let (client, server) = (seconds(client), seconds(server));

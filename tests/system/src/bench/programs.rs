@@ -1,17 +1,12 @@
-//! `lab bench`: how long our programs take beside what they are compared with, on machines that have the package.
+//! The generator and the hooks, beside Debian's and beside what they call, on booted machines.
 //!
-//! Both sides of a comparison run in turns, so that other work on the host falls on both. What came out is printed, and
-//! whether it is what we want; it is not asserted.
+//! Both sides of a comparison run in turns, so that other work on the host falls on both.
 
-mod gap;
-
-use std::fmt::Write;
-use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::{Options, Row, Sample, load, shown};
 use crate::patroni::Cluster;
 use crate::{Lab, Node, Release};
 
@@ -32,32 +27,22 @@ const BENCH: &str = "--scope=17-bench --datadir=/var/lib/postgresql/17/bench";
 const DATA: &str = "/var/lib/postgresql/17/main";
 const PASSWORD_FILE: &str = "/var/lib/postgresql/bench.pgpass";
 
-/// The gap of a switchover alone.
-pub fn gap(packages: &[PathBuf]) -> Result<()> {
-    let (ours, theirs) = gap::switchovers(packages)?;
-    println!("{} {}", Sample::of(ours), Sample::of(theirs));
-    Ok(())
-}
-
-/// Measures and prints a table in Markdown.
-pub fn run(packages: &[PathBuf], quick: bool) -> Result<()> {
+/// Measures, and gives the versions of what was compared.
+pub(super) fn measure(options: &Options) -> Result<Vec<String>> {
     let lab = Lab::boot_named("bench", Release::Debian13, &["pg1", "pg2"])?;
-    lab.offer(packages)?;
+    lab.offer(&options.deb)?;
     lab.each(|node| node.run_within(RUN_LIMIT, "apt-get install -y patroni-tools").map(drop))?;
     let (first, second) = (lab.find("pg1")?, lab.find("pg2")?);
     // Debian's own tool needs the store in this file, and ours takes it from there too.
     lab.each(|node| node.write("/etc/patroni/dcs.yml", "etcd3:\n  hosts: 127.0.0.1:2379\n", 0o644))?;
 
-    println!("{}\n", surroundings(first)?);
-    println!("| job | ours | against | reach | result | met |\n| --- | --- | --- | --- | --- | --- |");
     gen_config(first)?;
     gen_config_of_many(first, second)?;
     create(first)?;
     let source = primary(&lab, first, second)?;
     clone_of_idle(first, second, &source)?;
-    clone_of_busy(first, second, &source, quick)?;
-    println!("\nLoad average of the host at the end: {}.", load()?);
-    Ok(())
+    clone_of_busy(first, second, &source, options.quick)?;
+    Ok(vec![super::versions(first, "patroni postgresql-17 postgresql-common")?])
 }
 
 fn gen_config(node: &Node) -> Result<()> {
@@ -282,75 +267,16 @@ impl Comparison<'_> {
                 (format!("at most {times} times as long"), format!("{ratio:.3} times as long"), ratio <= times)
             }
         };
-        let met = if met { "yes" } else { "no" };
-        println!("| {} | {ours} | {}: {theirs} | {wanted} | {result} | {met} |", self.job, self.theirs.name);
+        Row {
+            job: self.job.to_owned(),
+            ours: ours.to_string(),
+            against: format!("{}: {theirs}", self.theirs.name),
+            reach: wanted,
+            result,
+            met,
+        }
+        .print();
         eprintln!("bench: {}: {} s in all, load average {}", self.job, begin.elapsed().as_secs(), load()?);
         Ok(())
-    }
-}
-
-struct Sample {
-    median: f64,
-    least: f64,
-    most: f64,
-    count: usize,
-}
-
-impl Sample {
-    fn of(mut times: Vec<f64>) -> Self {
-        times.sort_by(f64::total_cmp);
-        let count = times.len();
-        let median = f64::midpoint(times[(count - 1) / 2], times[count / 2]);
-        Self { median, least: times[0], most: times[count - 1], count }
-    }
-}
-
-impl std::fmt::Display for Sample {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({}–{}, {})", shown(self.median), shown(self.least), shown(self.most), self.count)
-    }
-}
-
-fn shown(seconds: f64) -> String {
-    if seconds < 1.0 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
-}
-
-/// What the figures depend on.
-fn surroundings(node: &Node) -> Result<String> {
-    let mut text = node
-        .run(
-            "date --utc '+%F %R UTC, ' && dpkg-query -W -f '${Package} ${Version}, ' \
-        patroni-tools patroni postgresql-17 postgresql-common && echo",
-        )?
-        .replace('\n', "");
-    let memory = fs::read_to_string("/proc/meminfo")?;
-    let kilobytes: u64 = memory.split_whitespace().nth(1).unwrap_or_default().parse()?;
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let cores = std::thread::available_parallelism()?;
-    let _ = write!(
-        text,
-        "host: {cores} cores, {} GB, Linux {}, load average {} before the first run. Median (least–most, runs).",
-        kilobytes >> 20,
-        kernel.trim(),
-        load()?
-    );
-    Ok(text)
-}
-
-fn load() -> Result<String> {
-    let text = fs::read_to_string("/proc/loadavg")?;
-    Ok(text.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_in_the_middle() {
-        for (times, median) in [(vec![3.0, 1.0, 2.0], 2.0), (vec![4.0, 1.0, 2.0, 3.0], 2.5), (vec![7.0], 7.0)] {
-            assert!((Sample::of(times).median - median).abs() < 1e-9);
-        }
-        assert_eq!(Sample::of(vec![0.002, 0.001, 3.0]).to_string(), "2.0 ms (1.0 ms–3.00 s, 3)");
     }
 }
