@@ -566,19 +566,26 @@ fn active_directory(name: &str, image: Image) {
         "the record may belong to another account",
     );
     // An entry of the administrator lets the other account change it.
-    let sid = on_dc("samba-tool computer show 'pgsql$' --attributes=objectSid");
+    let sid = servers::on_dc("samba-tool computer show 'pgsql$' --attributes=objectSid").unwrap();
     let sid = sid.lines().find_map(|line| line.strip_prefix("objectSid: ")).expect(&sid);
-    on_dc(&format!(
+    servers::on_dc(&format!(
         "samba-tool dsacl set -H /var/lib/samba/private/sam.ldb --sddl='(A;;GA;;;{sid})' \
         --objectdn='DC=pgsql2,DC=ad.test,CN=MicrosoftDNS,DC=DomainDnsZones,DC=ad,DC=test'"
-    ));
+    ))
+    .unwrap();
     changed(&Dns { name: "pgsql2.ad.test".to_owned(), ..first.clone() }, &["10.77.0.14"]);
     assert_eq!(dig("pgsql2.ad.test"), ["30 A 10.77.0.14"]);
     // What he removes belongs to who registers it next.
-    on_dc("samba-tool dns delete 10.77.0.53 ad.test pgsql A 10.77.0.12 -U 'administrator%Adm1n-Passw0rd!' 2>&1");
+    servers::on_dc(
+        "samba-tool dns delete 10.77.0.53 ad.test pgsql A 10.77.0.12 -U 'administrator%Adm1n-Passw0rd!' 2>&1",
+    )
+    .unwrap();
     changed(&second, &["10.77.0.15"]);
     refused_because(&first, "the record may belong to another account");
-    on_dc("samba-tool dns delete 10.77.0.53 ad.test pgsql A 10.77.0.15 -U 'administrator%Adm1n-Passw0rd!' 2>&1");
+    servers::on_dc(
+        "samba-tool dns delete 10.77.0.53 ad.test pgsql A 10.77.0.15 -U 'administrator%Adm1n-Passw0rd!' 2>&1",
+    )
+    .unwrap();
     changed(&first, &["10.77.0.12"]);
 
     // Frozen between its look at Patroni and its message.
