@@ -254,18 +254,11 @@ fn look_at_store(root: &Root, yaml: &Yaml, patroni: &Patroni, findings: &mut Fin
         let place = if finding.fatal { &mut findings.errors } else { &mut findings.warnings };
         place.push(finding.text);
     }
-    if kind == Kind::Raft {
-        let directory = yaml.text(&["raft", "data_dir"]).map(PathBuf::from);
-        let missing = directory.filter(|directory| {
-            let parent = directory.parent().unwrap_or(directory);
-            !root.path(directory).is_dir() && parent != Path::new("/var/lib/postgresql")
-        });
-        if let Some(directory) = missing {
-            findings.errors.push(format!(
-                "{directory} is missing, where raft keeps its log: run install -d -o postgres -g postgres -m 0700 {directory}",
-                directory = directory.display()
-            ));
-        }
+    let directory = yaml.text(&["raft", "data_dir"]).filter(|_| kind == Kind::Raft);
+    if let Some(directory) = directory.filter(|directory| !root.path(directory).is_dir()) {
+        findings.errors.push(format!(
+            "{directory} is missing, where raft keeps its log: run install -d -o postgres -g postgres -m 0770 {directory}"
+        ));
     }
     Ok(())
 }

@@ -225,6 +225,14 @@ impl Config {
             scope,
         })
     }
+
+    /// Where raft keeps its log, if that is the store.
+    #[must_use]
+    pub fn raft_directory(&self) -> Option<&Path> {
+        let [(kind, options)] = &self.store;
+        let directory = options.iter().find(|(name, _)| *kind == "raft" && name == "data_dir");
+        directory.and_then(|(_, directory)| directory.as_str()).map(Path::new)
+    }
 }
 
 /// The Patroni file of an instance.

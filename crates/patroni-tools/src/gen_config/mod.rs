@@ -1,6 +1,6 @@
 //! `patroni-gen-config`: settings and host become `/etc/patroni/16-main.yml`.
 //!
-//! May read the host's configuration and run `ip`; writes only below `/etc/patroni`.
+//! May read the host's configuration and run `ip`; writes only below `/etc/patroni`, and makes the directory of raft.
 
 mod check;
 mod config;
@@ -216,6 +216,10 @@ fn write(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Resul
     }
     for warning in &config.warnings {
         reporter.warn(warning);
+    }
+    // Not Patroni: whoever calls patronictl first would make it, and only its owner could write it.
+    if let Some(directory) = config.raft_directory() {
+        install::directory(root, directory)?;
     }
     let Some(present) = present else {
         point::install(root, &config, &text)?;

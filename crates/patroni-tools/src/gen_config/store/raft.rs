@@ -64,7 +64,7 @@ fn default_port(postgresql: u16) -> Option<u16> {
     postgresql.checked_sub(OFFSET).filter(|port| *port >= 1024)
 }
 
-/// Beside the data, where Patroni, which makes the directory, may do so.
+/// Beside the data. The generator makes it: Patroni would, too, but so would patronictl, which wants to write there.
 fn default_directory(scope: &str) -> String {
     format!("/var/lib/postgresql/{scope}.raft")
 }
