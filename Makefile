@@ -33,8 +33,10 @@ check-fast:
 	$(CARGO) test --quiet -p site -p patroni-tools -p dnscp --lib --bins --test cases --test dnscp
 	$(CARGO) test --quiet -p site -p patroni-tools -p dnscp --doc
 
-# A PostgreSQL, network namespaces, BIND, Kerberos and Samba on this host.
+# A PostgreSQL, network namespaces, BIND, Kerberos and Samba on this host; and a million texts through the generator, from
+# another seed each time, which is printed.
 check-host:
+	PROPERTY_CASES=1000000 PROPERTY_SEED=$${PROPERTY_SEED:-$$(date +%s)} $(CARGO) test -p patroni-tools --test cases values::
 	$(CARGO) test -p patroni-tools -p dnscp --test hooks --test vip --test callback --test netns_dns --test runs
 
 system: lab

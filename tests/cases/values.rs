@@ -1,14 +1,17 @@
 //! Whatever is written into the settings comes out in the Patroni file as it was meant; nothing makes a reader panic.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_yaml::Value;
 use site::{ClusterId, Root, conf, envfile};
 
 use crate::install::Random;
 use crate::machine::Machine;
+use crate::skip;
 
 /// Characters that some reader on the way gives a meaning.
 const TRICKY: &[&str] = &[
@@ -20,6 +23,46 @@ const TRICKY: &[&str] = &[
 fn text(random: &mut Random, pieces: &[&str], longest: u64) -> String {
     let count = 1 + random.below(longest);
     (0..count).map(|_| pieces[usize::try_from(random.below(pieces.len() as u64)).unwrap()]).collect()
+}
+
+/// How many cases a property gets: few for every few minutes, a million with `PROPERTY_CASES=1000000`.
+fn cases() -> u64 {
+    number("PROPERTY_CASES").unwrap_or(20_000)
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is not a number: {text}")))
+}
+
+/// A generator of its own for each property. A failure comes again with `PROPERTY_SEED`.
+fn random(property: u64) -> Random {
+    let seed = number("PROPERTY_SEED").unwrap_or(1);
+    eprintln!("PROPERTY_SEED={seed}");
+    // Neighbouring seeds of this generator begin alike, and it has none from 0.
+    let mut random = Random((seed.wrapping_mul(1000).wrapping_add(property)).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    (0..9).for_each(|_| _ = random.next());
+    random
+}
+
+/// Any text: characters that mean something somewhere, and every other that there is.
+fn any_text(random: &mut Random) -> String {
+    let mut made = String::new();
+    for _ in 0..random.below(12) {
+        match random.below(8) {
+            0 => made.push(char::from(u8::try_from(random.below(128)).unwrap())),
+            1 => made.extend(char::from_u32(u32::try_from(random.below(0x3000)).unwrap())),
+            2 => made.extend(char::from_u32(u32::try_from(random.below(0x11_0000)).unwrap())),
+            3 => made.extend(char::from_u32(0xFFE0 + u32::try_from(random.below(0x40)).unwrap())),
+            4 => {
+                made +=
+                    ["\n", "\t", " ", "  ", "\r", "\0", "\r\n", "\n\n  "][usize::try_from(random.below(8)).unwrap()];
+            }
+            _ => made += &text(random, TRICKY, 3),
+        }
+    }
+    made
 }
 
 fn at<'a>(value: &'a Value, path: &[&str]) -> Option<&'a str> {
@@ -39,7 +82,7 @@ fn written(machine: &Machine) -> Result<Value, String> {
 #[test]
 fn any_member_name_comes_out_as_it_went_in() {
     let machine = Machine::base();
-    let mut random = Random(1);
+    let mut random = random(1);
     for _ in 0..60 {
         let name = text(&mut random, TRICKY, 8);
         machine.write("etc/default/patroni", format!("MEMBER_NAME={}\n", envfile::quote(&name)));
@@ -50,28 +93,62 @@ fn any_member_name_comes_out_as_it_went_in() {
     }
 }
 
+/// Every setting of a store that takes any text, and every file with a secret.
 #[test]
-fn any_password_of_the_store_comes_out_as_it_went_in() {
+fn any_text_of_a_store_comes_out_as_it_went_in() {
     let machine = Machine::base();
-    machine.write("etc/default/patroni", "DCS_USERNAME=patroni\nDCS_PASSWORD_FILE=/etc/patroni/password\n");
-    let mut random = Random(2);
-    for round in 0..60 {
-        let password = text(&mut random, TRICKY, 12);
+    let mut random = random(2);
+    for round in 0..90 {
+        let (user, secret) = (text(&mut random, TRICKY, 12), text(&mut random, TRICKY, 12));
         let end = if round % 2 == 0 { "\n" } else { "" };
-        machine.write("etc/patroni/password", format!("{password}{end}"));
-        let yaml = written(&machine).unwrap_or_else(|error| panic!("{password:?}: {error}"));
-        assert_eq!(at(&yaml, &["etcd3", "password"]), Some(password.as_str()));
-        // Nor may the masked output have it.
+        machine.write("etc/patroni/secret", format!("{secret}{end}"));
+        let directory = format!("/srv/{}", text(&mut random, TRICKY, 8));
+        // A file with this name, for the certificate.
+        let name = format!("{}.pem", text(&mut random, TRICKY, 8));
+        machine.write(&format!("etc/patroni/tls/{name}"), "a certificate\n");
+        let certificate = format!("/etc/patroni/tls/{name}");
+        let quote = envfile::quote;
+        let user = user.replace(':', ".");
+        let digest = format!("{user}:{secret}");
+        let (settings, meant) = match round % 4 {
+            0 => (
+                format!(
+                    "DCS_USERNAME={}\nDCS_PASSWORD_FILE=/etc/patroni/secret\nDCS_CACERT={}\n",
+                    quote(&user),
+                    quote(&certificate)
+                ),
+                vec![("etcd3 username", &user), ("etcd3 password", &secret), ("etcd3 cacert", &certificate)],
+            ),
+            1 => ("DCS=consul\nDCS_TOKEN_FILE=/etc/patroni/secret\n".to_owned(), vec![("consul token", &secret)]),
+            2 => (
+                format!("DCS=zookeeper\nDCS_USERNAME={}\nDCS_PASSWORD_FILE=/etc/patroni/secret\n", quote(&user)),
+                vec![("zookeeper auth_data digest", &digest)],
+            ),
+            _ => (
+                format!("DCS=raft\nRAFT_DATA_DIR={}\nDCS_PASSWORD_FILE=/etc/patroni/secret\n", quote(&directory)),
+                vec![("raft data_dir", &directory), ("raft password", &secret)],
+            ),
+        };
+        machine.write("etc/default/patroni", settings);
+        let yaml = written(&machine).unwrap_or_else(|error| panic!("{meant:?}: {error}"));
         let masked = machine.run(&["16/main", "--dry-run"]).stdout;
         let masked: Value = serde_yaml::from_slice(&masked).unwrap();
-        assert!(at(&masked, &["etcd3", "password"]).is_some_and(|shown| shown.starts_with("(secret ")));
+        for (path, meant) in meant {
+            let path: Vec<&str> = path.split(' ').collect();
+            assert_eq!(at(&yaml, &path), Some(meant.as_str()), "{path:?}");
+            // Nor may the masked output have a secret.
+            if *meant == secret || *meant == digest {
+                let shown = at(&masked, &path[..2]);
+                assert!(shown.is_some_and(|shown| shown.starts_with("(secret ")), "{path:?}: {shown:?}");
+            }
+        }
     }
 }
 
 #[test]
 fn any_password_of_dcs_yml_comes_out_as_it_went_in() {
     let machine = Machine::base();
-    let mut random = Random(3);
+    let mut random = random(3);
     for _ in 0..60 {
         let password = text(&mut random, TRICKY, 12);
         let yaml = serde_json::json!({"etcd3": {"host": "10.0.0.1:2379", "username": "u", "password": password}});
@@ -102,7 +179,7 @@ fn settings(random: &mut Random) -> String {
 /// A settings file that we accept means the same to a shell, byte for byte.
 #[test]
 fn what_the_reader_accepts_a_shell_reads_alike() {
-    let mut random = Random(4);
+    let mut random = random(4);
     let folder = tempfile::tempdir().unwrap();
     let (mut script, mut expected, mut accepted) = (String::new(), String::new(), 0);
     for round in 0..15_000 {
@@ -140,9 +217,12 @@ fn what_the_reader_accepts_a_shell_reads_alike() {
 
 #[test]
 fn what_is_quoted_comes_back() {
-    let mut random = Random(5);
-    for _ in 0..20_000 {
-        let value = text(&mut random, TRICKY, 20);
+    let mut random = random(5);
+    for _ in 0..cases() {
+        let value = any_text(&mut random);
+        if value.contains(['\0', '\r']) {
+            continue;
+        }
         let parsed = envfile::parse(&format!("A={}\n", envfile::quote(&value))).unwrap();
         assert_eq!(parsed[0].value, value);
     }
@@ -150,10 +230,10 @@ fn what_is_quoted_comes_back() {
 
 #[test]
 fn no_bytes_make_a_reader_panic() {
-    let mut random = Random(6);
+    let mut random = random(6);
     let folder = tempfile::tempdir().unwrap();
     let root = Root::new(folder.path());
-    for round in 0..10_000 {
+    for round in 0..cases() / 2 {
         let length = random.below(60);
         let bytes: Vec<u8> = if round % 2 == 0 {
             (0..length).map(|_| u8::try_from(random.below(256)).unwrap()).collect()
@@ -177,11 +257,135 @@ fn no_bytes_make_a_reader_panic() {
     }
 }
 
+/// How many texts one file has: few in the first, which Patroni's own, slow reader reads, too.
+const BATCHES: [usize; 2] = [500, 10_000];
+
+/// The verdict of `PyYAML` on files: from stdin lines of "READER<TAB>FILE<TAB>FILE WITH WHAT IS MEANT", the latter as JSON.
+const PYYAML: &str = "
+import json, sys, yaml
+count = 0
+for line in sys.stdin:
+    reader, name, meant = line.rstrip('\\n').split('\\t')
+    with open(name, 'rb') as file:
+        written = yaml.load(file, getattr(yaml, reader, yaml.SafeLoader))
+    with open(meant, encoding='utf-8') as file:
+        meant = json.load(file)
+    found = written['consul']['checks'] if 'consul' in written else list(written['zookeeper']['set_acls'])
+    if len(found) != len(meant):
+        sys.exit(f'{name}: {len(found)} texts in place of {len(meant)}')
+    for one, other in zip(found, meant):
+        if one != other:
+            sys.exit(f'{name}: {ascii(one)} in place of {ascii(other)}')
+    count += len(found)
+print(count)
+";
+
+/// A text of YAML that needs no knowledge of what YAML finds printable.
+fn yaml_ascii(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            ' '..='~' => quoted.push(c),
+            other => _ = write!(quoted, "\\U{:08x}", u32::from(other)),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// Writes one file from `texts`, by `dcs.yml` or by a setting, and gives what our reader has to say; what is meant is
+/// in `meant.json`.
+fn batch(machine: &Machine, by_setting: bool, texts: &[String]) {
+    let _ = std::fs::remove_file(machine.path("etc/default/patroni"));
+    let mut meant: Vec<String> = texts.to_vec();
+    if by_setting {
+        // Keys of a mapping, in order, separated by ';': what a setting can have, but for that and blanks at its ends.
+        meant = texts
+            .iter()
+            .enumerate()
+            .map(|(number, text)| format!("CN={number},O={}.", text.replace([';', '\0', '\r'], "")))
+            .collect();
+        meant.sort();
+        let settings = format!(
+            "DCS=zookeeper\nDCS_CERT=/etc/group\nDCS_KEY=/etc/group\nZOOKEEPER_ACL={}\n",
+            envfile::quote(&meant.join(";"))
+        );
+        machine.write("etc/default/patroni", settings);
+    } else {
+        let checks: Vec<String> = texts.iter().map(|text| yaml_ascii(text)).collect();
+        machine.write("etc/patroni/dcs.yml", format!("consul: {{host: 'a:1', checks: [{}]}}\n", checks.join(",")));
+    }
+    let yaml = written(machine).unwrap_or_else(|error| panic!("{error}"));
+    let found: Vec<String> = if by_setting {
+        let acl = yaml["zookeeper"]["set_acls"].as_mapping().unwrap();
+        acl.keys().map(|key| key.as_str().unwrap().to_owned()).collect()
+    } else {
+        let checks = yaml["consul"]["checks"].as_sequence().unwrap();
+        checks.iter().map(|check| check.as_str().unwrap_or_else(|| panic!("{check:?}")).to_owned()).collect()
+    };
+    for (found, meant) in found.iter().zip(&meant) {
+        assert_eq!(found, meant);
+    }
+    assert_eq!(found.len(), meant.len());
+    machine.write("meant.json", serde_json::to_string(&meant).unwrap());
+}
+
+/// From a setting or from `dcs.yml` through the whole program into the file, which Patroni's reader and ours read alike.
+#[test]
+fn any_text_is_the_same_for_patroni() {
+    let python = Command::new("python3").args(["-c", "import yaml"]).output();
+    if !python.is_ok_and(|output| output.status.success()) {
+        return skip("any_text_is_the_same_for_patroni", "python3-yaml is missing");
+    }
+    let mut random = random(8);
+    let mut batches = Vec::new();
+    let mut left = usize::try_from(cases()).unwrap();
+    while left > 0 {
+        let size = BATCHES[usize::from(batches.len() >= 2)].min(left);
+        batches.push((0..size).map(|_| any_text(&mut random)).collect::<Vec<String>>());
+        left -= size;
+    }
+    let (next, read) = (AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some((number, texts)) = {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    batches.get(usize::try_from(number).unwrap()).map(|texts| (number, texts))
+                } {
+                    let machine = Machine::base();
+                    batch(&machine, number % 2 == 1, texts);
+                    let reader = if number < 2 { "SafeLoader" } else { "CSafeLoader" };
+                    read.fetch_add(pyyaml(&machine, reader), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert_eq!(read.into_inner(), cases());
+}
+
+/// What `PyYAML` finds in the file of `machine` is what is meant; gives how many texts that are.
+fn pyyaml(machine: &Machine, reader: &str) -> u64 {
+    let mut python = Command::new("python3")
+        .args(["-c", PYYAML])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let files = ["etc/patroni/16-main.yml", "meant.json"].map(|file| machine.path(file).display().to_string());
+    writeln!(python.stdin.take().unwrap(), "{reader}\t{}\t{}", files[0], files[1]).unwrap();
+    let output = python.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().parse().unwrap()
+}
+
 /// The program itself on random settings: it says what is wrong and exits 1, or writes a file; nothing else.
 #[test]
 fn the_program_never_panics_on_random_settings() {
     let machine = Machine::base();
-    let mut random = Random(7);
+    let mut random = random(7);
     let keys: Vec<&str> = site::settings::KEYS.iter().map(|key| key.name).collect();
     let values = [
         "0",

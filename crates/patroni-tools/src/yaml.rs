@@ -62,14 +62,17 @@ impl Yaml {
     }
 
     /// The path of the first value that is null, an empty list or an empty mapping. Patroni's validator refuses these,
-    /// and `parameters:` without a value makes Patroni drop the whole dynamic configuration (patroni issue 3546).
+    /// and `parameters:` without a value makes Patroni drop the whole dynamic configuration (patroni issue 3546). A raft
+    /// of one member is the exception: Patroni wants the list of the others, and that it is empty.
     #[must_use]
     pub fn first_empty(&self) -> Option<String> {
         self.leaves(&[])
             .into_iter()
-            .find(|(_, value)| match value {
+            .find(|(path, value)| match value {
                 Value::Null => true,
-                Value::Array(items) => items.is_empty() || items.contains(&Value::Null),
+                Value::Array(items) => {
+                    (items.is_empty() && path != "raft.partner_addrs") || items.contains(&Value::Null)
+                }
                 Value::Object(map) => map.is_empty(),
                 _ => false,
             })

@@ -14,7 +14,7 @@ use site::{ClusterId, Root, conf};
 
 use super::config::file;
 use super::installed::Patroni;
-use super::store::STORES;
+use super::store::{self, Kind};
 use crate::yaml::{self, Yaml};
 
 /// Keys of Patroni 3.0 to 4.1 by section (`patroni/validator.py`, `schema`, and the documentation of settings). Sections
@@ -175,8 +175,9 @@ fn look(root: &Root, id: &ClusterId, path: &Path) -> Result<Findings> {
     }
     look_at_keys(&yaml, &mut findings);
     look_at_values(&yaml, &mut findings);
-    look_at_host(root, id, &yaml, &mut findings)?;
     let patroni = Patroni::of(root)?;
+    look_at_store(root, &yaml, &patroni, &mut findings)?;
+    look_at_host(root, id, &yaml, &mut findings)?;
     look_at_point(root, id, &yaml, &patroni, &mut findings);
     let mode = root.path(path).metadata()?.permissions().mode();
     if mode & 0o007 != 0 {
@@ -206,9 +207,6 @@ fn look_at_keys(yaml: &Yaml, findings: &mut Findings) {
             }
         }
     }
-    if !STORES.iter().any(|store| yaml.get(&[store]).is_some_and(|options| !options.is_null())) {
-        findings.errors.push(format!("it names no store: add a section such as etcd3 (one of {})", STORES.join(", ")));
-    }
     let method = yaml.text(&["bootstrap", "method"]).filter(|method| method != "initdb");
     if let Some(method) = method {
         if yaml.text(&["bootstrap", &method, "command"]).is_none() {
@@ -229,6 +227,40 @@ fn look_at_keys(yaml: &Yaml, findings: &mut Findings) {
                 .push(format!("{} is no key of Patroni, which ignores it: correct it or remove it", place.join(".")));
         }
     }
+}
+
+/// The store's section, the module that Patroni needs for it, and raft's directory.
+fn look_at_store(root: &Root, yaml: &Yaml, patroni: &Patroni, findings: &mut Findings) -> Result<()> {
+    let named = |kind: &Kind| yaml.get(&[kind.name()]).is_some_and(|options| !options.is_null());
+    let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(named).collect();
+    let Some(&kind) = kinds.first() else {
+        findings.errors.push(format!("it names no store: add a section such as etcd3 (one of {})", store::names()));
+        return Ok(());
+    };
+    if kinds.len() > 1 {
+        let all: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+        findings.warnings.push(format!(
+            "it names {} stores ({}), but Patroni uses one: keep one",
+            all.len(),
+            all.join(", ")
+        ));
+    }
+    let Some(Value::Object(options)) = yaml.get(&[kind.name()]) else {
+        findings.errors.push(format!("{} has no options: add its hosts", kind.name()));
+        return Ok(());
+    };
+    let on_host = store::host_findings(root, kind)?;
+    for finding in store::look(kind, options, patroni).into_iter().chain(on_host) {
+        let place = if finding.fatal { &mut findings.errors } else { &mut findings.warnings };
+        place.push(finding.text);
+    }
+    let directory = yaml.text(&["raft", "data_dir"]).filter(|_| kind == Kind::Raft);
+    if let Some(directory) = directory.filter(|directory| !root.path(directory).is_dir()) {
+        findings.errors.push(format!(
+            "{directory} is missing, where raft keeps its log: run install -d -o postgres -g postgres -m 0770 {directory}"
+        ));
+    }
+    Ok(())
 }
 
 /// Sections whose names the file itself chooses.

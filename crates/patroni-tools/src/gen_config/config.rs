@@ -7,7 +7,6 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use serde_json::Value;
 use site::clusters::{self, Installed};
 use site::createcluster::CreateCluster;
 use site::facts;
@@ -17,7 +16,7 @@ use site::settings::Settings;
 use site::{ClusterId, Root};
 
 use super::installed::Patroni;
-use super::store;
+use super::store::{self, Store};
 
 /// The REST API's port is PostgreSQL's plus this, so that 5432 gives 8008, as in Debian's package.
 const REST_OFFSET: u16 = 8008 - 5432;
@@ -46,7 +45,7 @@ pub struct Config {
     namespace: String,
     /// Patroni's name of this member.
     pub name: String,
-    store: Vec<(String, Vec<(String, Value)>)>,
+    store: [(&'static str, store::Options); 1],
     restapi: RestApi,
     bootstrap: Command,
     dcs: Dynamic,
@@ -130,6 +129,8 @@ pub struct Ports<'a> {
     pub present: Option<u16>,
     /// Who has claimed a port by a Patroni file of another instance.
     pub claimed_by: &'a dyn Fn(u16) -> Option<ClusterId>,
+    /// The port of raft that this instance's present Patroni file has.
+    pub raft: Option<u16>,
 }
 
 impl Config {
@@ -155,10 +156,22 @@ impl Config {
         };
         let rest = facts::host_port(address, rest_port);
         let point = Point::from_settings(root, id, settings)?;
-        let vips: Vec<IpAddr> = point.iter().flat_map(|point| &point.vips).map(|vip| vip.address).collect();
-        let mut warnings = Vec::new();
+        let listening = clusters::listening_ports(root)?;
+        let taken = |port: u16| {
+            if let Some(other) = (ports.claimed_by)(port) {
+                return Some(format!("is claimed by {}", file(&other).display()));
+            }
+            if let Some(other) = ports.clusters.iter().find(|cluster| cluster.port == port) {
+                return Some(format!("belongs to the cluster {}", other.id));
+            }
+            let ours = ports.raft == Some(port);
+            (!ours && listening.contains(&port)).then(|| "is in use on this host".to_owned())
+        };
         let patroni = Patroni::of(root)?;
-        let store = store::sections(root, settings)?;
+        let member = store::Member { scope: &scope, address, port, patroni: &patroni, taken: &taken };
+        let Store { kind, options, mut warnings } = Store::resolve(root, settings, &member)?;
+        warnings.extend(store::host_findings(root, kind)?.into_iter().map(|finding| finding.text));
+        let vips: Vec<IpAddr> = point.iter().flat_map(|point| &point.vips).map(|vip| vip.address).collect();
         warnings.extend(point.iter().flat_map(|point| missing_programs(root, point)));
         let dcs = dynamic(settings)?;
         let lease = point.as_ref().filter(|_| !vips.is_empty()).map_or(0, |point| point.lease.as_secs());
@@ -174,7 +187,7 @@ impl Config {
             file: file(id).display().to_string(),
             namespace: namespace(settings)?,
             name: member_name(root, settings)?,
-            store,
+            store: [(kind.name(), options)],
             restapi: RestApi {
                 listen: rest.clone(),
                 connect_address: rest,
@@ -211,6 +224,14 @@ impl Config {
             data_directory,
             scope,
         })
+    }
+
+    /// Where raft keeps its log, if that is the store.
+    #[must_use]
+    pub fn raft_directory(&self) -> Option<&Path> {
+        let [(kind, options)] = &self.store;
+        let directory = options.iter().find(|(name, _)| *kind == "raft" && name == "data_dir");
+        directory.and_then(|(_, directory)| directory.as_str()).map(Path::new)
     }
 }
 

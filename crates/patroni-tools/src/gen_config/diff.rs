@@ -2,8 +2,8 @@
 
 use similar::TextDiff;
 
-/// Keys whose values nobody is to see.
-const SECRET_KEYS: [&str; 4] = ["password", "token", "keyfile_password", "key_password"];
+/// Keys whose values nobody is to see. `auth_data` is a mapping of ZooKeeper's schemes, `digest` one of them.
+const SECRET_KEYS: [&str; 6] = ["password", "token", "keyfile_password", "key_password", "auth_data", "digest"];
 
 /// Replaces every secret by `(secret 1)`, `(secret 2)` …: equal secrets by equal numbers, over all texts of one `Mask`.
 #[derive(Default)]
@@ -15,14 +15,25 @@ impl Mask {
     /// The text without its secrets.
     pub fn hide(&mut self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
-        for line in text.split_inclusive('\n') {
+        let mut lines = text.split_inclusive('\n').peekable();
+        while let Some(line) = lines.next() {
             let (content, end) = line.strip_suffix('\n').map_or((line, ""), |content| (content, "\n"));
-            match secret(content) {
-                Some((before, secret)) => {
-                    let number = self.number(secret).to_string();
-                    out.extend([before, " (secret ", &number, ")", end]);
-                }
-                None => out += line,
+            let Some((before, first)) = secret(content) else {
+                out += line;
+                continue;
+            };
+            // A text of several lines, or a mapping below the key: what is further in belongs to it.
+            let mut secret = first.to_owned();
+            let column = content.len() - content.trim_start_matches(['-', ' ']).len();
+            while let Some(more) = lines.next_if(|next| belongs(next, column)) {
+                secret.push('\n');
+                secret += more.trim();
+            }
+            if secret.is_empty() {
+                out += line;
+            } else {
+                let number = self.number(&secret).to_string();
+                out.extend([before, " (secret ", &number, ")", end]);
             }
         }
         out
@@ -37,15 +48,31 @@ impl Mask {
     }
 }
 
-/// Splits a line after `key:` if the key is a secret's. A flow mapping that has one anywhere is hidden as a whole.
+/// Is this line part of the value of a key in that column?
+fn belongs(line: &str, column: usize) -> bool {
+    let content = line.trim_start_matches([' ', '\t']);
+    !content.trim().is_empty() && line.len() - content.len() > column
+}
+
+/// Splits a line after `key:` if the key is a secret's, or its value has one inside: a flow mapping, an address with
+/// user and password.
 fn secret(line: &str) -> Option<(&str, &str)> {
     let at = line.find(':')?;
     let (before, value) = line.split_at(at + 1);
-    let key = before.trim_start_matches(['-', ' ', '#']).trim_end_matches(':').trim_matches(['"', '\'']);
+    let key =
+        before.trim_start_matches(['-', ' ', '#', '{', ',']).trim_end_matches(':').trim().trim_matches(['"', '\'']);
     let value = value.trim();
-    let is_secret = SECRET_KEYS.contains(&key)
-        || (value.starts_with(['{', '[']) && SECRET_KEYS.iter().any(|secret| value.contains(secret)));
-    (is_secret && !value.is_empty()).then_some((before, value))
+    let inside = SECRET_KEYS.iter().any(|secret| {
+        value.match_indices(secret).any(|(at, _)| {
+            let after = value[at + secret.len()..].trim_start_matches(['"', '\'']).trim_start();
+            after.starts_with(':')
+        })
+    });
+    let address = value
+        .split("://")
+        .skip(1)
+        .any(|rest| rest.split(['/', ',', ' ']).next().is_some_and(|host| host.contains('@')));
+    (SECRET_KEYS.contains(&key) || inside || address).then_some((before, value))
 }
 
 /// The unified difference between the file that is there and the one that would be written; empty if they are equal.
@@ -80,9 +107,24 @@ mod tests {
             "# password: p4ss",
             "- token: p4ss",
             "etcd3: {username: a, password: p4ss}",
+            "etcd3: {username: a,\n  host: b, password : p4ss}",
+            "etcd3:\n  {password: p4ss,\n  host: a}",
+            "password: |\n  p4ss\n",
+            "a:\n  password: >-\n    p4ss\n     p4ss\n  b: c\n",
+            "a:\n  password: \"x\\\n    p4ss\"\n",
+            "auth_data: {\"digest\": \"u:p4ss\"}",
+            "zookeeper:\n  auth_data:\n    digest: u:p4ss\n    ensemble: p4ss\n",
+            "  url: https://u:p4ss@host:1",
+            "  hosts: [a, 'https://p4ss@host']",
         ] {
             assert!(!Mask::default().hide(line).contains("p4ss"), "{line}");
         }
-        assert_eq!(Mask::default().hide("host: a:1\n"), "host: a:1\n");
+        for line in ["host: a:1\n", "hosts:\n- http://a:1\npassword:\nx: y\n", "- host all all ::/0 password\n"] {
+            assert_eq!(Mask::default().hide(line), line);
+        }
+        assert_eq!(
+            Mask::default().hide("- token: a\n  host: b\n  password: c\n  x: d\n"),
+            "- token: (secret 1)\n  host: b\n  password: (secret 2)\n  x: d\n"
+        );
     }
 }

@@ -1,12 +1,12 @@
 //! Puts the file in its place: whole or not at all, and never readable by others.
 
-use std::fs::{File, Permissions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::Uid;
 use site::Root;
 use site::keys::UNFINISHED;
@@ -36,6 +36,32 @@ impl Lock {
         }
         Ok(Self { _directory: lock })
     }
+}
+
+/// Makes a directory that postgres and its group write, where there is none. Its parent can be postgres's own, so nothing
+/// is done by name once it is there.
+pub fn directory(root: &Root, path: &Path) -> Result<()> {
+    let real = root.path(path);
+    if real.exists() {
+        return Ok(());
+    }
+    let made = real.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::create_dir(&real));
+    made.with_context(|| format!("cannot make the directory {}: run this program as root", path.display()))?;
+    let directory = OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY).bits())
+        .open(&real)
+        .with_context(|| format!("cannot open the directory {}", path.display()))?;
+    if Uid::effective().is_root() {
+        if directory.metadata()?.uid() != 0 {
+            bail!("{} was replaced while it was made: look who did that, and run this again", path.display());
+        }
+        fchown(&directory, Some(root.user_id("postgres")?), Some(root.group_id("postgres")?))
+            .with_context(|| format!("cannot give {} to postgres", path.display()))?;
+    }
+    directory
+        .set_permissions(Permissions::from_mode(0o770))
+        .with_context(|| format!("cannot open {} to postgres", path.display()))
 }
 
 /// Replaces `path` by `text` with owner `root:postgres` and mode 0640, both set before the first byte.

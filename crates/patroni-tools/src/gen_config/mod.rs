@@ -1,6 +1,6 @@
 //! `patroni-gen-config`: settings and host become `/etc/patroni/16-main.yml`.
 //!
-//! May read the host's configuration and run `ip`; writes only below `/etc/patroni`.
+//! May read the host's configuration and run `ip`; writes only below `/etc/patroni`, and makes the directory of raft.
 
 mod check;
 mod config;
@@ -10,7 +10,7 @@ mod install;
 mod installed;
 mod point;
 mod render;
-mod store;
+pub mod store;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -143,11 +143,14 @@ fn render(
     present: Option<&str>,
 ) -> Result<(Config, String)> {
     // A file that is no YAML has no port; that it is wrong is said where it would be replaced.
-    let port = present.and_then(|text| Yaml::parse(&file(id), text).ok()?.port("postgresql").ok());
+    let present = present.and_then(|text| Yaml::parse(&file(id), text).ok());
+    let port = present.as_ref().and_then(|yaml| yaml.port("postgresql").ok());
+    let raft = present.as_ref().and_then(|yaml| yaml.text(&["raft", "self_addr"])?.rsplit_once(':')?.1.parse().ok());
     let clusters = clusters::installed(root)?;
-    let claims = if port.is_some() && settings.get("PORT").is_none() { Vec::new() } else { claims(root, id)? };
+    let stays = port.is_some() && settings.get("PORT").is_none() && settings.text("DCS") != Some("raft");
+    let claims = if stays { Vec::new() } else { claims(root, id)? };
     let claimed_by = |port: u16| claims.iter().find(|(claimed, _)| *claimed == port).map(|(_, other)| other.clone());
-    let ports = Ports { clusters: &clusters, present: port, claimed_by: &claimed_by };
+    let ports = Ports { clusters: &clusters, present: port, claimed_by: &claimed_by, raft };
     let config = Config::resolve(root, id, settings, key, &ports)?;
     let text = render::render(root, &config, args.template.as_deref())?;
     Ok((config, text))
@@ -161,7 +164,7 @@ fn claims(root: &Root, id: &ClusterId) -> Result<Vec<(u16, ClusterId)>> {
         let text = root.read(file(&other))?.unwrap_or_default();
         for line in text.lines() {
             let line = line.trim_start();
-            if line.starts_with("listen:") || line.starts_with("connect_address:") {
+            if ["listen:", "connect_address:", "self_addr:"].iter().any(|key| line.starts_with(key)) {
                 let port = line
                     .trim_end()
                     .trim_end_matches(['"', '\''])
@@ -213,6 +216,10 @@ fn write(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Resul
     }
     for warning in &config.warnings {
         reporter.warn(warning);
+    }
+    // Not Patroni: whoever calls patronictl first would make it, and only its owner could write it.
+    if let Some(directory) = config.raft_directory() {
+        install::directory(root, directory)?;
     }
     let Some(present) = present else {
         point::install(root, &config, &text)?;

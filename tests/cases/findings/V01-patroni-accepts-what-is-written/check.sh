@@ -5,10 +5,13 @@ network 10.88.0.12/24 fd00:88::12/64 default
 printf 'etcd3:\n  hosts: 127.0.0.1:2379\n' | store
 # The validator connects to the store, and no more.
 python3 -c '
-import socket
-server = socket.create_server(("127.0.0.1", 2379))
+import select, socket
+servers = [socket.create_server(("127.0.0.1", port)) for port in (2379, 8500, 8501, 2181, 2281)]
+servers.append(socket.create_server(("10.88.0.12", 3333)))
+servers.append(socket.create_server(("fd00:88::12", 3333), family=socket.AF_INET6))
 open("/tmp/listening", "w").close()
-while True: server.accept()
+while True:
+    for server in select.select(servers, [], [])[0]: server.accept()
 ' &
 until [ -e /tmp/listening ]; do sleep 0.05; done
 
@@ -34,5 +37,25 @@ try --set DCS_CACERT=/tmp/cert --set DCS_CERT=/tmp/cert --set DCS_KEY=/tmp/key
 try --set SYNCHRONOUS_MODE=yes --set SYNCHRONOUS_NODE_COUNT=2 --set FAILSAFE_MODE=no --set WATCHDOG=off
 try --set MEMBER_NAME=123 --set NAMESPACE=/a/b --set TTL=60 --set LOOP_WAIT=20
 try --set LOCALE=C.UTF-8 --set ENCODING=UTF8 --set DATA_CHECKSUMS=no
+install -m 0640 /dev/null /tmp/secret
+echo "1234" > /tmp/secret
+tls='--set DCS_CACERT=/tmp/cert --set DCS_CERT=/tmp/cert --set DCS_KEY=/tmp/key'
+user='--set DCS_USERNAME=0777 --set DCS_PASSWORD_FILE=/tmp/secret'
+# shellcheck disable=SC2086 # lists of words
+{
+    try --set DCS_SRV=example.org $tls $user
+    try --set DCS=etcd --set DCS_ALLOW_V2=yes $tls $user
+    try --set DCS=consul
+    try --set DCS=consul $tls --set DCS_TOKEN_FILE=/tmp/secret --set CONSUL_REGISTER_SERVICE=yes \
+        --set CONSUL_SERVICE_TAGS=1,yes --set CONSUL_DC=1 --set CONSUL_CHECKS=serfHealth
+    try --set DCS=consul --set DCS_PROTOCOL=https --set DCS_VERIFY=no
+    try --set DCS=zookeeper
+    try --set DCS=zookeeper --set DCS_HOSTS=127.0.0.1,127.0.0.1:2281 $tls $user --set DCS_VERIFY=no --set ZOOKEEPER_ACL=CN=1
+    try --set DCS=raft
+    try --set DCS=raft --set DCS_HOSTS=10.88.0.12:3333 --set DCS_PASSWORD_FILE=/tmp/secret --set RAFT_DATA_DIR=/var/lib/raft
+    try --set DCS=raft --set HOST_ADDRESS=fd00:88::12 --set 'DCS_HOSTS=[fd00:88::12]:3333'
+    try --set DCS=kubernetes --set KUBERNETES_NAMESPACE=1 --set KUBERNETES_LABELS=a=1 --set KUBERNETES_USE_ENDPOINTS=yes
+    try --set DCS=exhibitor --set DCS_HOSTS=10.88.0.1:8181,10.88.0.2:8181
+}
 try --set CLONE_MAX_RATE=50M --set CLONE_COMPRESS=gzip:1 --set CLONE_CHECKPOINT=spread
 patroni-gen-config --check 17 main 2> /tmp/said || wrong "our own check refuses it: $(cat /tmp/said)"
