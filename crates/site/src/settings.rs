@@ -90,7 +90,11 @@ pub const KEYS: &[Key] = &[
     key("PG_PARAMETERS_FILE", "", "file with PostgreSQL parameters of the cluster, like postgresql.conf"),
     key("PG_HBA_FILE", "", "file with lines for pg_hba that come before the general ones"),
     // Certificates and passwords of PostgreSQL.
-    key("SSL", "required where PostgreSQL has a certificate", "required, allowed or off: TLS of connections over the network"),
+    key(
+        "SSL",
+        "required where PostgreSQL has a certificate",
+        "required, allowed or off: TLS of connections over the network",
+    ),
     key("SSL_CERT", "that of Debian's ssl-cert", "file with PostgreSQL's certificate"),
     key("SSL_KEY", "that of Debian's ssl-cert", "file with the key of SSL_CERT, readable by postgres"),
     key("SSL_CACERT", "", "file with the certificates that sign those of members and clients"),
@@ -100,7 +104,11 @@ pub const KEYS: &[Key] = &[
     key("REPLICATION_PASSWORD_FILE", "made from the site key", "file with the password of the role replicator"),
     key("REWIND_PASSWORD_FILE", "made from the site key", "file with the password of the role rewind_user"),
     key("SUPERUSER_PASSWORD_FILE", "none, the Unix socket needs none", "file with a password for the role postgres"),
-    key("PASSWORD_SCOPE", "the scope", "the instance whose passwords these are, for a standby cluster that of its source"),
+    key(
+        "PASSWORD_SCOPE",
+        "the scope",
+        "the instance whose passwords these are, for a standby cluster that of its source",
+    ),
     // This member in the cluster.
     key("NOFAILOVER", "no", "this member never becomes primary"),
     key("FAILOVER_PRIORITY", "1", "of several candidates the one with the highest number becomes primary"),
