@@ -78,7 +78,7 @@ impl SiteKey {
             words.next() == Some(GENERATION) && words.next() == Some(scope)
         };
         let mut text: String = text.lines().filter(|line| !of_scope(line)).flat_map(|line| [line, "\n"]).collect();
-        text += &format!("{GENERATION} {scope} {number}\n");
+        text.extend([GENERATION, " ", scope, " ", &number.to_string(), "\n"]);
         let real = root.path(path);
         let temporary = unfinished(&real);
         let _ = std::fs::remove_file(&temporary);

@@ -118,7 +118,6 @@ pub const KEYS: &[Key] = &[
     key("WATCHDOG", "automatic", "off, automatic or required"),
     key("WATCHDOG_DEVICE", "/dev/watchdog", "the watchdog"),
     key("LOG_LEVEL", "INFO", "of Patroni: DEBUG, INFO, WARNING, ERROR or CRITICAL"),
-    key("LOG_TYPE", "plain", "of Patroni: plain or json"),
     key("LOG_FORMAT", "that of Patroni", "of Patroni: a format of Python's logging"),
     key("LOG_DIR", "the journal", "directory for log files of Patroni"),
     key("LOG_FILE_NUM", "4", "how many old log files are kept"),
