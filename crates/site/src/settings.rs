@@ -258,11 +258,7 @@ impl Settings {
 
     /// `yes` or `no`, in any of the words that PostgreSQL and systemd take.
     pub fn truth(&self, key: &str) -> Result<Option<bool>> {
-        self.parse(key, |text| match text.to_ascii_lowercase().as_str() {
-            "yes" | "true" | "on" | "1" => Ok(true),
-            "no" | "false" | "off" | "0" => Ok(false),
-            _ => Err(anyhow!("'{text}' is neither yes nor no")),
-        })
+        self.parse(key, |text| truth(text).with_context(|| format!("'{text}' is neither yes nor no")))
     }
 
     /// One of the words that are allowed.
@@ -308,6 +304,21 @@ impl Settings {
     }
 }
 
+/// `yes` or `no`, in any of the words that PostgreSQL and systemd take.
+#[must_use]
+pub fn truth(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "yes" | "true" | "on" | "1" => Some(true),
+        "no" | "false" | "off" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// The name that is the most like `wrong`, and how many characters are other.
+pub fn nearest<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> Option<(usize, &'n str)> {
+    names.map(|name| (strsim::damerau_levenshtein(wrong, name), name)).min()
+}
+
 /// The PostgreSQL parameter that a key sets.
 fn parameter(key: &str) -> Option<&str> {
     let name = key.strip_prefix(PARAMETER_PREFIX)?;
@@ -321,11 +332,7 @@ fn known(name: &str) -> Result<(), String> {
         return Ok(());
     }
     let upper = name.to_ascii_uppercase();
-    let nearest = KEYS
-        .iter()
-        .map(|key| (strsim::damerau_levenshtein(&upper, key.name), key.name))
-        .min()
-        .filter(|(distance, key)| *distance <= key.len() / 2);
+    let nearest = nearest(&upper, KEYS.iter().map(|key| key.name)).filter(|(distance, key)| *distance <= key.len() / 2);
     // Of PG_TUN, PG_TUNE is meant, and of PG_Work_Mem, PG_work_mem.
     let lower = name.get(PARAMETER_PREFIX.len()..).unwrap_or_default().to_ascii_lowercase();
     let as_parameter = format!("{PARAMETER_PREFIX}{lower}");

@@ -17,7 +17,8 @@ impl Patroni {
     }
 
     /// The version, if it is known to be older than another one.
-    fn older_than(&self, other: [u32; 3]) -> Option<&str> {
+    #[must_use]
+    pub fn older_than(&self, other: [u32; 3]) -> Option<&str> {
         let version = self.0.as_deref()?;
         let parts: Vec<u32> = version.split('.').map_while(|part| part.parse().ok()).collect();
         (parts.as_slice() < other.as_slice()).then_some(version)

@@ -1,13 +1,20 @@
 //! `patroni-gen-config`: settings and host become `/etc/patroni/16-main.yml`.
 //!
-//! May read the host's configuration and run `ip`; writes only below `/etc/patroni`.
+//! May read the host's configuration and run `ip`; writes only below `/etc/patroni`. Only where it is asked to does it change a
+//! running cluster: its configuration in the store (`--apply`), and the passwords of its roles (`--set-passwords`).
 
+mod access;
+mod apply;
 mod check;
 mod config;
 mod diff;
 mod dynamic;
 mod install;
 mod installed;
+mod member;
+mod parameters;
+mod passwords;
+mod patronictl;
 mod point;
 mod render;
 mod store;
@@ -24,6 +31,7 @@ use site::{ClusterId, Root, clusters, keys::SiteKey};
 use crate::yaml::Yaml;
 pub(crate) use config::file as patroni_file;
 use config::{Config, Ports, file};
+use patronictl::Patronictl;
 use render::Author;
 
 /// Where Patroni files are.
@@ -57,6 +65,21 @@ pub struct Args {
     /// Say what is wrong with the file that is there, without the store; exit 1 if the instance cannot work
     #[arg(long, conflicts_with_all = ["force", "port", "set", "template"])]
     check: bool,
+    /// Show how bootstrap.dcs differs from what the running cluster has, ask, and change the running cluster
+    #[arg(long, conflicts_with_all = ["dry_run", "diff", "check", "force", "rotate", "set_passwords"])]
+    apply: bool,
+    /// With --apply: do not ask
+    #[arg(long, requires = "apply")]
+    yes: bool,
+    /// With --apply: take away what the running cluster has and the settings do not name
+    #[arg(long, requires = "apply")]
+    prune: bool,
+    /// Prepare new passwords of the members' roles: first step of two, on every member
+    #[arg(long, conflicts_with_all = ["dry_run", "diff", "check", "set_passwords"])]
+    rotate: bool,
+    /// Give the roles the passwords of this member's file: second step of two, on the primary
+    #[arg(long, conflicts_with_all = ["dry_run", "diff", "check", "force", "port", "set", "template"])]
+    set_passwords: bool,
     /// The TCP port of PostgreSQL
     #[arg(long, value_name = "PORT", conflicts_with = "all", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     port: Option<String>,
@@ -87,7 +110,16 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
     if args.dry_run || args.diff {
         return each(&ids, reporter, |id| show(root, args, id));
     }
+    if args.apply {
+        return each(&ids, reporter, |id| apply(root, args, id, reporter));
+    }
+    if args.set_passwords {
+        return each(&ids, reporter, |id| passwords::set(root, id, reporter));
+    }
     let _lock = install::Lock::take(root, Path::new(DIRECTORY))?;
+    if args.rotate {
+        return each(&ids, reporter, |id| rotate(root, args, id, reporter));
+    }
     each(&ids, reporter, |id| write(root, args, id, reporter))
 }
 
@@ -194,6 +226,40 @@ fn show(root: &Root, args: &Args, id: &ClusterId) -> Result<()> {
     if difference.is_empty() { Ok(()) } else { bail!("{} would change", path.display()) }
 }
 
+/// `--apply`.
+fn apply(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Result<()> {
+    let path = file(id);
+    let present = root.read(&path)?;
+    let settings = settings(root, args, id)?;
+    // Nothing of what is in the store comes from the key.
+    let (config, text) = render(root, args, id, &settings, &SiteKey::placeholder(), present.as_deref())?;
+    let cluster = Patronictl::new(root, id, &config.scope)?;
+    let consent = apply::Consent { yes: args.yes, prune: args.prune };
+    apply::run(id, &cluster, &Yaml::parse(&path, &text)?, consent, reporter)
+}
+
+/// `--rotate`.
+fn rotate(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Result<()> {
+    let path = file(id);
+    // Before the key file says something else than the file of the instance.
+    match root.read(&path)?.as_deref().map(render::author) {
+        Some(Author::Us) => {}
+        Some(_) if args.force => {}
+        Some(_) => bail!(
+            "{} was written or edited by hand: write the new passwords into it yourself, or use --force",
+            path.display()
+        ),
+        None => bail!("{} does not exist: run patroni-gen-config {id}", path.display()),
+    }
+    let generation = passwords::prepare(root, id, &settings(root, args, id)?)?;
+    write(root, args, id, reporter)?;
+    reporter.info(format!(
+        "{id}: generation {generation} of the passwords is prepared here; when it is on every member, run on the primary: \
+         patroni-gen-config --set-passwords {id}"
+    ));
+    Ok(())
+}
+
 fn write(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Result<()> {
     let path = file(id);
     let present = root.read(&path)?;
@@ -272,13 +338,12 @@ fn explain_existing_data(root: &Root, config: &Config, reporter: &Reporter) {
 fn explain_dynamic(root: &Root, config: &Config, present: &str, text: &str, reporter: &Reporter) {
     let path = file(&config.id);
     let (Ok(old), Ok(new)) = (Yaml::parse(&path, present), Yaml::parse(&path, text)) else { return };
-    let edits = dynamic::edits(&old, &new);
-    if !edits.is_empty() && bootstrapped(root, config) {
+    let dynamic = ["bootstrap", "dcs"];
+    if old.get(&dynamic) != new.get(&dynamic) && bootstrapped(root, config) {
         reporter.warn(format!(
-            "bootstrap.dcs has no effect on {} any more, since it exists; to change the running cluster, run: patronictl -c {} edit-config {}",
-            config.id,
-            path.display(),
-            edits.join(" ")
+            "bootstrap.dcs has no effect on {0} any more, since it exists; to change the running cluster, run: \
+             patroni-gen-config --apply {0}",
+            config.id
         ));
     }
 }
