@@ -265,18 +265,20 @@ fn hba(networks: &[String], tls: &Tls, by_certificate: bool, extra: &[String]) -
 /// The lines of `PG_HBA_FILE`, without comments.
 fn extra_lines(root: &Root, settings: &Settings) -> Result<Vec<String>> {
     let Some(path) = settings.path("PG_HBA_FILE")? else { return Ok(Vec::new()) };
-    let text = settings
-        .parse("PG_HBA_FILE", |_| root.read(&path)?.with_context(|| format!("there is no file {}", path.display())))?;
-    let mut lines = Vec::new();
-    for (index, line) in text.unwrap_or_default().lines().enumerate() {
-        let place = || format!("{}:{}", path.display(), index + 1);
-        let words = words(line).with_context(place)?;
-        if !words.is_empty() {
-            look_at(&words).with_context(place)?;
-            lines.push(words.join(" "));
+    let read = settings.parse("PG_HBA_FILE", |_| {
+        let text = root.read(&path)?.with_context(|| format!("there is no file {}", path.display()))?;
+        let mut lines = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let place = || format!("{}:{}", path.display(), index + 1);
+            let words = words(line).with_context(place)?;
+            if !words.is_empty() {
+                look_at(&words).with_context(place)?;
+                lines.push(words.join(" "));
+            }
         }
-    }
-    Ok(lines)
+        Ok(lines)
+    })?;
+    Ok(read.unwrap_or_default())
 }
 
 /// The words of a line, with their quotes (`next_token` in `hba.c`).

@@ -19,7 +19,7 @@ use site::{ClusterId, Root};
 use super::access::{Access, Roles, password_scope};
 use super::dynamic::Dynamic;
 use super::installed::Patroni;
-use super::member::{self, Watchdog};
+use super::member;
 use super::parameters::{Parameters, Values};
 use super::store;
 
@@ -61,7 +61,8 @@ pub struct Config {
     clone: CloneMethod,
     roles: Roles,
     tags: member::Options,
-    watchdog: Watchdog,
+    watchdog: &'static str,
+    watchdog_device: Option<String>,
     log: member::Options,
     callbacks: Option<Callbacks>,
     /// Does the member have a connection point?
@@ -155,6 +156,7 @@ impl Config {
         if dcs.has_logical_slots() {
             parameters.require_logical(settings)?;
         }
+        let (watchdog, watchdog_device) = member::watchdog(root, settings, &mut warnings)?;
         let access = Access::resolve(root, id, settings, key, &networks)?;
         let lease = point.as_ref().filter(|_| !vips.is_empty()).map_or(0, |point| point.lease.as_secs());
         if lease > 0 && lease + dcs.loop_wait >= dcs.ttl {
@@ -193,7 +195,8 @@ impl Config {
             clone: clone_method(settings)?,
             roles: access.roles,
             tags: member::tags(settings, &patroni, &key.fingerprint(&password_scope(settings, id)?))?,
-            watchdog: Watchdog::resolve(root, settings, &mut warnings)?,
+            watchdog,
+            watchdog_device,
             log: member::log(root, settings)?,
             callbacks: point.as_ref().map(|_| callbacks(&patroni, &scope)),
             point: point.is_some(),

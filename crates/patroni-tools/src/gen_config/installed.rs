@@ -2,7 +2,7 @@
 
 use site::Root;
 
-/// Debian's Patroni, with `__version__ = '4.0.7'`.
+/// Debian's Patroni, with a line `__version__ = '4.0.7'` behind a text about it.
 const VERSION_FILE: &str = "/usr/lib/python3/dist-packages/patroni/version.py";
 
 /// The version of the installed Patroni. One that is not Debian's is not known, and as good as certain to be newer.
@@ -12,8 +12,10 @@ pub struct Patroni(Option<String>);
 impl Patroni {
     /// Looks for Debian's.
     pub fn of(root: &Root) -> anyhow::Result<Self> {
-        let text = root.read(VERSION_FILE)?;
-        Ok(Self(text.as_deref().and_then(|text| text.split(['"', '\'']).nth(1)).map(str::to_owned)))
+        let text = root.read(VERSION_FILE)?.unwrap_or_default();
+        let value = text.lines().find_map(|line| line.strip_prefix("__version__")?.trim_start().strip_prefix('='));
+        let version = value.map(|value| value.trim().trim_matches(['"', '\'']).to_owned());
+        Ok(Self(version.filter(|version| version.starts_with(|c: char| c.is_ascii_digit()))))
     }
 
     /// The version, if it is known to be older than another one.
@@ -46,6 +48,25 @@ impl Patroni {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_debians_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        assert!(Patroni::of(&root).unwrap().older_than([99, 0, 0]).is_none());
+        let file = root.path(VERSION_FILE);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        for text in [
+            "\"\"\"This module specifies the current Patroni version.\n\n:var __version__: the current Patroni version.\n\"\"\"\n\
+             __version__ = '4.0.7'\n",
+            "__version__ = \"4.0.7\"\n",
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let patroni = Patroni::of(&root).unwrap();
+            assert_eq!(patroni.older_than([4, 0, 8]), Some("4.0.7"));
+            assert!(patroni.has_before_stop() && patroni.older_than([4, 0, 7]).is_none());
+        }
+    }
 
     #[test]
     fn versions_are_numbers_not_texts() {

@@ -1,7 +1,6 @@
 //! What is set for this member alone: its tags, its watchdog, Patroni's log.
 
 use anyhow::{Result, bail};
-use serde::Serialize;
 use serde_json::{Value, json};
 use site::Root;
 use site::settings::Settings;
@@ -51,28 +50,23 @@ pub fn tags(settings: &Settings, patroni: &Patroni, fingerprint: &str) -> Result
     Ok(tags)
 }
 
-/// The section `watchdog`.
-#[derive(Debug, Serialize)]
-pub struct Watchdog {
-    mode: &'static str,
-    device: Option<String>,
-}
-
-impl Watchdog {
-    /// Resolves the settings, and warns of a device that is required and not there.
-    pub fn resolve(root: &Root, settings: &Settings, warnings: &mut Vec<String>) -> Result<Self> {
-        let mode = settings.choice("WATCHDOG", &["off", "automatic", "required"])?.unwrap_or("automatic");
-        let device = settings.path("WATCHDOG_DEVICE")?.map(|path| path_text(&path)).transpose()?;
-        let path = device.as_deref().unwrap_or(DEVICE);
-        if mode == "required" && !root.path(path).exists() {
-            warnings.push(format!(
-                "{}WATCHDOG is required, but there is no {path}, so this member would never become primary: load the driver of \
-                 the watchdog (for softdog: echo softdog > /etc/modules-load.d/softdog.conf; modprobe softdog)",
-                settings.place(&["WATCHDOG"])
-            ));
-        }
-        Ok(Self { mode, device })
+/// Mode and device of the watchdog; warns of a device that is required and not there.
+pub fn watchdog(
+    root: &Root,
+    settings: &Settings,
+    warnings: &mut Vec<String>,
+) -> Result<(&'static str, Option<String>)> {
+    let mode = settings.choice("WATCHDOG", &["off", "automatic", "required"])?.unwrap_or("automatic");
+    let device = settings.path("WATCHDOG_DEVICE")?.map(|path| path_text(&path)).transpose()?;
+    let path = device.as_deref().unwrap_or(DEVICE);
+    if mode == "required" && !root.path(path).exists() {
+        warnings.push(format!(
+            "{}WATCHDOG is required, but there is no {path}, so this member would never become primary: load the driver of the \
+             watchdog (for softdog: echo softdog > /etc/modules-load.d/softdog.conf; modprobe softdog)",
+            settings.place(&["WATCHDOG"])
+        ));
     }
+    Ok((mode, device))
 }
 
 /// The section `log`; empty where Patroni's defaults hold.

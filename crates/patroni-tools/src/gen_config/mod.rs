@@ -206,6 +206,15 @@ fn claims(root: &Root, id: &ClusterId) -> Result<Vec<(u16, ClusterId)>> {
     Ok(claims)
 }
 
+/// The site key, with what is wrong with it put to the setting that names it.
+fn site_key(root: &Root, settings: &Settings) -> Result<Option<SiteKey>> {
+    let read = || SiteKey::read(root, &site_key_path(settings)?);
+    if settings.get("SITE_KEY_FILE").is_none() {
+        return read();
+    }
+    Ok(settings.parse("SITE_KEY_FILE", |_| read())?.flatten())
+}
+
 fn site_key_path(settings: &Settings) -> Result<PathBuf> {
     Ok(settings.path("SITE_KEY_FILE")?.unwrap_or_else(|| PathBuf::from(DIRECTORY).join("site.key")))
 }
@@ -215,7 +224,7 @@ fn show(root: &Root, args: &Args, id: &ClusterId) -> Result<()> {
     let path = file(id);
     let present = root.read(&path)?;
     let settings = settings(root, args, id)?;
-    let key = SiteKey::read(root, &site_key_path(&settings)?)?.unwrap_or_else(SiteKey::placeholder);
+    let key = site_key(root, &settings)?.unwrap_or_else(SiteKey::placeholder);
     let (_, text) = render(root, args, id, &settings, &key, present.as_deref())?;
     if args.dry_run {
         report::print(&diff::Mask::default().hide(&text));
@@ -265,7 +274,7 @@ fn write(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Resul
     let present = root.read(&path)?;
     let settings = settings(root, args, id)?;
     let key_path = site_key_path(&settings)?;
-    let known_key = SiteKey::read(root, &key_path)?;
+    let known_key = site_key(root, &settings)?;
     // Everything that can be wrong is found out before the first file is made.
     let (config, mut text) =
         render(root, args, id, &settings, known_key.as_ref().unwrap_or(&SiteKey::placeholder()), present.as_deref())?;

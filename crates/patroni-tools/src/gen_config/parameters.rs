@@ -136,7 +136,9 @@ fn from_file(root: &Root, settings: &Settings) -> Result<BTreeMap<String, Asked>
         }
         conf::read(root, &path)
     })?;
-    let place = |name: &str| format!("{}: {name}", path.display());
+    let place = |name: &str| {
+        format!("{}PG_PARAMETERS_FILE: {}: {name}", settings.place(&["PG_PARAMETERS_FILE"]), path.display())
+    };
     Ok(read
         .unwrap_or_default()
         .into_iter()

@@ -21,7 +21,7 @@ use super::access::{REPLICATION, REWIND, SUPERUSER, password_scope};
 use super::config::file;
 use super::member::FINGERPRINT_TAG;
 use super::patronictl::Patronictl;
-use super::site_key_path;
+use super::{site_key, site_key_path};
 use crate::yaml::Yaml;
 
 /// More generations than a cluster can have had.
@@ -52,7 +52,7 @@ pub fn prepare(root: &Root, id: &ClusterId, settings: &Settings) -> Result<u32> 
         );
     }
     let path = site_key_path(settings)?;
-    let Some(key) = SiteKey::read(root, &path)? else {
+    let Some(key) = site_key(root, settings)? else {
         bail!("{} does not exist: copy it from another member", path.display());
     };
     let members = Patronictl::new(root, id, &scope)?.members()?;
