@@ -56,16 +56,15 @@ pub fn memory(root: &Root) -> Result<u64> {
     Ok(((megabytes + STEP / 2) / STEP * STEP).max(STEP))
 }
 
-/// How many processors are online: `0-3,5` in `/sys/devices/system/cpu/online`.
+/// How many processors are online: those that `/proc/stat` has a line for.
 pub fn processors(root: &Root) -> Result<u64> {
-    let path = "/sys/devices/system/cpu/online";
-    let text = root.read(path)?.unwrap_or_default();
-    let count = text.trim().split(',').try_fold(0, |count, range| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
-        Some(count + last.checked_sub(first)? + 1)
-    });
-    count.with_context(|| format!("{path} does not say how many processors there are"))
+    let text = root.read("/proc/stat")?.unwrap_or_default();
+    let processor =
+        |line: &&str| line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    match text.lines().filter(processor).count() {
+        0 => bail!("/proc/stat does not say how many processors there are"),
+        count => Ok(count as u64),
+    }
 }
 
 /// An address of this host with its prefix, for example `10.88.0.11/24`.
@@ -206,18 +205,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let root = Root::new(folder.path());
         assert!(memory(&root).is_err() && processors(&root).is_err());
-        for directory in ["proc", "sys/devices/system/cpu"] {
-            std::fs::create_dir_all(folder.path().join(directory)).unwrap();
-        }
+        std::fs::create_dir_all(folder.path().join("proc")).unwrap();
         for (total, megabytes) in [("2004736", 2048), ("16326588", 15872), ("1000", 256)] {
             std::fs::write(folder.path().join("proc/meminfo"), format!("MemTotal:  {total} kB\nMemFree: 1 kB\n"))
                 .unwrap();
             assert_eq!(memory(&root).unwrap(), megabytes);
         }
-        for (online, count) in [("0", 1), ("0-3", 4), ("0-3,5,8-9", 7)] {
-            std::fs::write(folder.path().join("sys/devices/system/cpu/online"), format!("{online}\n")).unwrap();
-            assert_eq!(processors(&root).unwrap(), count);
-        }
+        std::fs::write(folder.path().join("proc/stat"), "cpu  1 2 3\ncpu0 1 2 3\ncpu3 1 2 3\nintr 7\n").unwrap();
+        assert_eq!(processors(&root).unwrap(), 2);
     }
 
     #[test]

@@ -214,7 +214,7 @@ fn ask_server(root: &Root, id: &ClusterId, asked: &BTreeMap<String, Asked>) -> R
     let said = String::from_utf8_lossy(&output.stderr);
     let known = || {
         let listed = program::capture(program::at(&server).arg("--describe-config")).unwrap_or_default();
-        listed.lines().filter_map(|line| line.split('\t').next()).map(str::to_owned).collect()
+        listed.lines().filter_map(|line| line.split('\t').next()).map(str::to_lowercase).collect()
     };
     Err(explain(&said, id, asked, known))
 }
@@ -235,8 +235,9 @@ fn explain(
             continue;
         }
         let Some((_, message)) = line.split_once(" LOG:  ") else { continue };
-        let named = message.split('"').nth(1).unwrap_or_default();
-        let about = asked.iter().find(|(name, _)| *name == named || message.contains(&format!("parameter \"{name}\"")));
+        // As the server writes it: "DateStyle".
+        let lower = message.to_lowercase();
+        let about = asked.iter().find(|(name, _)| lower.contains(&format!("parameter \"{name}\"")));
         let Some((name, Asked { place, .. })) = about else { continue };
         messages.push(if message.starts_with("unrecognized configuration parameter") {
             let known = known();
@@ -332,7 +333,7 @@ mod tests {
 
     #[test]
     fn the_words_of_the_server_get_their_place() {
-        let asked = ["shard_buffers", "work_mem", "jit"].map(|name| {
+        let asked = ["shard_buffers", "work_mem", "jit", "datestyle"].map(|name| {
             (name.to_owned(), Asked { value: "x".to_owned(), place: format!("/etc/default/patroni:7: PG_{name}") })
         });
         let asked = BTreeMap::from(asked);
@@ -343,6 +344,7 @@ mod tests {
             2026-11-21 05:47:18.701 GMT [1] LOG:  invalid value for parameter \"work_mem\": \"8XB\"\n\
             2026-11-21 05:47:18.701 GMT [1] HINT:  Valid units for this parameter are \"B\" and \"kB\".\n\
             2026-11-21 05:47:18.701 GMT [1] LOG:  parameter \"jit\" requires a Boolean value\n\
+            2026-11-21 05:47:18.701 GMT [1] LOG:  invalid value for parameter \"DateStyle\": \"b\"\n\
             2026-11-21 05:47:18.694 GMT [1] FATAL:  configuration file \"/dev/stdin\" contains errors\n";
         let text = explain(said, &id, &asked, || vec!["shared_buffers".to_owned(), "jit".to_owned()]).to_string();
         let parts: Vec<&str> = text.split("; ").collect();
@@ -353,6 +355,7 @@ mod tests {
                 "/etc/default/patroni:7: PG_work_mem: PostgreSQL 17 refuses the value: invalid value for parameter \"work_mem\": \
                  \"8XB\" (Valid units for this parameter are \"B\" and \"kB\")",
                 "/etc/default/patroni:7: PG_jit: PostgreSQL 17 refuses the value: parameter \"jit\" requires a Boolean value",
+                "/etc/default/patroni:7: PG_datestyle: PostgreSQL 17 refuses the value: invalid value for parameter \"DateStyle\": \"b\"",
             ]
         );
         assert!(explain("boo\n", &id, &asked, Vec::new).to_string().contains("boo"));
