@@ -31,6 +31,7 @@ use site::{ClusterId, Root, clusters, keys::SiteKey};
 use crate::yaml::Yaml;
 pub(crate) use config::file as patroni_file;
 use config::{Config, Ports, file};
+use passwords::Prepared;
 use patronictl::Patronictl;
 use render::Author;
 
@@ -260,12 +261,19 @@ fn rotate(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Resu
         ),
         None => bail!("{} does not exist: run patroni-gen-config {id}", path.display()),
     }
-    let generation = passwords::prepare(root, id, &settings(root, args, id)?)?;
+    let prepared = passwords::prepare(root, id, &settings(root, args, id)?)?;
     write(root, args, id, reporter)?;
-    reporter.info(format!(
-        "{id}: generation {generation} of the passwords is prepared here; when it is on every member, run on the primary: \
-         patroni-gen-config --set-passwords {id}"
-    ));
+    reporter.info(match prepared {
+        Prepared::Next(generation) => format!(
+            "{id}: generation {generation} of the passwords is prepared here; when it is on every member, run on the primary: \
+             patroni-gen-config --set-passwords {id}"
+        ),
+        Prepared::Present(generation) => format!(
+            "{id}: this member was behind and has generation {generation} of the passwords now, like the primary: run systemctl \
+             reload patroni@{}; to prepare the next generation, run this again",
+            id.dashed()
+        ),
+    });
     Ok(())
 }
 

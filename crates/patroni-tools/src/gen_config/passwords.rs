@@ -30,9 +30,18 @@ const GENERATIONS: u32 = 10_000;
 /// How long psql may take.
 const LIMIT: Duration = Duration::from_secs(40);
 
+/// What `--rotate` has done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Prepared {
+    /// The generation after that of the primary is prepared.
+    Next(u32),
+    /// This member was not there when the primary got its generation, and has that now.
+    Present(u32),
+}
+
 /// Puts the next generation of an instance's passwords into the site key file. What is the next one, the primary says by its
 /// fingerprint, so that it is the same on every member, however often and in whatever order this runs.
-pub fn prepare(root: &Root, id: &ClusterId, settings: &Settings) -> Result<u32> {
+pub fn prepare(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Prepared> {
     let scope = id.dashed();
     if password_scope(settings, id)? != scope {
         bail!(
@@ -72,10 +81,13 @@ pub fn prepare(root: &Root, id: &ClusterId, settings: &Settings) -> Result<u32> 
     let Some(present) = present else {
         bail!("{} has another site key than {}: copy it from there first", leader.name, path.display());
     };
-    if key.generation(&scope) != present + 1 {
-        SiteKey::write_generation(root, &path, &scope, present + 1)?;
+    let ours = key.generation(&scope);
+    let (generation, prepared) =
+        if ours < present { (present, Prepared::Present(present)) } else { (present + 1, Prepared::Next(present + 1)) };
+    if ours != generation {
+        SiteKey::write_generation(root, &path, &scope, generation)?;
     }
-    Ok(present + 1)
+    Ok(prepared)
 }
 
 /// Gives the roles the passwords that this member's file has, and tells all members to read theirs.

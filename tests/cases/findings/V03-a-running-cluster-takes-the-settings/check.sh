@@ -5,7 +5,6 @@ network 10.88.0.12/24 default
 printf 'etcd3:\n  hosts: 127.0.0.1:2379\n' | store
 ours || exit 0
 etcd --data-dir /tmp/etcd > /tmp/etcd.log 2>&1 &
-
 export ETCDCTL_API=3
 until etcdctl endpoint health > /dev/null 2>&1; do sleep 0.1; done
 gen 17 main > /dev/null 2>&1
