@@ -10,7 +10,7 @@
 RELEASE ?= 13
 CARGO ?= cargo
 LAB = target/debug/lab
-sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates systemd debian docs/man)
+sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates systemd udev debian docs/man docs/passwords.md)
 
 .PHONY: demo demo-down check check-fast check-host check-point check-theirs deb bench setup lab msrv lintian system
 

@@ -491,7 +491,8 @@ fn reason(said: &[&str], source: &str, space: Option<&Space>, id: &ClusterId) ->
     } else if has(&["password authentication failed", "no password supplied", "authentication failed"]) {
         format!(
             "{host} does not accept the password of {user}: members derive it from the same /etc/patroni/site.key; \
-             copy that file from the primary and run 'patroni-gen-config {id}' again"
+             copy that file from the primary and run 'patroni-gen-config {id}' again (for a standby cluster with PASSWORD_SCOPE \
+             set to its source)"
         )
     } else if has(&["no pg_hba.conf entry"]) {
         format!("{host} does not let {user} replicate from here: add this address to postgresql.pg_hba by '{settings}'")

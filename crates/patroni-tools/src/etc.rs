@@ -344,6 +344,16 @@ local   all             postgres                                peer
     out
 }
 
+/// Has PostgreSQL a certificate by postgresql-common? An instance that is there as its configuration says, a new one as
+/// `pg_createcluster` will set it.
+pub(crate) fn has_tls(root: &Root, id: &ClusterId) -> Result<bool> {
+    let files = ["postgresql.base.conf", "postgresql.conf"].map(|name| config_directory(id).join(name));
+    match files.iter().find(|file| root.path(file).exists()) {
+        Some(file) => Ok(conf::read(root, file)?.get("ssl").is_some_and(|ssl| conf::is_true(ssl))),
+        None => Ok(tls(root)?.contains_key("ssl")),
+    }
+}
+
 /// The server certificate as `pg_createcluster` would set it for a new cluster; it leaves it out for one that it adopts.
 fn tls(root: &Root) -> Result<Settings> {
     const CERTIFICATE: &str = "/etc/ssl/certs/ssl-cert-snakeoil.pem";

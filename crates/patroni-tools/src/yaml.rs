@@ -51,22 +51,14 @@ impl Yaml {
             .with_context(|| format!("{section}.listen is '{listen}', which does not end in :PORT"))
     }
 
-    /// Every value with its path (`bootstrap.dcs.ttl`), lists and scalars alike; empty mappings are values too.
-    #[must_use]
-    pub fn leaves(&self, below: &[&str]) -> Vec<(String, Value)> {
-        let mut found = Vec::new();
-        if let Some(value) = self.get(below) {
-            collect(value, "", &mut found);
-        }
-        found
-    }
-
     /// The path of the first value that is null, an empty list or an empty mapping. Patroni's validator refuses these,
     /// and `parameters:` without a value makes Patroni drop the whole dynamic configuration (patroni issue 3546). A raft
     /// of one member is the exception: Patroni wants the list of the others, and that it is empty.
     #[must_use]
     pub fn first_empty(&self) -> Option<String> {
-        self.leaves(&[])
+        let mut leaves = Vec::new();
+        collect(&self.0, "", &mut leaves);
+        leaves
             .into_iter()
             .find(|(path, value)| match value {
                 Value::Null => true,
@@ -97,6 +89,7 @@ pub fn twice(text: &str) -> Option<String> {
     error.contains("duplicate entry").then_some(error)
 }
 
+/// Every value with its path (`bootstrap.dcs.ttl`), lists and scalars alike; empty mappings are values too.
 fn collect(value: &Value, path: &str, found: &mut Vec<(String, Value)>) {
     match value {
         Value::Object(map) if !map.is_empty() => {

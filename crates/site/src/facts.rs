@@ -1,4 +1,4 @@
-//! What the host says about itself: its name and its addresses.
+//! What the host says about itself: its name, its addresses, its memory and its processors.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -41,6 +41,30 @@ pub fn domain(root: &Root) -> Result<Option<String>> {
             .then(|| words.next())?
             .map(|domain| domain.trim_end_matches('.').to_ascii_lowercase())
     }))
+}
+
+/// The memory of this host in MiB, rounded to a multiple of 256 MiB, because the kernel keeps a part for itself and the next
+/// kernel another one.
+pub fn memory(root: &Root) -> Result<u64> {
+    const STEP: u64 = 256;
+    let text = root.read("/proc/meminfo")?.unwrap_or_default();
+    let kilobytes = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .context("/proc/meminfo does not say how much memory there is")?;
+    let megabytes = kilobytes / 1024;
+    Ok(((megabytes + STEP / 2) / STEP * STEP).max(STEP))
+}
+
+/// How many processors are online: those that `/proc/stat` has a line for.
+pub fn processors(root: &Root) -> Result<u64> {
+    let text = root.read("/proc/stat")?.unwrap_or_default();
+    let processor =
+        |line: &&str| line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    match text.lines().filter(processor).count() {
+        0 => bail!("/proc/stat does not say how many processors there are"),
+        count => Ok(count as u64),
+    }
 }
 
 /// An address of this host with its prefix, for example `10.88.0.11/24`.
@@ -174,6 +198,21 @@ mod tests {
         let (_folder, root) = host_with_ip(&format!("case $* in *address*) echo '{ADDRESSES}';; *) exit 2;; esac"));
         let error = main_address(&root).unwrap_err().to_string();
         assert!(error.contains("10.0.0.5/24, fd00::5/64"), "{error}");
+    }
+
+    #[test]
+    fn memory_and_processors() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        assert!(memory(&root).is_err() && processors(&root).is_err());
+        std::fs::create_dir_all(folder.path().join("proc")).unwrap();
+        for (total, megabytes) in [("2004736", 2048), ("16326588", 15872), ("1000", 256)] {
+            std::fs::write(folder.path().join("proc/meminfo"), format!("MemTotal:  {total} kB\nMemFree: 1 kB\n"))
+                .unwrap();
+            assert_eq!(memory(&root).unwrap(), megabytes);
+        }
+        std::fs::write(folder.path().join("proc/stat"), "cpu  1 2 3\ncpu0 1 2 3\ncpu3 1 2 3\nintr 7\n").unwrap();
+        assert_eq!(processors(&root).unwrap(), 2);
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! The site key: one file on every member, from which the passwords of an instance's roles are derived, so that
 //! every member has the same passwords and nobody types one.
+//!
+//! Beside the key the file has, for each instance whose passwords were changed, the number of the generation that holds:
+//! `generation 16-main 2`. So a copy of the file is all that a new member needs.
 
-use std::fs::{OpenOptions, Permissions};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -15,29 +19,79 @@ use crate::Root;
 /// Separates our use of the key from any other use of the same bytes (RFC 5869, section 3.1).
 const SALT: &[u8] = b"patroni-tools password 1";
 
+/// The same for fingerprints: one that everybody may see tells nothing about a password.
+const FINGERPRINT_SALT: &[u8] = b"patroni-tools fingerprint 1";
+
+/// The word before an instance and the generation of its passwords.
+const GENERATION: &str = "generation";
+
 /// What a file that is not finished is called; a killed run leaves one, the next run of patroni-gen-config removes it.
 pub const UNFINISHED: &str = ".patroni-gen-config.";
 
-/// A key of 256 random bits.
+/// A key of 256 random bits, and the generations of passwords.
+#[derive(Clone)]
 pub struct SiteKey {
     bytes: [u8; 32],
+    generations: BTreeMap<String, u32>,
 }
 
 impl SiteKey {
     /// Reads the key; `None` where there is no such file.
     ///
-    /// The file holds 64 hexadecimal digits, lines that begin with `#` aside, and only its owner may read it.
+    /// The file holds 64 hexadecimal digits, and lines with generations; lines that begin with `#` are comments. Only its
+    /// owner may read it.
     pub fn read(root: &Root, path: &Path) -> Result<Option<Self>> {
         let Some(text) = root.read(path)? else { return Ok(None) };
         check_mode(root, path, 0o077)?;
-        let digits: String = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let mut generations = BTreeMap::new();
+        let mut digits = String::new();
+        for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.starts_with('#')) {
+            let Some(rest) = line.strip_prefix(GENERATION) else {
+                digits += line;
+                continue;
+            };
+            let words: Vec<&str> = rest.split_whitespace().collect();
+            match (words.as_slice(), words.get(1).and_then(|number| number.parse::<u32>().ok())) {
+                ([scope, _], Some(number @ 1..)) => generations.insert((*scope).to_owned(), number),
+                _ => bail!(
+                    "{}:{}: such a line is '{GENERATION} 16-main 2': copy the file again from another member",
+                    path.display(),
+                    index + 1
+                ),
+            };
+        }
         let Some(bytes) = from_hex(digits.trim()) else {
             bail!(
                 "{}: a site key is 64 hexadecimal digits on one line: copy the file again from another member",
                 path.display()
             );
         };
-        Ok(Some(Self { bytes }))
+        Ok(Some(Self { bytes, generations }))
+    }
+
+    /// Writes into the file of this key which generation of an instance's passwords holds; all else in it stays.
+    pub fn write_generation(root: &Root, path: &Path, scope: &str, number: u32) -> Result<()> {
+        let Some(text) = root.read(path)? else { bail!("{} does not exist", path.display()) };
+        check_mode(root, path, 0o077)?;
+        let of_scope = |line: &str| {
+            let mut words = line.split_whitespace();
+            words.next() == Some(GENERATION) && words.next() == Some(scope)
+        };
+        let mut text: String = text.lines().filter(|line| !of_scope(line)).flat_map(|line| [line, "\n"]).collect();
+        text.extend([GENERATION, " ", scope, " ", &number.to_string(), "\n"]);
+        let real = root.path(path);
+        let temporary = unfinished(&real);
+        let _ = std::fs::remove_file(&temporary);
+        let written =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).and_then(|mut file| {
+                file.set_permissions(Permissions::from_mode(0o600))?;
+                file.write_all(text.as_bytes())?;
+                file.sync_all()?;
+                std::fs::rename(&temporary, &real)?;
+                real.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+            });
+        let _ = std::fs::remove_file(&temporary);
+        written.with_context(|| format!("cannot write {}: it is as it was", path.display()))
     }
 
     /// Makes a new key, `0600` from its first byte. Should another process make one at the same time, one of the two
@@ -46,7 +100,7 @@ impl SiteKey {
         let mut bytes = [0u8; 32];
         getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the kernel gives no random bytes: {error}"))?;
         let real = root.path(path);
-        let temporary = real.with_file_name(format!("{UNFINISHED}key.{}", std::process::id()));
+        let temporary = unfinished(&real);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(
             |error| match error.kind() {
                 std::io::ErrorKind::PermissionDenied => {
@@ -67,7 +121,7 @@ impl SiteKey {
             .and_then(|()| std::fs::hard_link(&temporary, &real));
         let _ = std::fs::remove_file(&temporary);
         match written {
-            Ok(()) => Ok(Self { bytes }),
+            Ok(()) => Ok(Self { bytes, generations: BTreeMap::new() }),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 Self::read(root, path)?.with_context(|| format!("{} vanished: run this program again", path.display()))
             }
@@ -78,19 +132,61 @@ impl SiteKey {
     /// A key for a trial run that writes nothing: what is derived from it is never stored.
     #[must_use]
     pub fn placeholder() -> Self {
-        Self { bytes: [0; 32] }
+        Self { bytes: [0; 32], generations: BTreeMap::new() }
     }
 
     /// The password of `role` in the instance with this scope: HKDF-SHA256 (RFC 5869), 256 bits as hexadecimal
-    /// digits, which need no quoting in any file that they end up in.
+    /// digits, which need no quoting in any file that they end up in. It is the same in all generations.
     #[must_use]
     pub fn password(&self, scope: &str, role: &str) -> String {
-        let mut out = [0u8; 32];
-        let info = [scope.as_bytes(), b"\0", role.as_bytes()];
-        // expand fails only for more than 255 times the hash length.
-        let _ = Hkdf::<Sha256>::new(Some(SALT), &self.bytes).expand_multi_info(&info, &mut out);
-        to_hex(&out)
+        to_hex(&self.derive::<32>(SALT, &[scope.as_bytes(), b"\0", role.as_bytes()]))
     }
+
+    /// The password of a role of the database, in the generation that holds.
+    #[must_use]
+    pub fn role_password(&self, scope: &str, role: &str) -> String {
+        match self.generation(scope) {
+            1 => self.password(scope, role),
+            number => {
+                let number = number.to_string();
+                let info = [scope.as_bytes(), b"\0", role.as_bytes(), b"\0", number.as_bytes()];
+                to_hex(&self.derive::<32>(SALT, &info))
+            }
+        }
+    }
+
+    /// The generation of the passwords of the instance with this scope, from 1.
+    #[must_use]
+    pub fn generation(&self, scope: &str) -> u32 {
+        self.generations.get(scope).copied().unwrap_or(1)
+    }
+
+    /// The same key with another generation for this scope.
+    #[must_use]
+    pub fn with_generation(&self, scope: &str, number: u32) -> Self {
+        let mut key = self.clone();
+        key.generations.insert(scope.to_owned(), number);
+        key
+    }
+
+    /// Eight hexadecimal digits by which members see that they have the same key and generation for an instance. From so
+    /// few of them, and from HKDF, nobody learns the key: it has 256 random bits.
+    #[must_use]
+    pub fn fingerprint(&self, scope: &str) -> String {
+        let number = self.generation(scope).to_string();
+        to_hex(&self.derive::<4>(FINGERPRINT_SALT, &[scope.as_bytes(), b"\0", number.as_bytes()]))
+    }
+
+    fn derive<const LENGTH: usize>(&self, salt: &[u8], info: &[&[u8]]) -> [u8; LENGTH] {
+        let mut out = [0u8; LENGTH];
+        // expand fails only for more than 255 times the hash length.
+        let _ = Hkdf::<Sha256>::new(Some(salt), &self.bytes).expand_multi_info(info, &mut out);
+        out
+    }
+}
+
+fn unfinished(real: &Path) -> std::path::PathBuf {
+    real.with_file_name(format!("{UNFINISHED}key.{}", std::process::id()))
 }
 
 /// Reads a password from a file that `root`'s group may read, but not everybody; the line end is not part of it.
@@ -157,11 +253,40 @@ mod tests {
     #[test]
     fn a_password_never_changes_between_releases() {
         // From RFC 5869's definition, with Python's hmac and hashlib; a change here would lock members out of each other.
-        let key = SiteKey { bytes: [7; 32] };
+        let key = SiteKey { bytes: [7; 32], generations: BTreeMap::new() };
         assert_eq!(
             key.password("16-main", "replicator"),
             "c795ad6757b351c6eae8f678d9db5d7f52bed07ae686e94c77e33bad6cdcc7c1"
         );
+    }
+
+    #[test]
+    fn a_generation_changes_the_passwords_of_one_instance() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        let path = Path::new("/site.key");
+        let first = SiteKey::create(&root, path).unwrap();
+        for number in [2, 3] {
+            SiteKey::write_generation(&root, path, "16-main", number).unwrap();
+        }
+        SiteKey::write_generation(&root, path, "16-main-2", 7).unwrap();
+        let third = SiteKey::read(&root, path).unwrap().unwrap();
+        assert_eq!(root.path(path).metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!((third.generation("16-main"), third.generation("17-main")), (3, 1));
+        assert_eq!(third.role_password("17-main", "replicator"), first.role_password("17-main", "replicator"));
+        assert_eq!(first.role_password("16-main", "replicator"), first.password("16-main", "replicator"));
+        assert_eq!(third.password("16-main", "restapi"), first.password("16-main", "restapi"));
+        let by = |key: &SiteKey, number| key.with_generation("16-main", number).role_password("16-main", "replicator");
+        assert_eq!(by(&first, 3), third.role_password("16-main", "replicator"));
+        assert!(by(&first, 1) != by(&first, 2) && by(&first, 2) != by(&first, 3));
+        assert_ne!(first.fingerprint("16-main"), third.fingerprint("16-main"));
+        assert_eq!(first.fingerprint("17-main"), third.fingerprint("17-main"));
+        assert!(
+            third.fingerprint("16-main").len() == 8
+                && !third.password("16-main", "a").contains(&third.fingerprint("16-main"))
+        );
+        std::fs::write(root.path(path), format!("{}\ngeneration 16-main 0\n", "0".repeat(64))).unwrap();
+        assert!(SiteKey::read(&root, path).err().unwrap().to_string().starts_with("/site.key:2: "));
     }
 
     #[test]

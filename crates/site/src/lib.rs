@@ -14,6 +14,7 @@ pub mod point;
 pub mod program;
 pub mod report;
 pub mod root;
+pub mod scram;
 pub mod settings;
 
 pub use cluster::{ClusterId, ClusterName, PgVersion};

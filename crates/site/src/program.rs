@@ -1,8 +1,11 @@
 //! Runs other programs: clean environment, no shell, and an error that says what failed and how.
 
 use std::ffi::OsStr;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -58,4 +61,62 @@ pub fn capture(command: &mut Command) -> Result<String> {
 /// Runs to the end and gives everything, whatever the exit status.
 pub fn output(command: &mut Command) -> Result<Output> {
     command.output().with_context(|| format!("cannot run {}", shown(command)))
+}
+
+/// Runs to the end with `input` on stdin and gives everything, but kills it when `limit` is over: for programs that wait for a
+/// network without an end of their own.
+pub fn output_within(command: &mut Command, input: &str, limit: Duration) -> Result<Output> {
+    const LOOK_EVERY: Duration = Duration::from_millis(10);
+    let cannot = |command: &Command| format!("cannot run {}", shown(command));
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| cannot(command))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        let input = input.to_owned();
+        // A program that ends before it has read all says itself why.
+        thread::spawn(move || stdin.write_all(input.as_bytes()));
+    }
+    let reader = |pipe: Option<Box<dyn Read + Send>>| {
+        thread::spawn(move || {
+            let mut bytes = Vec::new();
+            if let Some(mut pipe) = pipe {
+                let _ = pipe.read_to_end(&mut bytes);
+            }
+            bytes
+        })
+    };
+    let stdout = reader(child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
+    let stderr = reader(child.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
+    let begin = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().with_context(|| cannot(command))? {
+            let collect = |reader: thread::JoinHandle<Vec<u8>>| reader.join().unwrap_or_default();
+            return Ok(Output { status, stdout: collect(stdout), stderr: collect(stderr) });
+        }
+        if begin.elapsed() > limit {
+            let _ = child.kill();
+            let _ = child.wait();
+            bail!("{} was still running after {} s and was stopped", shown(command), limit.as_secs());
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_program_that_does_not_end_is_stopped() {
+        let text = "x".repeat(300_000);
+        let output = output_within(&mut at(Path::new("/bin/cat")), &text, Duration::from_secs(20)).unwrap();
+        assert!(output.status.success() && output.stdout == text.as_bytes());
+        let begin = Instant::now();
+        let error = output_within(at(Path::new("/bin/sleep")).arg("30"), "", Duration::from_millis(100)).unwrap_err();
+        assert!(error.to_string().contains("/bin/sleep 30") && begin.elapsed() < Duration::from_secs(10), "{error}");
+    }
 }

@@ -35,7 +35,11 @@ const fn key(name: &'static str, default: &'static str, meaning: &'static str) -
     Key { name, default, meaning }
 }
 
-/// Every key there is. The manual page and the shipped file are tested against this list.
+/// `PG_` and the name of a PostgreSQL parameter in lower case set that parameter. No key of [`KEYS`] is of this form.
+pub const PARAMETER_PREFIX: &str = "PG_";
+
+/// Every key there is, but for those with [`PARAMETER_PREFIX`]. The manual page and the shipped file are tested against
+/// this list.
 pub const KEYS: &[Key] = &[
     key(
         "DCS",
@@ -95,14 +99,56 @@ pub const KEYS: &[Key] = &[
         "/etc/patroni/site.key",
         "the file from which passwords are derived, the same on every member",
     ),
+    // What the members have in common, in the store once the cluster is bootstrapped.
     key("TTL", "30", "seconds until a primary that is silent loses the leader lock"),
     key("LOOP_WAIT", "10", "seconds between two looks of Patroni"),
     key("RETRY_TIMEOUT", "10", "seconds for which Patroni retries the store and PostgreSQL"),
     key("MAXIMUM_LAG_ON_FAILOVER", "1048576", "bytes a replica may lag and still become primary"),
+    key("PRIMARY_START_TIMEOUT", "300", "seconds for which a crashed primary may recover before another takes over"),
     key("FAILSAFE_MODE", "yes", "the primary stays primary while the store is away, if it reaches all members"),
-    key("SYNCHRONOUS_MODE", "no", "no commit is acknowledged before a standby has it"),
+    key("SYNCHRONOUS_MODE", "no", "no commit is acknowledged before a standby has it: no, yes or quorum"),
+    key("SYNCHRONOUS_MODE_STRICT", "no", "commits wait even while there is no standby"),
     key("SYNCHRONOUS_NODE_COUNT", "1", "how many synchronous standbys"),
+    key("SLOTS", "", "permanent replication slots: name:physical or name:logical:database:plugin, separated by commas"),
+    key("STANDBY_HOST", "", "this is a standby cluster: the host that it follows"),
+    key("STANDBY_PORT", "5432", "the port of STANDBY_HOST"),
+    key("STANDBY_SLOT", "", "the slot on STANDBY_HOST that the standby leader uses"),
+    key("PG_TUNE", "no", "auto: PostgreSQL's memory and processes by those of this host"),
+    key("PG_PARAMETERS_FILE", "", "file with PostgreSQL parameters of the cluster, like postgresql.conf"),
+    key("PG_HBA_FILE", "", "file with lines for pg_hba that come before the general ones"),
+    // Certificates and passwords of PostgreSQL.
+    key(
+        "SSL",
+        "required where PostgreSQL has a certificate",
+        "required, allowed or off: TLS of connections over the network",
+    ),
+    key("SSL_CERT", "that of Debian's ssl-cert", "file with PostgreSQL's certificate"),
+    key("SSL_KEY", "that of Debian's ssl-cert", "file with the key of SSL_CERT, readable by postgres"),
+    key("SSL_CACERT", "", "file with the certificates that sign those of members and clients"),
+    key("REPLICATION_AUTH", "password", "how members log in at each other: password or cert"),
+    key("REPLICATION_CERT", "", "for cert: file with a certificate for the name replicator"),
+    key("REPLICATION_KEY", "", "for cert: file with the key of REPLICATION_CERT, readable by postgres"),
+    key("REPLICATION_PASSWORD_FILE", "made from the site key", "file with the password of the role replicator"),
+    key("REWIND_PASSWORD_FILE", "made from the site key", "file with the password of the role rewind_user"),
+    key("SUPERUSER_PASSWORD_FILE", "none, the Unix socket needs none", "file with a password for the role postgres"),
+    key(
+        "PASSWORD_SCOPE",
+        "the scope",
+        "the instance whose passwords these are, for a standby cluster that of its source",
+    ),
+    // This member in the cluster.
+    key("NOFAILOVER", "no", "this member never becomes primary"),
+    key("FAILOVER_PRIORITY", "1", "of several candidates the one with the highest number becomes primary"),
+    key("NOLOADBALANCE", "no", "the REST API does not offer this member for reading"),
+    key("CLONEFROM", "no", "other members are cloned from this one rather than from the primary"),
+    key("NOSYNC", "no", "this member is never a synchronous standby"),
     key("WATCHDOG", "automatic", "off, automatic or required"),
+    key("WATCHDOG_DEVICE", "/dev/watchdog", "the watchdog"),
+    key("LOG_LEVEL", "INFO", "of Patroni: DEBUG, INFO, WARNING, ERROR or CRITICAL"),
+    key("LOG_FORMAT", "that of Patroni", "of Patroni: a format of Python's logging"),
+    key("LOG_DIR", "the journal", "directory for log files of Patroni"),
+    key("LOG_FILE_NUM", "4", "how many old log files are kept"),
+    key("LOG_FILE_SIZE", "25000000", "bytes after which Patroni begins a new log file"),
     key("LOCALE", "that of pg_createcluster", "locale of a new cluster"),
     key("ENCODING", "that of pg_createcluster", "encoding of a new cluster"),
     key("DATA_CHECKSUMS", "that of pg_createcluster", "data checksums in a new cluster, yes or no"),
@@ -158,7 +204,7 @@ pub struct Setting {
 /// The settings that hold for one instance.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    values: BTreeMap<&'static str, Setting>,
+    values: BTreeMap<String, Setting>,
 }
 
 impl Settings {
@@ -189,11 +235,11 @@ impl Settings {
 
     /// Puts a value in the place of what was there; an empty one takes that away.
     pub fn put(&mut self, name: &str, text: String, origin: Origin) -> Result<()> {
-        let known = known(name).map_err(|message| anyhow!("{origin}: {message}"))?;
+        known(name).map_err(|message| anyhow!("{origin}: {message}"))?;
         if text.is_empty() {
-            self.values.remove(known);
+            self.values.remove(name);
         } else {
-            self.values.insert(known, Setting { text, origin });
+            self.values.insert(name.to_owned(), Setting { text, origin });
         }
         Ok(())
     }
@@ -203,6 +249,11 @@ impl Settings {
     pub fn get(&self, key: &str) -> Option<&Setting> {
         debug_assert!(KEYS.iter().any(|known| known.name == key), "{key} is not in KEYS");
         self.values.get(key)
+    }
+
+    /// The PostgreSQL parameters that are set by [`PARAMETER_PREFIX`], by name.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &Setting)> {
+        self.values.iter().filter_map(|(key, setting)| Some((parameter(key)?, setting)))
     }
 
     /// The text of a key, where it is set.
@@ -234,11 +285,7 @@ impl Settings {
 
     /// `yes` or `no`, in any of the words that PostgreSQL and systemd take.
     pub fn truth(&self, key: &str) -> Result<Option<bool>> {
-        self.parse(key, |text| match text.to_ascii_lowercase().as_str() {
-            "yes" | "true" | "on" | "1" => Ok(true),
-            "no" | "false" | "off" | "0" => Ok(false),
-            _ => Err(anyhow!("'{text}' is neither yes nor no")),
-        })
+        self.parse(key, |text| truth(text).with_context(|| format!("'{text}' is neither yes nor no")))
     }
 
     /// One of the words that are allowed.
@@ -284,16 +331,49 @@ impl Settings {
     }
 }
 
-/// The key in the list, or what is wrong with it and which one was meant.
-fn known(name: &str) -> Result<&'static str, String> {
-    if let Some(key) = KEYS.iter().find(|key| key.name == name) {
-        return Ok(key.name);
+/// `yes` or `no`, in any of the words that PostgreSQL and systemd take.
+#[must_use]
+pub fn truth(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "yes" | "true" | "on" | "1" => Some(true),
+        "no" | "false" | "off" | "0" => Some(false),
+        _ => None,
     }
-    let nearest = KEYS
-        .iter()
-        .map(|key| (strsim::damerau_levenshtein(&name.to_ascii_uppercase(), key.name), key.name))
-        .min()
-        .filter(|(distance, key)| *distance <= key.len() / 2);
+}
+
+/// The name that is the most like `wrong`, and how many characters are other.
+pub fn nearest<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> Option<(usize, &'n str)> {
+    names.map(|name| (strsim::damerau_levenshtein(wrong, name), name)).min()
+}
+
+/// The PostgreSQL parameter that a key sets.
+fn parameter(key: &str) -> Option<&str> {
+    let name = key.strip_prefix(PARAMETER_PREFIX)?;
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    (name.starts_with(|c: char| c.is_ascii_lowercase()) && name.bytes().all(plain)).then_some(name)
+}
+
+/// Is this a key? Else what is wrong with it, and which one was meant.
+fn known(name: &str) -> Result<(), String> {
+    if KEYS.iter().any(|key| key.name == name) || parameter(name).is_some() {
+        return Ok(());
+    }
+    let upper = name.to_ascii_uppercase();
+    let nearest = nearest(&upper, KEYS.iter().map(|key| key.name)).filter(|(distance, key)| *distance <= key.len() / 2);
+    // Of PG_TUN, PG_TUNE is meant, and of PG_Work_Mem, PG_work_mem.
+    let lower = name.get(PARAMETER_PREFIX.len()..).unwrap_or_default().to_ascii_lowercase();
+    let as_parameter = format!("{PARAMETER_PREFIX}{lower}");
+    if upper.starts_with(PARAMETER_PREFIX) && nearest.is_none_or(|(distance, _)| distance > 2) {
+        return Err(match parameter(&as_parameter) {
+            Some(_) => format!(
+                "unknown key {name}: a PostgreSQL parameter is set by its name in lower case behind {PARAMETER_PREFIX}: \
+                 did you mean {as_parameter}?"
+            ),
+            None => format!(
+                "unknown key {name}: {lower} is no name that can stand here; put such a parameter into PG_PARAMETERS_FILE"
+            ),
+        });
+    }
     Err(match nearest {
         Some((_, nearest)) => format!("unknown key {name}: did you mean {nearest}?"),
         None => format!("unknown key {name}: see patroni.default(5) for all keys"),
@@ -330,11 +410,36 @@ mod tests {
     }
 
     #[test]
+    fn a_parameter_of_postgresql_is_a_key() {
+        let (_folder, root) = host(&[
+            ("etc/default/patroni", "PG_TUNE=auto\nPG_work_mem=8MB\nPG_jit=off\n"),
+            ("etc/default/patroni@16-main", "PG_work_mem=16MB\nPG_jit=\n"),
+        ]);
+        let settings = Settings::read(&root, &"16/main".parse().unwrap()).unwrap();
+        let parameters: Vec<_> = settings.parameters().map(|(name, setting)| (name, setting.text.as_str())).collect();
+        assert_eq!(parameters, [("work_mem", "16MB")]);
+        assert!(KEYS.iter().all(|key| parameter(key.name).is_none()));
+    }
+
+    #[test]
     fn errors_name_file_line_and_remedy() {
         let id = "16/main".parse().unwrap();
         let (_folder, root) = host(&[("etc/default/patroni", "\nTTLL=20\n")]);
         let error = Settings::read(&root, &id).unwrap_err().to_string();
         assert_eq!(error, "/etc/default/patroni:2: unknown key TTLL: did you mean TTL?");
+        for (wrong, meant) in [
+            ("PG_TUN", "did you mean PG_TUNE?"),
+            ("PG_HBA_FIEL", "did you mean PG_HBA_FILE?"),
+            ("PG_Work_Mem", "did you mean PG_work_mem?"),
+            ("PG_SHARED_BUFFERS", "did you mean PG_shared_buffers?"),
+            ("pg_shared_buffers", "did you mean PG_shared_buffers?"),
+            ("PG_auto_explain.log_timing", "PG_PARAMETERS_FILE"),
+            ("PG_", "unknown key"),
+            ("PG_1", "unknown key"),
+        ] {
+            let error = Settings::default().set(&format!("{wrong}=1")).unwrap_err().to_string();
+            assert!(error.contains(meant), "{error}");
+        }
         let (_folder, root) = host(&[("etc/default/patroni", "TTL=soon\nDCS_PASSWORD_FILE=/pw\n")]);
         let settings = Settings::read(&root, &id).unwrap();
         let error = format!("{:#}", settings.number("TTL", 20, 99).unwrap_err());

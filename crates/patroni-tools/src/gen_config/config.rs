@@ -15,7 +15,11 @@ use site::point::Point;
 use site::settings::Settings;
 use site::{ClusterId, Root};
 
+use super::access::{Access, Roles, password_scope};
+use super::dynamic::Dynamic;
 use super::installed::Patroni;
+use super::member;
+use super::parameters::{Parameters, Values};
 use super::store::{self, Store};
 
 /// The REST API's port is PostgreSQL's plus this, so that 5432 gives 8008, as in Debian's package.
@@ -39,7 +43,7 @@ pub struct Config {
     /// Where the data is, as a path.
     #[serde(skip)]
     pub data_directory: PathBuf,
-    file: String,
+    cluster: String,
     /// Patroni's name of the cluster.
     pub scope: String,
     namespace: String,
@@ -50,10 +54,15 @@ pub struct Config {
     bootstrap: Command,
     dcs: Dynamic,
     pg_hba: Vec<String>,
+    pg_ident: Vec<String>,
+    parameters: Values,
     postgresql: PostgreSql,
     clone: CloneMethod,
     roles: Roles,
+    tags: member::Options,
     watchdog: &'static str,
+    watchdog_device: Option<String>,
+    log: member::Options,
     callbacks: Option<Callbacks>,
     /// Does the member have a connection point?
     #[serde(skip)]
@@ -86,17 +95,6 @@ struct Command {
 }
 
 #[derive(Debug, Serialize)]
-struct Dynamic {
-    ttl: u64,
-    loop_wait: u64,
-    retry_timeout: u64,
-    maximum_lag_on_failover: u64,
-    failsafe_mode: bool,
-    synchronous_mode: bool,
-    synchronous_node_count: u64,
-}
-
-#[derive(Debug, Serialize)]
 struct PostgreSql {
     listen: String,
     connect_address: String,
@@ -104,21 +102,13 @@ struct PostgreSql {
     bin_dir: String,
     config_dir: String,
     pgpass: String,
-    log_filename: String,
+    parameters: Values,
 }
 
 #[derive(Debug, Serialize)]
 struct CloneMethod {
     command: String,
     options: Vec<(&'static str, String)>,
-}
-
-#[derive(Debug, Serialize)]
-struct Roles {
-    replication: &'static str,
-    replication_password: String,
-    rewind: &'static str,
-    rewind_password: String,
 }
 
 /// The host as far as ports matter.
@@ -173,7 +163,13 @@ impl Config {
         warnings.extend(store::host_findings(root, kind)?.into_iter().map(|finding| finding.text));
         let vips: Vec<IpAddr> = point.iter().flat_map(|point| &point.vips).map(|vip| vip.address).collect();
         warnings.extend(point.iter().flat_map(|point| missing_programs(root, point)));
-        let dcs = dynamic(settings)?;
+        let dcs = Dynamic::resolve(settings, &patroni)?;
+        let parameters = Parameters::resolve(root, id, settings, dcs.is_synchronous())?;
+        if dcs.has_logical_slots() {
+            parameters.require_logical(settings)?;
+        }
+        let (watchdog, watchdog_device) = member::watchdog(root, settings, &mut warnings)?;
+        let access = Access::resolve(root, id, settings, key, &networks)?;
         let lease = point.as_ref().filter(|_| !vips.is_empty()).map_or(0, |point| point.lease.as_secs());
         if lease > 0 && lease + dcs.loop_wait >= dcs.ttl {
             warnings.push(format!(
@@ -184,7 +180,7 @@ impl Config {
             ));
         }
         Ok(Self {
-            file: file(id).display().to_string(),
+            cluster: id.slashed(),
             namespace: namespace(settings)?,
             name: member_name(root, settings)?,
             store: [(kind.name(), options)],
@@ -196,7 +192,9 @@ impl Config {
             },
             bootstrap: Command { command: bootstrap_command(settings)? },
             dcs,
-            pg_hba: pg_hba(&networks),
+            pg_hba: access.hba,
+            pg_ident: access.ident,
+            parameters: parameters.of_cluster(id),
             postgresql: PostgreSql {
                 listen: format!("{}:{port}", listen_addresses(root, settings, address, &vips, &mut warnings)?),
                 connect_address: facts::host_port(address, port),
@@ -204,16 +202,14 @@ impl Config {
                 bin_dir: path_text(&bin_dir)?,
                 config_dir: path_text(&clusters::config_directory(id))?,
                 pgpass: format!("/var/lib/postgresql/{scope}.pgpass"),
-                log_filename: format!("postgresql-{scope}.log"),
+                parameters: parameters.of_member(root, settings, &format!("postgresql-{scope}.log"), access.tls)?,
             },
             clone: clone_method(settings)?,
-            roles: Roles {
-                replication: "replicator",
-                replication_password: key.password(&scope, "replicator"),
-                rewind: "rewind_user",
-                rewind_password: key.password(&scope, "rewind_user"),
-            },
-            watchdog: settings.choice("WATCHDOG", &["off", "automatic", "required"])?.unwrap_or("automatic"),
+            roles: access.roles,
+            tags: member::tags(settings, &patroni, &key.fingerprint(&password_scope(settings, id)?))?,
+            watchdog,
+            watchdog_device,
+            log: member::log(root, settings)?,
             callbacks: point.as_ref().map(|_| callbacks(&patroni, &scope)),
             point: point.is_some(),
             address,
@@ -361,20 +357,6 @@ fn missing_programs(root: &Root, point: &Point) -> Vec<String> {
     missing.map(|(program, package)| format!("DNS_AUTH=gss needs {program}: run apt install {package}")).collect()
 }
 
-/// Besides everybody's access, Patroni needs: replication and rewind from the members, and replication from this host
-/// to itself, by which it asks a replica's timeline before a switchover (`Postgresql.get_replica_timeline`).
-fn pg_hba(networks: &[String]) -> Vec<String> {
-    let mut lines = vec!["local all postgres peer".to_owned(), "local all all peer".to_owned()];
-    let local = ["127.0.0.1/32".to_owned(), "::1/128".to_owned()];
-    for database in ["all", "replication"] {
-        let user = if database == "replication" { "replicator" } else { "all" };
-        for network in local.iter().chain(networks) {
-            lines.push(format!("host {database} {user} {network} scram-sha-256"));
-        }
-    }
-    lines
-}
-
 fn namespace(settings: &Settings) -> Result<String> {
     let namespace = settings.parse("NAMESPACE", |text| {
         if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_.-".contains(&b)) {
@@ -439,30 +421,8 @@ fn clone_method(settings: &Settings) -> Result<CloneMethod> {
     Ok(CloneMethod { command: format!("{HOOKS}/pg_clonecluster_patroni"), options })
 }
 
-fn dynamic(settings: &Settings) -> Result<Dynamic> {
-    const DAY: u64 = 86_400;
-    let dynamic = Dynamic {
-        ttl: settings.number("TTL", 20, DAY)?.unwrap_or(30),
-        loop_wait: settings.number("LOOP_WAIT", 1, DAY)?.unwrap_or(10),
-        retry_timeout: settings.number("RETRY_TIMEOUT", 3, DAY)?.unwrap_or(10),
-        maximum_lag_on_failover: settings.number("MAXIMUM_LAG_ON_FAILOVER", 0, u64::MAX)?.unwrap_or(1_048_576),
-        failsafe_mode: settings.truth("FAILSAFE_MODE")?.unwrap_or(true),
-        synchronous_mode: settings.truth("SYNCHRONOUS_MODE")?.unwrap_or(false),
-        synchronous_node_count: settings.number("SYNCHRONOUS_NODE_COUNT", 1, 100)?.unwrap_or(1),
-    };
-    let least = dynamic.loop_wait + 2 * dynamic.retry_timeout;
-    if dynamic.ttl < least {
-        let origin = settings.place(&["TTL", "LOOP_WAIT", "RETRY_TIMEOUT"]);
-        bail!(
-            "{origin}TTL is {}, but LOOP_WAIT + 2 * RETRY_TIMEOUT is {least}: the primary could lose its lock while it is \
-             still trying; raise TTL or lower the others",
-            dynamic.ttl
-        );
-    }
-    Ok(dynamic)
-}
-
-fn path_text(path: &Path) -> Result<String> {
+/// A path as Patroni takes it.
+pub fn path_text(path: &Path) -> Result<String> {
     path.to_str()
         .map(str::to_owned)
         .with_context(|| format!("{} is not UTF-8: Patroni cannot take this path", path.display()))

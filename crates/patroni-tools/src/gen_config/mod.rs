@@ -1,13 +1,21 @@
 //! `patroni-gen-config`: settings and host become `/etc/patroni/16-main.yml`.
 //!
-//! May read the host's configuration and run `ip`; writes only below `/etc/patroni`, and makes the directory of raft.
+//! May read the host's configuration and run `ip`; writes only below `/etc/patroni`, and makes the directory of raft. Only where it
+//! is asked to does it change a running cluster: its configuration in the store (`--apply`), and the passwords of its roles
+//! (`--set-passwords`).
 
+mod access;
+mod apply;
 mod check;
 mod config;
 mod diff;
 mod dynamic;
 mod install;
 mod installed;
+mod member;
+mod parameters;
+mod passwords;
+mod patronictl;
 mod point;
 mod render;
 pub mod store;
@@ -24,6 +32,8 @@ use site::{ClusterId, Root, clusters, keys::SiteKey};
 use crate::yaml::Yaml;
 pub(crate) use config::file as patroni_file;
 use config::{Config, Ports, file};
+use passwords::Prepared;
+use patronictl::Patronictl;
 use render::Author;
 
 /// Where Patroni files are.
@@ -57,6 +67,21 @@ pub struct Args {
     /// Say what is wrong with the file that is there, without the store; exit 1 if the instance cannot work
     #[arg(long, conflicts_with_all = ["force", "port", "set", "template"])]
     check: bool,
+    /// Show how bootstrap.dcs differs from what the running cluster has, ask, and change the running cluster
+    #[arg(long, conflicts_with_all = ["dry_run", "diff", "check", "force", "rotate", "set_passwords"])]
+    apply: bool,
+    /// With --apply: do not ask
+    #[arg(long, requires = "apply")]
+    yes: bool,
+    /// With --apply: take away what the running cluster has and the settings do not name
+    #[arg(long, requires = "apply")]
+    prune: bool,
+    /// Prepare new passwords of the members' roles: first step of two, on every member
+    #[arg(long, conflicts_with_all = ["dry_run", "diff", "check", "set_passwords"])]
+    rotate: bool,
+    /// Give the roles the passwords of this member's file: second step of two, on the primary
+    #[arg(long, conflicts_with_all = ["dry_run", "diff", "check", "force", "port", "set", "template"])]
+    set_passwords: bool,
     /// The TCP port of PostgreSQL
     #[arg(long, value_name = "PORT", conflicts_with = "all", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     port: Option<String>,
@@ -87,7 +112,16 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
     if args.dry_run || args.diff {
         return each(&ids, reporter, |id| show(root, args, id));
     }
+    if args.apply {
+        return each(&ids, reporter, |id| apply(root, args, id, reporter));
+    }
+    if args.set_passwords {
+        return each(&ids, reporter, |id| passwords::set(root, id, reporter));
+    }
     let _lock = install::Lock::take(root, Path::new(DIRECTORY))?;
+    if args.rotate {
+        return each(&ids, reporter, |id| rotate(root, args, id, reporter));
+    }
     each(&ids, reporter, |id| write(root, args, id, reporter))
 }
 
@@ -177,6 +211,15 @@ fn claims(root: &Root, id: &ClusterId) -> Result<Vec<(u16, ClusterId)>> {
     Ok(claims)
 }
 
+/// The site key, with what is wrong with it put to the setting that names it.
+fn site_key(root: &Root, settings: &Settings) -> Result<Option<SiteKey>> {
+    let read = || SiteKey::read(root, &site_key_path(settings)?);
+    if settings.get("SITE_KEY_FILE").is_none() {
+        return read();
+    }
+    Ok(settings.parse("SITE_KEY_FILE", |_| read())?.flatten())
+}
+
 fn site_key_path(settings: &Settings) -> Result<PathBuf> {
     Ok(settings.path("SITE_KEY_FILE")?.unwrap_or_else(|| PathBuf::from(DIRECTORY).join("site.key")))
 }
@@ -186,7 +229,7 @@ fn show(root: &Root, args: &Args, id: &ClusterId) -> Result<()> {
     let path = file(id);
     let present = root.read(&path)?;
     let settings = settings(root, args, id)?;
-    let key = SiteKey::read(root, &site_key_path(&settings)?)?.unwrap_or_else(SiteKey::placeholder);
+    let key = site_key(root, &settings)?.unwrap_or_else(SiteKey::placeholder);
     let (_, text) = render(root, args, id, &settings, &key, present.as_deref())?;
     if args.dry_run {
         report::print(&diff::Mask::default().hide(&text));
@@ -197,12 +240,53 @@ fn show(root: &Root, args: &Args, id: &ClusterId) -> Result<()> {
     if difference.is_empty() { Ok(()) } else { bail!("{} would change", path.display()) }
 }
 
+/// `--apply`.
+fn apply(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Result<()> {
+    let path = file(id);
+    let present = root.read(&path)?;
+    let settings = settings(root, args, id)?;
+    // Nothing of what is in the store comes from the key.
+    let (config, text) = render(root, args, id, &settings, &SiteKey::placeholder(), present.as_deref())?;
+    let cluster = Patronictl::new(root, id, &config.scope)?;
+    let consent = apply::Consent { yes: args.yes, prune: args.prune };
+    apply::run(id, &cluster, &Yaml::parse(&path, &text)?, consent, reporter)
+}
+
+/// `--rotate`.
+fn rotate(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Result<()> {
+    let path = file(id);
+    // Before the key file says something else than the file of the instance.
+    match root.read(&path)?.as_deref().map(render::author) {
+        Some(Author::Us) => {}
+        Some(_) if args.force => {}
+        Some(_) => bail!(
+            "{} was written or edited by hand: write the new passwords into it yourself, or use --force",
+            path.display()
+        ),
+        None => bail!("{} does not exist: run patroni-gen-config {id}", path.display()),
+    }
+    let prepared = passwords::prepare(root, id, &settings(root, args, id)?)?;
+    write(root, args, id, reporter)?;
+    reporter.info(match prepared {
+        Prepared::Next(generation) => format!(
+            "{id}: generation {generation} of the passwords is prepared here; when it is on every member, run on the primary: \
+             patroni-gen-config --set-passwords {id}"
+        ),
+        Prepared::Present(generation) => format!(
+            "{id}: this member was behind and has generation {generation} of the passwords now, like the primary: run systemctl \
+             reload patroni@{}; to prepare the next generation, run this again",
+            id.dashed()
+        ),
+    });
+    Ok(())
+}
+
 fn write(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Result<()> {
     let path = file(id);
     let present = root.read(&path)?;
     let settings = settings(root, args, id)?;
     let key_path = site_key_path(&settings)?;
-    let known_key = SiteKey::read(root, &key_path)?;
+    let known_key = site_key(root, &settings)?;
     // Everything that can be wrong is found out before the first file is made.
     let (config, mut text) =
         render(root, args, id, &settings, known_key.as_ref().unwrap_or(&SiteKey::placeholder()), present.as_deref())?;
@@ -279,13 +363,12 @@ fn explain_existing_data(root: &Root, config: &Config, reporter: &Reporter) {
 fn explain_dynamic(root: &Root, config: &Config, present: &str, text: &str, reporter: &Reporter) {
     let path = file(&config.id);
     let (Ok(old), Ok(new)) = (Yaml::parse(&path, present), Yaml::parse(&path, text)) else { return };
-    let edits = dynamic::edits(&old, &new);
-    if !edits.is_empty() && bootstrapped(root, config) {
+    let dynamic = ["bootstrap", "dcs"];
+    if old.get(&dynamic) != new.get(&dynamic) && bootstrapped(root, config) {
         reporter.warn(format!(
-            "bootstrap.dcs has no effect on {} any more, since it exists; to change the running cluster, run: patronictl -c {} edit-config {}",
-            config.id,
-            path.display(),
-            edits.join(" ")
+            "bootstrap.dcs has no effect on {0} any more, since it exists; to change the running cluster, run: \
+             patroni-gen-config --apply {0}",
+            config.id
         ));
     }
 }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use site::Root;
 
 use super::config::{Config, file};
-use crate::yaml::Yaml;
+use crate::yaml::{self, Yaml};
 
 /// Where the package's templates are.
 pub const SHIPPED: &str = "/usr/share/patroni-tools/templates";
@@ -100,6 +100,11 @@ fn read_back(text: &str, config: &Config) -> Result<()> {
     let yaml = Yaml::parse(&path, text).context("the template does not make YAML")?;
     if yaml.document().is_none() {
         bail!("the template makes an empty file: correct it");
+    }
+    if let Some(twice) = yaml::twice(text) {
+        bail!(
+            "the template makes a key twice, of which Patroni would drop one ({twice}): put it into the block that has it already"
+        );
     }
     if let Some(place) = yaml.first_empty() {
         bail!(

@@ -58,4 +58,25 @@ user='--set DCS_USERNAME=0777 --set DCS_PASSWORD_FILE=/tmp/secret'
     try --set DCS=exhibitor --set DCS_HOSTS=10.88.0.1:8181,10.88.0.2:8181
 }
 try --set CLONE_MAX_RATE=50M --set CLONE_COMPRESS=gzip:1 --set CLONE_CHECKPOINT=spread
+try --set PRIMARY_START_TIMEOUT=0 --set SYNCHRONOUS_MODE=on --set SYNCHRONOUS_MODE_STRICT=yes \
+    --set SLOTS=site_b:physical,app:logical:shop:pgoutput --set PG_wal_level=logical
+try --set 'STANDBY_HOST=10.9.0.1,fd00::7' --set STANDBY_PORT=5433 --set STANDBY_SLOT=site_a --set PASSWORD_SCOPE=17/source
+try --set PG_max_connections=200 --set PG_work_mem=8MB --set 'PG_archive_command=test "a b"' --set PG_TUNE=auto
+try --set NOFAILOVER=yes --set NOLOADBALANCE=yes --set CLONEFROM=yes --set NOSYNC=yes --set WATCHDOG_DEVICE=/dev/watchdog1
+try --set FAILOVER_PRIORITY=0 --set LOG_LEVEL=warning --set LOG_DIR=/tmp --set LOG_FILE_NUM=1 --set LOG_FILE_SIZE=1000 \
+    --set 'LOG_FORMAT=%(message)s'
+echo secret > /tmp/password
+chmod 0640 /tmp/key /tmp/password
+printf 'host all all .example.org ldap ldapserver=x\n' > /tmp/hba
+printf 'auto_explain.log_min_duration = 3s\n' > /tmp/parameters
+try --set SSL_CERT=/tmp/cert --set SSL_KEY=/tmp/key --set SSL_CACERT=/tmp/cert --set PG_HBA_FILE=/tmp/hba \
+    --set PG_PARAMETERS_FILE=/tmp/parameters --set SUPERUSER_PASSWORD_FILE=/tmp/password \
+    --set REPLICATION_PASSWORD_FILE=/tmp/password --set REWIND_PASSWORD_FILE=/tmp/password
+try --set SSL_CERT=/tmp/cert --set SSL_KEY=/tmp/key --set SSL_CACERT=/tmp/cert --set REPLICATION_AUTH=cert \
+    --set REPLICATION_CERT=/tmp/cert --set REPLICATION_KEY=/tmp/key
+# Patroni knows quorum, but its own validator does not until 4.1.
+rm "$(file 17 main)"
+gen 17 main --set SYNCHRONOUS_MODE=quorum > /dev/null
+! (accepted quorum) > /tmp/quorum || wrong 'the validator accepts quorum now: this test has no exception to make'
+[ "$(sed 's/.*dcs.synchronous_mode //' /tmp/said)" = 'quorum is not a boolean' ] || wrong "quorum: $(cat /tmp/said)"
 patroni-gen-config --check 17 main 2> /tmp/said || wrong "our own check refuses it: $(cat /tmp/said)"

@@ -1,0 +1,264 @@
+//! `--apply`: brings a running cluster to the `bootstrap.dcs` that the settings make.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use anyhow::{Result, bail};
+use serde_json::{Map, Value};
+use site::ClusterId;
+use site::report::{self, Reporter};
+
+use super::diff;
+use super::patronictl::Patronictl;
+use crate::yaml::Yaml;
+
+/// Of the running cluster only: `patronictl pause` sets it there.
+const RUNNING_ONLY: [&str; 1] = ["pause"];
+
+/// How far it may go.
+#[derive(Debug, Clone, Copy)]
+pub struct Consent {
+    /// Nobody is asked.
+    pub yes: bool,
+    /// What is in the running cluster and not in the settings goes away.
+    pub prune: bool,
+}
+
+/// Shows what would change, asks, changes it, and looks whether it has changed.
+pub fn run(id: &ClusterId, cluster: &Patronictl, wanted: &Yaml, consent: Consent, reporter: &Reporter) -> Result<()> {
+    let Some(wanted) = wanted.get(&["bootstrap", "dcs"]) else {
+        bail!("the template leaves out bootstrap.dcs: there is nothing to apply");
+    };
+    let difference = compare(id, cluster, wanted)?;
+    let (patch, left) = difference.patch(consent.prune);
+    if !left.is_empty() {
+        reporter.info(format!(
+            "{id}: not in the settings, and stays as it is: {} (--prune takes it away)",
+            left.join(", ")
+        ));
+    }
+    if patch.is_empty() {
+        report::print(&format!("{id}: the running cluster has what the settings want\n"));
+        return Ok(());
+    }
+    let patch = Value::Object(patch);
+    let mut after = difference.running.clone();
+    merge(&mut after, &patch);
+    let name = format!("{id}, the running cluster");
+    report::print(&diff::unified(&name, &shown(&difference.running), &shown(&after)));
+    if after.get("standby_cluster").is_some() && difference.running.get("standby_cluster").is_none() {
+        reporter.warn(format!(
+            "STANDBY_HOST makes the running cluster {id} a standby cluster: its primary stops taking writes, and what the other \
+             cluster does not have is lost"
+        ));
+        if consent.yes {
+            bail!("{id}: that is not done with --yes: run it without, or remove STANDBY_HOST");
+        }
+    }
+    if !consent.yes {
+        agree(id)?;
+    }
+    cluster.change(&patch)?;
+    let rest = compare(id, cluster, wanted)?.patch(consent.prune).0;
+    if !rest.is_empty() {
+        let rest: Vec<&str> = rest.keys().map(String::as_str).collect();
+        bail!("{id}: {} did not change: somebody else changes the cluster too, run it again", rest.join(", "));
+    }
+    report::print(&format!("{id}: changed\n"));
+    if patch.pointer("/postgresql/parameters").is_some() {
+        reporter.info(format!(
+            "{id}: some parameters need a restart of PostgreSQL: patronictl list shows who waits for it, patronictl restart {} \
+             --pending does it",
+            id.dashed()
+        ));
+    }
+    Ok(())
+}
+
+fn compare(id: &ClusterId, cluster: &Patronictl, wanted: &Value) -> Result<Difference> {
+    match cluster.configuration()?.as_ref().and_then(Yaml::document) {
+        Some(running) => Ok(Difference::new(running, wanted)),
+        None => {
+            bail!(
+                "{id} has no configuration in the store yet: start it, its first member takes bootstrap.dcs from its file"
+            )
+        }
+    }
+}
+
+fn agree(id: &ClusterId) -> Result<()> {
+    if !std::io::stdin().is_terminal() {
+        bail!("{id}: nothing was changed, because nobody can be asked: run it on a terminal, or with --yes");
+    }
+    let _ = write!(std::io::stderr(), "Change the running cluster {id}? [y/N] ");
+    let mut answer = String::new();
+    let _ = std::io::stdin().lock().read_line(&mut answer);
+    if ["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()) {
+        Ok(())
+    } else {
+        bail!("{id}: nothing was changed")
+    }
+}
+
+type Path = Vec<String>;
+
+struct Difference {
+    running: Value,
+    /// What the settings want and the cluster has not.
+    changes: Vec<(Path, Value)>,
+    /// What the cluster has and the settings do not name.
+    extra: Vec<Path>,
+}
+
+impl Difference {
+    fn new(running: &Value, wanted: &Value) -> Self {
+        let mut difference = Self { running: running.clone(), changes: Vec::new(), extra: Vec::new() };
+        difference.walk(running, wanted, &mut Path::new());
+        difference
+    }
+
+    fn walk(&mut self, running: &Value, wanted: &Value, path: &mut Path) {
+        let (Value::Object(has), Value::Object(wants)) = (running, wanted) else {
+            if !same(running, wanted) {
+                self.changes.push((path.clone(), wanted.clone()));
+            }
+            return;
+        };
+        for (key, wanted) in wants {
+            path.push(key.clone());
+            match has.get(key) {
+                Some(running) => self.walk(running, wanted, path),
+                None => self.changes.push((path.clone(), wanted.clone())),
+            }
+            path.pop();
+        }
+        for key in has.keys().filter(|key| !wants.contains_key(*key)) {
+            if !(path.is_empty() && RUNNING_ONLY.contains(&key.as_str())) {
+                self.extra.push(path.iter().chain([key]).cloned().collect());
+            }
+        }
+    }
+
+    /// What `patronictl edit-config --apply` is to merge, and the keys that stay.
+    fn patch(&self, prune: bool) -> (Map<String, Value>, Vec<String>) {
+        let mut patch = Map::new();
+        for (path, value) in &self.changes {
+            put(&mut patch, path, value.clone());
+        }
+        if !prune {
+            return (patch, self.extra.iter().map(|path| path.join(".")).collect());
+        }
+        for path in &self.extra {
+            put(&mut patch, path, Value::Null);
+        }
+        (patch, Vec::new())
+    }
+}
+
+/// A number and its text are the same to Patroni.
+fn same(one: &Value, other: &Value) -> bool {
+    let text = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    one == other || text(one).is_some_and(|one| text(other) == Some(one))
+}
+
+fn put(map: &mut Map<String, Value>, path: &[String], value: Value) {
+    match path {
+        [] => {}
+        [key] => {
+            map.insert(key.clone(), value);
+        }
+        [key, rest @ ..] => {
+            let inner = map.entry(key.clone()).or_insert_with(|| Value::Object(Map::new()));
+            if let Value::Object(inner) = inner {
+                put(inner, rest, value);
+            }
+        }
+    }
+}
+
+/// Does what Patroni's `patch_config` does.
+fn merge(value: &mut Value, patch: &Value) {
+    let (Value::Object(value), Value::Object(patch)) = (value, patch) else { return };
+    for (key, patch) in patch {
+        if patch.is_null() {
+            value.remove(key);
+        } else if let (Some(inner @ Value::Object(_)), Value::Object(_)) = (value.get_mut(key), patch) {
+            merge(inner, patch);
+        } else {
+            value.insert(key.clone(), patch.clone());
+        }
+    }
+}
+
+/// A line for each value, and for each item of a list.
+fn shown(value: &Value) -> String {
+    fn walk(value: &Value, path: &str, out: &mut String) {
+        match value {
+            Value::Object(map) if !map.is_empty() => {
+                for (key, value) in map {
+                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    walk(value, &path, out);
+                }
+            }
+            Value::Array(items) => {
+                for item in items {
+                    out.extend([path, ": - ", &item.to_string(), "\n"]);
+                }
+            }
+            scalar => out.extend([path, ": ", &scalar.to_string(), "\n"]),
+        }
+    }
+    let mut out = String::new();
+    walk(value, "", &mut out);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_what_the_settings_name_changes() {
+        let running = json!({
+            "ttl": 30, "pause": true, "loop_wait": "10", "ignore_slots": [{"type": "physical"}],
+            "postgresql": {"parameters": {"work_mem": "4MB", "auto_explain.log_min_duration": "1s", "max_connections": 200},
+                "pg_hba": ["a", "b"]},
+            "slots": {"old": {"type": "physical"}},
+        });
+        let wanted = json!({
+            "ttl": 20, "loop_wait": 10, "synchronous_mode": false,
+            "postgresql": {"parameters": {"max_connections": "200", "auto_explain.log_min_duration": "2s"}, "pg_hba": ["a", "c"]},
+            "slots": {"new": {"type": "logical", "database": "d"}},
+        });
+        let difference = Difference::new(&running, &wanted);
+        let (patch, left) = difference.patch(false);
+        let expected = json!({
+            "ttl": 20, "synchronous_mode": false,
+            "postgresql": {"parameters": {"auto_explain.log_min_duration": "2s"}, "pg_hba": ["a", "c"]},
+            "slots": {"new": {"type": "logical", "database": "d"}},
+        });
+        assert_eq!(Value::Object(patch.clone()), expected);
+        assert_eq!(left, ["postgresql.parameters.work_mem", "slots.old", "ignore_slots"]);
+        let mut after = running.clone();
+        merge(&mut after, &Value::Object(patch));
+        assert!(Difference::new(&after, &wanted).patch(false).0.is_empty());
+        assert_eq!(after["pause"], true);
+
+        let (patch, left) = difference.patch(true);
+        assert!(left.is_empty() && patch["ignore_slots"].is_null() && patch["slots"]["old"].is_null());
+        let mut after = running;
+        merge(&mut after, &Value::Object(patch));
+        assert!(Difference::new(&after, &wanted).patch(true).0.is_empty());
+        assert_eq!(after["pause"], true);
+    }
+
+    #[test]
+    fn a_list_is_shown_item_by_item() {
+        assert_eq!(shown(&json!({"a": {"b": ["x", 1]}, "c": "y"})), "a.b: - \"x\"\na.b: - 1\nc: \"y\"\n");
+    }
+}

@@ -1,0 +1,90 @@
+//! What PostgreSQL stores of a password for SCRAM-SHA-256, so that a new password reaches the server without being in any
+//! statement that somebody logs.
+
+use anyhow::{Result, anyhow, bail};
+use hkdf::hmac::{Hmac, Mac};
+use sha2::{Digest, Sha256};
+
+/// As PostgreSQL takes them (`SCRAM_SHA_256_DEFAULT_ITERATIONS`, `SCRAM_DEFAULT_SALT_LEN` in `scram-common.h`).
+const ITERATIONS: u32 = 4096;
+const SALT_LENGTH: usize = 16;
+
+/// The verifier of a password, with a new salt (RFC 5802 section 3, RFC 7677; `scram_build_secret` in PostgreSQL).
+///
+/// Of characters beyond ASCII a client sends a normal form (`SASLprep`, RFC 4013), which is not made here.
+pub fn verifier(password: &str) -> Result<String> {
+    if password.is_empty() || !password.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        bail!("the password has to be printable ASCII");
+    }
+    let mut salt = [0; SALT_LENGTH];
+    getrandom::fill(&mut salt).map_err(|error| anyhow!("the kernel gives no random bytes: {error}"))?;
+    Ok(with_salt(password, &salt))
+}
+
+fn with_salt(password: &str, salt: &[u8]) -> String {
+    let salted = salted_password(password, salt);
+    let stored_key = Sha256::digest(hmac(&salted, &[b"Client Key"]));
+    let server_key = hmac(&salted, &[b"Server Key"]);
+    format!("SCRAM-SHA-256${ITERATIONS}:{}${}:{}", base64(salt), base64(&stored_key), base64(&server_key))
+}
+
+/// PBKDF2 (RFC 8018) for one block of output, which RFC 5802 calls `Hi()`.
+fn salted_password(password: &str, salt: &[u8]) -> [u8; 32] {
+    let mut block = hmac(password.as_bytes(), &[salt, &1u32.to_be_bytes()]);
+    let mut sum = block;
+    for _ in 1..ITERATIONS {
+        block = hmac(password.as_bytes(), &[&block]);
+        for (sum, byte) in sum.iter_mut().zip(block) {
+            *sum ^= byte;
+        }
+    }
+    sum
+}
+
+fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    // A key of any length will do.
+    let Ok(mut mac) = <Hmac<Sha256> as Mac>::new_from_slice(key) else { return [0; 32] };
+    for part in parts {
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
+}
+
+/// RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for chunk in bytes.chunks(3) {
+        let word = (0..3).fold(0usize, |word, at| word << 8 | usize::from(chunk.get(at).copied().unwrap_or(0)));
+        for at in 0..4 {
+            let digit = ALPHABET[word >> (18 - 6 * at) & 63];
+            out.push(if at <= chunk.len() { char::from(digit) } else { '=' });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn is_what_postgresql_makes() {
+        // From Python: hashlib.pbkdf2_hmac and hmac over RFC 5802's definitions, with the salt and password of RFC 7677,
+        // section 3.
+        let salt = [0x5b, 0x6d, 0x99, 0x68, 0x9d, 0x12, 0x35, 0x8e, 0xec, 0xa0, 0x4b, 0x14, 0x12, 0x36, 0xfa, 0x81];
+        assert_eq!(
+            with_salt("pencil", &salt),
+            "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
+        );
+        assert_ne!(verifier("pencil").unwrap(), verifier("pencil").unwrap());
+        assert!(verifier("päncil").is_err() && verifier("").is_err());
+    }
+
+    #[test]
+    fn base64_is_padded() {
+        let encoded = ["", "f", "fo", "foo", "foob", "fooba", "foobar"].map(|text| base64(text.as_bytes()));
+        assert_eq!(encoded, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"]);
+    }
+}

@@ -1,0 +1,361 @@
+//! A running cluster takes new settings, new passwords, and a standby cluster beside it, on three machines of each release.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab::patroni::{self, Cluster};
+use lab::writer::Writer;
+use lab::{Lab, Node, Release};
+
+const MACHINES: [&str; 3] = ["pg1", "pg2", "pg3"];
+
+/// Patroni's shortest times, so that the test does not wait for its default ones.
+const TIMES: &str = "TTL=20\nLOOP_WAIT=2\nRETRY_TIMEOUT=5\n";
+
+/// The same and what is changed while the cluster runs.
+const CHANGED: &str = "TTL=24\nLOOP_WAIT=2\nRETRY_TIMEOUT=5\nSYNCHRONOUS_MODE=yes\nSLOTS=standby:physical\n\
+    PG_work_mem=7MB\nPG_max_connections=130\nPG_HBA_FILE=/etc/patroni/hba\n";
+
+/// What is written down for the administrator.
+const PASSWORDS: &str = "docs/passwords.md";
+
+#[test]
+fn debian_12() -> Result<()> {
+    lab::test(Release::Debian12, &MACHINES, story)
+}
+
+#[test]
+fn debian_13() -> Result<()> {
+    lab::test(Release::Debian13, &MACHINES, story)
+}
+
+fn story(lab: &Lab) -> Result<()> {
+    let main = Cluster::new(lab, "main");
+    let standby = Cluster::new(lab, "standby");
+    let story: [(&str, &dyn Fn() -> Result<()>); 8] = [
+        ("three members stream, with TLS", &|| bootstrap(lab, &main)),
+        ("nothing is changed without somebody who agrees", &|| not_asked(&main)),
+        ("--apply changes what runs", &|| apply(lab, &main)),
+        ("one synchronous standby, and two", &|| synchronous(lab, &main)),
+        ("new passwords by the book, while a client inserts", &|| rotate(lab, &main)),
+        ("new passwords while a member is off", &|| rotate_without_one(lab, &main)),
+        ("a standby cluster follows", &|| follow(lab, &main, &standby)),
+        ("and becomes independent", &|| become_independent(lab, &main, &standby)),
+    ];
+    for (what, event) in story {
+        let begin = Instant::now();
+        event().with_context(|| format!("Debian {}: {what}", lab.release()))?;
+        println!("Debian {}: {what}: ok, {:.1} s", lab.release(), begin.elapsed().as_secs_f32());
+    }
+    Ok(())
+}
+
+fn bootstrap(lab: &Lab, main: &Cluster) -> Result<()> {
+    patroni::install(lab)?;
+    lab.start_etcd()?;
+    lab.each(|node| node.write("/etc/default/patroni", TIMES, 0o644))?;
+    main.generate()?;
+    main.start()?;
+    main.wait_streaming(2, Duration::from_secs(40))?;
+    main.insert("first")?;
+    let primary = main.primary()?;
+    let plain =
+        main.sql(primary, "select count(*) from pg_stat_replication join pg_stat_ssl using (pid) where not ssl")?;
+    ensure!(plain == "0", "{plain} replicas stream without TLS");
+    main.sql(primary, "create role visitor login password 'visitor'")?;
+    let other = main.replica()?;
+    let visit = |mode: &str| {
+        let to = format!("host={} user=visitor dbname=postgres sslmode={mode}", primary.ipv4());
+        other.try_run_as("postgres", &format!("PGPASSWORD=visitor timeout 20 psql -XAtc 'select 1' '{to}'"))
+    };
+    ensure!(visit("require")?.status.success(), "nobody gets in with TLS");
+    let refused = visit("disable")?;
+    ensure!(refused.stderr.contains("no pg_hba.conf entry"), "who has no TLS gets in: {}", refused.stderr);
+    // The members know of each other that they have the same key.
+    let listed = main.patronictl(primary, "list --format json")?;
+    ensure!(listed.matches("site_key").count() == 3, "the tags are missing: {listed}");
+    Ok(())
+}
+
+/// Without a terminal and without --yes the difference is shown and that is all.
+fn not_asked(main: &Cluster) -> Result<()> {
+    let primary = main.primary()?;
+    for node in main.nodes() {
+        node.write("/etc/patroni/hba", "hostssl all office 10.99.0.0/16 scram-sha-256\n", 0o644)?;
+        node.write("/etc/default/patroni", CHANGED, 0o644)?;
+    }
+    let before = main.patronictl(primary, "show-config")?;
+    let said = primary.try_run(&format!("patroni-gen-config --apply {} < /dev/null", main.slashed()))?;
+    ensure!(said.status.code() == Some(1), "it ended with {:?}", said.status);
+    ensure!(said.stdout.contains("+ttl: 24") && said.stdout.contains("-ttl: 20"), "no difference: {}", said.stdout);
+    ensure!(main.patronictl(primary, "show-config")? == before, "it changed the cluster all the same");
+    let typo =
+        primary.try_run(&format!("patroni-gen-config --apply --yes {} --set PG_wrok_mem=1MB", main.slashed()))?;
+    ensure!(typo.stderr.contains("did you mean work_mem?"), "PG_wrok_mem: {}", typo.stderr);
+    Ok(())
+}
+
+fn apply(lab: &Lab, main: &Cluster) -> Result<()> {
+    let primary = main.primary()?;
+    let apply = format!("patroni-gen-config --apply --yes {}", main.slashed());
+    primary.run(&apply)?;
+    let config = main.patronictl(primary, "show-config")?;
+    for line in ["ttl: 24", "synchronous_mode: true", "work_mem: 7MB", "hostssl all office 10.99.0.0/16 scram-sha-256"]
+    {
+        ensure!(config.contains(line), "show-config has no {line}:\n{config}");
+    }
+    for node in main.nodes() {
+        lab.wait_until(Duration::from_secs(20), &format!("{} has PG_work_mem", node.name()), || {
+            Ok(main.sql(node, "show work_mem")? == "7MB")
+        })?;
+        let said = node.run(&apply)?;
+        ensure!(said.contains("has what the settings want"), "{}: {said}", node.name());
+        node.run(&format!("patroni-gen-config {}", main.slashed()))?;
+    }
+    lab.wait_until(Duration::from_secs(20), "the slot is there, and pg_hba has the line", || {
+        let slots = main.sql(primary, "select count(*) from pg_replication_slots where slot_name = 'standby'")?;
+        let lines = main.sql(primary, "select count(*) from pg_hba_file_rules where user_name = '{office}'")?;
+        Ok(slots == "1" && lines == "1")
+    })?;
+    let broken = main.sql(primary, "select count(*) from pg_hba_file_rules where error is not null")?;
+    ensure!(broken == "0", "PostgreSQL does not understand {broken} lines of pg_hba");
+    // A larger max_connections has to be on the standbys no later than on the primary: Patroni sees to that.
+    lab.wait_until(Duration::from_secs(20), "all members wait for a restart", || {
+        Ok(main.patronictl(primary, "list --format json")?.matches("Pending restart\"").count() == 3)
+    })?;
+    let replicas: Vec<&Node> = main.nodes().iter().filter(|node| node.name() != primary.name()).collect();
+    for node in replicas.into_iter().chain([primary]) {
+        main.patronictl(primary, &format!("restart {} {} --pending --force", main.dashed(), node.name()))?;
+    }
+    main.wait_streaming(2, Duration::from_secs(60))?;
+    for node in main.nodes() {
+        ensure!(main.sql(node, "show max_connections")? == "130", "{} has another max_connections", node.name());
+    }
+    Ok(())
+}
+
+fn synchronous(lab: &Lab, main: &Cluster) -> Result<()> {
+    for (count, settings) in [(1, String::new()), (2, "SYNCHRONOUS_NODE_COUNT=2\n".to_owned())] {
+        lab.each(|node| node.write("/etc/default/patroni", format!("{CHANGED}{settings}"), 0o644))?;
+        let primary = main.primary()?;
+        primary.run(&format!("patroni-gen-config --apply --yes {}", main.slashed()))?;
+        lab.wait_until(Duration::from_secs(30), &format!("{count} synchronous standbys"), || {
+            let members = main.members(primary)?;
+            let synchronous = members.iter().filter(|member| member.role == "Sync Standby").count();
+            let seen = main.sql(primary, "select count(*) from pg_stat_replication where sync_state = 'sync'")?;
+            Ok(synchronous == count && seen == count.to_string())
+        })?;
+    }
+    main.insert("synchronous")?;
+    // One standby that is away must not stop the rest of the test.
+    lab.each(|node| node.write("/etc/default/patroni", CHANGED, 0o644))?;
+    main.primary()?.run(&format!("patroni-gen-config --apply --yes {}", main.slashed()))?;
+    let config = main.patronictl(main.primary()?, "show-config")?;
+    ensure!(config.contains("synchronous_node_count: 1"), "it stayed at 2:\n{config}");
+    lab.each(|node| node.run(&format!("patroni-gen-config {}", main.slashed())).map(drop))
+}
+
+/// The commands of the two steps, as they are written down.
+fn steps(main: &Cluster) -> Result<(String, String)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(PASSWORDS);
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let command = |step: &str| -> Result<String> {
+        let (_, after) = text.split_once(step).with_context(|| format!("{PASSWORDS} has no '{step}'"))?;
+        let (_, block) = after.split_once("```sh\n").context("no commands")?;
+        let (commands, _) = block.split_once("```").context("no end of the commands")?;
+        ensure!(commands.contains(" 16/main"), "the commands are of another instance: {commands}");
+        Ok(commands.replace("16/main", &main.slashed()))
+    };
+    Ok((command("**1. On every member**")?, command("**2. On the primary**")?))
+}
+
+/// The password of a role in a member's file.
+fn password(main: &Cluster, node: &Node, role: &str) -> Result<String> {
+    let file = node.read(&main.file())?;
+    let (_, rest) = file.split_once(&format!("username: \"{role}\"")).with_context(|| format!("no {role}"))?;
+    let (_, rest) = rest.split_once("password: \"").context("no password")?;
+    Ok(rest.split('"').next().unwrap_or_default().to_owned())
+}
+
+/// Can one log in by this password, over the network?
+fn logs_in(node: &Node, to: &Node, password: &str) -> Result<bool> {
+    node.write("/var/tmp/pgpass", format!("*:*:*:*:{password}\n"), 0o600)?;
+    node.run("chown postgres /var/tmp/pgpass")?;
+    let connection = format!("host={} user=replicator dbname=postgres replication=true", to.ipv4());
+    let login = format!("PGPASSFILE=/var/tmp/pgpass timeout 20 psql -XAtwc IDENTIFY_SYSTEM '{connection}'");
+    Ok(node.try_run_as("postgres", &login)?.status.success())
+}
+
+/// Who streams, and since when.
+fn streams(main: &Cluster) -> Result<String> {
+    main.sql(main.primary()?, "select application_name, backend_start from pg_stat_replication order by 1")
+}
+
+fn rotate(lab: &Lab, main: &Cluster) -> Result<()> {
+    let (prepare, set) = steps(main)?;
+    let primary = main.primary()?;
+    let client = main.replica()?;
+    let hosts: Vec<String> = main.nodes().iter().map(Node::ipv4).collect();
+    let writer = Writer::start(main, client, "rotation", &hosts.join(","))?;
+    lab.wait_until(Duration::from_secs(20), "the client inserts", || Ok(writer.last_answer().is_ok()))?;
+    let (begin, old) = (writer.now()?, password(main, primary, "replicator")?);
+    let before = streams(main)?;
+    lab.each(|node| node.run(&prepare).map(drop))?;
+    // A second time makes no difference.
+    client.run(&prepare)?;
+    let new = password(main, primary, "replicator")?;
+    ensure!(new != old, "the password is the old one");
+    for node in main.nodes() {
+        ensure!(password(main, node, "replicator")? == new, "{} has another password", node.name());
+    }
+    ensure!(logs_in(client, primary, &old)? && !logs_in(client, primary, &new)?, "the first step changed the database");
+    let elsewhere = client.try_run(&set)?;
+    ensure!(elsewhere.stderr.contains(primary.name()), "on a replica it says {}", elsewhere.stderr);
+    let said = primary.run(&set)?;
+    ensure!(said.contains("all members have read them"), "{said}");
+    ensure!(
+        !logs_in(client, primary, &old)? && logs_in(client, primary, &new)?,
+        "the second step did not change the database"
+    );
+    ensure!(streams(main)? == before, "a replica lost its connection: before\n{before}\nafter\n{}", streams(main)?);
+    std::thread::sleep(Duration::from_secs(2));
+    let gap = writer.longest_gap(begin, writer.now()?)?;
+    println!("  the client's longest time without an answer: {gap:.2} s");
+    ensure!(gap < 1.0, "the client had no answer for {gap:.2} s");
+    let (acknowledged, lost) = writer.stop(main)?;
+    ensure!(acknowledged > 100 && lost.is_empty(), "{acknowledged} rows acknowledged, lost: {lost:?}");
+    nobody_saw(main, &[&old, &new, &password(main, primary, "rewind_user")?])?;
+    // Every connection that the members need is a new one: streams, clone, pg_rewind.
+    main.sql(primary, "select pg_terminate_backend(pid) from pg_stat_replication")?;
+    main.wait_streaming(2, Duration::from_secs(40))?;
+    main.insert("rotated")?;
+    main.patronictl(primary, &format!("reinit {} {} --force", main.dashed(), client.name()))?;
+    std::thread::sleep(Duration::from_secs(3));
+    main.wait_streaming(2, Duration::from_secs(60))?;
+    main.wait_for_row("rotated")?;
+    rewind(lab, main)
+}
+
+/// The old primary gets WAL that nobody else has, so that it has to log in as `rewind_user`.
+fn rewind(lab: &Lab, main: &Cluster) -> Result<()> {
+    let old = main.primary()?;
+    old.cut()?;
+    old.run_as(
+        "postgres",
+        &format!(
+            "echo 'set synchronous_commit to local; create table lost as select generate_series(1, 1000); checkpoint' | \
+             timeout 50 psql --cluster {} -Xq",
+            main.slashed()
+        ),
+    )?;
+    old.power_off()?;
+    lab.wait_until(Duration::from_secs(60), "another member is primary", || Ok(main.primary()?.name() != old.name()))?;
+    main.sql(main.primary()?, "checkpoint")?;
+    old.mend()?;
+    old.start()?;
+    main.wait_streaming(2, Duration::from_secs(90))?;
+    ensure!(old.journal()?.contains("pg_rewind"), "the old primary was not rewound");
+    main.insert("rewound")
+}
+
+/// No password is in a log, in the journal or in a file that others can read.
+fn nobody_saw(main: &Cluster, passwords: &[&String]) -> Result<()> {
+    for node in main.nodes() {
+        let logs = node.run("cat /var/log/postgresql/*")? + &node.journal()?;
+        for password in passwords {
+            ensure!(!logs.contains(password.as_str()), "{}: a password is in the logs", node.name());
+            let found = node.run(&format!(
+                "grep -rlF {password} /etc /var/lib/postgresql /var/tmp /run /tmp 2>/dev/null | xargs -r stat -c '%a %n' || true"
+            ))?;
+            let open: Vec<&str> =
+                found.lines().filter(|line| !line.starts_with("640 ") && !line.starts_with("600 ")).collect();
+            ensure!(open.is_empty(), "{}: {}", node.name(), open.join(", "));
+        }
+    }
+    Ok(())
+}
+
+/// A member that was off is named, or comes back with the old passwords and is put right by the first step.
+fn rotate_without_one(lab: &Lab, main: &Cluster) -> Result<()> {
+    let (prepare, set) = steps(main)?;
+    let (primary, late) = (main.primary()?, main.replica()?);
+    for node in main.nodes().iter().filter(|node| node.name() != late.name()) {
+        node.run(&prepare)?;
+    }
+    // It runs, and its file is the old one.
+    let said = primary.try_run(&set)?;
+    ensure!(said.status.code() == Some(1), "a member without its file is not noticed: {}", said.stdout);
+    ensure!(said.stderr.contains(&format!("on {} run", late.name())), "it is not named: {}", said.stderr);
+    late.run(&prepare)?;
+    late.run(&format!("systemctl reload {}", main.unit()))?;
+    main.sql(primary, "select pg_terminate_backend(pid) from pg_stat_replication")?;
+    main.wait_streaming(2, Duration::from_secs(40))?;
+    ensure!(password(main, late, "replicator")? == password(main, primary, "replicator")?, "it has another password");
+    lab.wait_until(Duration::from_secs(20), "all have the same fingerprint", || {
+        let listed = main.patronictl(primary, "list --format json")?;
+        let tags: Vec<&str> = listed.split("site_key").skip(1).filter_map(|rest| rest.get(4..12)).collect();
+        Ok(tags.len() == 3 && tags.iter().all(|tag| *tag == tags[0]))
+    })
+}
+
+fn standby_settings(source: &Node, main: &Cluster) -> String {
+    format!(
+        "STANDBY_HOST={}\nSTANDBY_SLOT=standby\nPASSWORD_SCOPE={}\nSLOTS=\nSYNCHRONOUS_MODE=no\n",
+        source.ipv4(),
+        main.slashed()
+    )
+}
+
+/// A second instance on the same machines, whose leader gets everything from the primary of the first.
+fn follow(lab: &Lab, main: &Cluster, standby: &Cluster) -> Result<()> {
+    let source = main.primary()?;
+    let settings = standby_settings(source, main);
+    lab.each(|node| {
+        node.write(&format!("/etc/default/patroni@{}", standby.dashed()), &settings, 0o644)?;
+        node.run(&format!("patroni-gen-config {}", standby.slashed())).map(drop)
+    })?;
+    standby.start()?;
+    let roles = || -> Result<Vec<String>> {
+        let members = standby.members(source)?;
+        let mut roles: Vec<String> = members.iter().map(|member| format!("{} {}", member.role, member.state)).collect();
+        roles.sort();
+        Ok(roles)
+    };
+    lab.wait_until(Duration::from_secs(120), "a standby leader and two replicas", || {
+        let roles = roles()?;
+        let leader = roles.iter().filter(|role| role.starts_with("Standby Leader")).count();
+        let running = roles.iter().filter(|role| role.ends_with("running") || role.ends_with("streaming")).count();
+        ensure!(leader == 1 && running == 3, "{roles:?}");
+        Ok(true)
+    })?;
+    main.insert("for the standby cluster")?;
+    standby.wait_for_row("for the standby cluster")?;
+    let slot = main.sql(source, "select active from pg_replication_slots where slot_name = 'standby'")?;
+    ensure!(slot == "t", "the slot of the standby cluster is not used");
+    for node in lab.nodes() {
+        let listed = node.run(&format!("pg_lsclusters --no-header {}", standby.slashed().replace('/', " ")))?;
+        ensure!(listed.contains("online,recovery,patroni"), "pg_lsclusters on {} says {listed}", node.name());
+    }
+    let refused = source.try_run(&format!("patroni-gen-config --rotate {}", standby.slashed()))?;
+    ensure!(refused.stderr.contains("passwords of another instance"), "--rotate says {}", refused.stderr);
+    Ok(())
+}
+
+fn become_independent(lab: &Lab, main: &Cluster, standby: &Cluster) -> Result<()> {
+    let node = &lab.nodes()[0];
+    lab.each(|node| {
+        let settings = format!("PASSWORD_SCOPE={}\nSLOTS=\nSYNCHRONOUS_MODE=no\n", main.slashed());
+        node.write(&format!("/etc/default/patroni@{}", standby.dashed()), settings, 0o644)?;
+        node.run(&format!("patroni-gen-config {}", standby.slashed())).map(drop)
+    })?;
+    let said = node.run(&format!("patroni-gen-config --apply --yes {} 2>&1", standby.slashed()))?;
+    ensure!(said.contains("stays as it is: standby_cluster"), "it says {said}");
+    node.run(&format!("patroni-gen-config --apply --yes --prune {}", standby.slashed()))?;
+    standby.wait_streaming(2, Duration::from_secs(90))?;
+    standby.insert("of its own")?;
+    let there = main.sql(main.primary()?, "select count(*) from events where what = 'of its own'")?;
+    ensure!(there == "0", "the two clusters are still one");
+    main.wait_streaming(2, Duration::from_secs(20))
+}
