@@ -162,6 +162,9 @@ impl Way {
 
     /// Another member has registered itself.
     fn other_member(&self) {
+        if self.asker.ask().unwrap() == [OTHER] {
+            return;
+        }
         let Self { zone, nsupdate, .. } = self;
         sh(&format!(
             "printf 'server {SERVER}\nupdate delete pgsql.{zone} A\nupdate add pgsql.{zone} 30 A {OTHER}\nsend\n' | {nsupdate}"

@@ -7,11 +7,14 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use super::{Cost, Options, Row, Sample, follow, load, shown};
 use crate::image::Image;
@@ -34,7 +37,7 @@ const BEFORE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 9);
 const PROGRAM: &str = "/usr/libexec/patroni-tools/dnscp";
 const PACKAGE: &str = "/patroni-tools.deb";
 const SCRIPT: &str = "/dnscp.sh";
-const STDERR: &str = "/run/stderr";
+const SAID: &str = "/run/said";
 
 const NO_SCRIPT: &str = "dnscp.sh: not measured: give --dnscp-sh PATH";
 
@@ -201,14 +204,21 @@ impl Bench {
     fn compare(&self, runs: usize, script: bool) -> Result<()> {
         let mut ours: [Vec<Times>; WAYS.len()] = Default::default();
         let mut theirs: [Vec<Times>; WAYS.len()] = Default::default();
+        let mut failed = [0; WAYS.len()];
         // The first run of each does not count.
         for run in 0..=runs {
             for (index, way) in WAYS.iter().enumerate() {
                 let times = self.ours(way).with_context(|| said("dnscp", way))?;
                 ours[index].extend((run > 0).then_some(times));
                 if let Some(options) = way.script.filter(|_| script) {
-                    let times = self.theirs(way, options).with_context(|| said("dnscp.sh", way))?;
-                    theirs[index].extend((run > 0).then_some(times));
+                    match self.theirs(way, options).with_context(|| said("dnscp.sh", way)) {
+                        Ok(times) => theirs[index].extend((run > 0).then_some(times)),
+                        // Seen once, on a host with ten times the load that it has processors for.
+                        Err(error) => {
+                            failed[index] += 1;
+                            eprintln!("bench: {error:#}");
+                        }
+                    }
                 }
             }
             eprintln!("bench: dnscp: run {run} of {runs}, load average {}", load()?);
@@ -216,7 +226,11 @@ impl Bench {
         let sample = |times: &[Times], of: fn(&Times) -> f64| Sample::of(times.iter().map(of).collect());
         let against = |beside: usize, of| {
             let times = &theirs[beside];
-            (!times.is_empty()).then(|| (WAYS[beside].shown, sample(times, of)))
+            let without = match failed[beside] {
+                0 => String::new(),
+                number => format!("; {number} more without a record after {} s", RUN_LIMIT.as_secs()),
+            };
+            (!times.is_empty()).then(|| Against { way: WAYS[beside].shown, sample: sample(times, of), without })
         };
         let frame = |times: &Times| times.frame;
         let record = |times: &Times| times.record;
@@ -234,11 +248,8 @@ impl Bench {
 
     fn ours(&self, way: &Way) -> Result<Times> {
         fs::write("/etc/default/patroni", way.settings())?;
-        let (mut child, times) = self.once(way, "/", &format!("{PROGRAM} on_role_change primary 17-main"))?;
-        // It goes on for three seconds, repeating its announcement.
-        child.kill()?;
-        child.wait()?;
-        Ok(times)
+        // It would go on for three seconds, repeating its announcement.
+        self.once(way, "/", &format!("{PROGRAM} on_role_change primary 17-main")).map(|(_, times)| times)
     }
 
     fn theirs(&self, way: &Way, options: &str) -> Result<Times> {
@@ -248,7 +259,7 @@ impl Bench {
         );
         let (mut child, times) = self.once(way, SECOND, &line)?;
         let end = Instant::now() + RUN_LIMIT;
-        while child.try_wait()?.is_none() {
+        while child.0.try_wait()?.is_none() {
             ensure!(Instant::now() < end, "it does not end");
             thread::sleep(Duration::from_millis(10));
         }
@@ -256,7 +267,7 @@ impl Bench {
     }
 
     /// One run, up to the right record.
-    fn once(&self, way: &Way, root: &str, line: &str) -> Result<(Child, Times)> {
+    fn once(&self, way: &Way, root: &str, line: &str) -> Result<(Running, Times)> {
         let asker = way.reset()?;
         let mut child = start(root, line)?;
         let begin = started(&mut child)?;
@@ -277,45 +288,52 @@ fn watch_service(over: Duration) -> Result<()> {
     started(&mut child)?;
     asker.until(VIP, Duration::from_secs(20))?;
     thread::sleep(Duration::from_secs(5));
-    let directory = format!("/proc/{}", child.id());
+    let directory = format!("/proc/{}", child.0.id());
     let look = || {
         let read = |file: &str| fs::read_to_string(format!("{directory}/{file}"));
         Ok((read("status")?, read("stat")?))
     };
-    let cost = Cost::of(over, look);
-    child.kill()?;
-    child.wait()?;
-    cost?.print("after it has registered a record");
+    Cost::of(over, look)?.print("after it has registered a record");
     Ok(())
 }
 
 /// What a run that failed said.
 fn said(program: &str, way: &Way) -> String {
-    format!("{program}, {}: {}", way.shown, fs::read_to_string(STDERR).unwrap_or_default())
+    format!("{program}, {}: {}", way.shown, fs::read_to_string(SAID).unwrap_or_default())
 }
 
-/// Starts a line as postgres. Its first line of output is the time at which the program itself is executed.
-fn start(root: &str, line: &str) -> Result<Child> {
-    Command::new("chroot")
+/// Starts a line as postgres. It prints the time at which the program itself is executed; what that says goes to a file.
+fn start(root: &str, line: &str) -> Result<Running> {
+    let child = Command::new("chroot")
         .args(["--userspec=postgres:postgres", root, "bash", "-c"])
-        .arg(format!("echo $EPOCHREALTIME && exec {line}"))
+        .arg(format!("echo $EPOCHREALTIME && exec {line} >&2"))
         .env_clear()
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LANG", "C.UTF-8")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(fs::File::create(STDERR)?)
+        .stderr(fs::File::create(SAID)?)
+        .process_group(0)
         .spawn()
-        .context("cannot start chroot")
+        .context("cannot start chroot")?;
+    Ok(Running(child))
 }
 
-fn started(child: &mut Child) -> Result<SystemTime> {
+/// A program with all that it has started, until it is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let (Ok(None), Ok(group)) = (self.0.try_wait(), i32::try_from(self.0.id())) {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+            let _ = self.0.wait();
+        }
+    }
+}
+
+fn started(Running(child): &mut Running) -> Result<SystemTime> {
     let mut line = String::new();
-    let stdout = child.stdout.take().context("no standard output")?;
-    let mut reader = BufReader::new(stdout);
-    reader.read_line(&mut line)?;
-    // Read to its end: who writes into a closed pipe is killed.
-    thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+    BufReader::new(child.stdout.take().context("no standard output")?).read_line(&mut line)?;
     let seconds: f64 = line.trim().parse().with_context(|| format!("no time in {line:?}"))?;
     Ok(UNIX_EPOCH + Duration::from_secs_f64(seconds))
 }
@@ -324,15 +342,25 @@ fn since(begin: SystemTime, end: SystemTime) -> Result<f64> {
     Ok(end.duration_since(begin).context("the clock was set")?.as_secs_f64())
 }
 
+/// A way of the script, and how many runs of it came to nothing.
+struct Against {
+    way: &'static str,
+    sample: Sample,
+    without: String,
+}
+
 /// Ours beside a way of the script.
-fn print(job: &str, ours: &Sample, theirs: Option<&(&str, Sample)>, (within, faster): (f64, Option<f64>)) {
-    let ratio = theirs.map(|(_, theirs)| theirs.median / ours.median);
+fn print(job: &str, ours: &Sample, theirs: Option<&Against>, (within, faster): (f64, Option<f64>)) {
+    let ratio = theirs.map(|theirs| theirs.sample.median / ours.median);
     let faster = faster.filter(|_| ratio.is_some());
     let reach = format!("at most {}", shown(within));
     Row {
         job: job.to_owned(),
         ours: ours.to_string(),
-        against: theirs.map_or_else(|| NO_SCRIPT.to_owned(), |(way, theirs)| format!("dnscp.sh, {way}: {theirs}")),
+        against: theirs.map_or_else(
+            || NO_SCRIPT.to_owned(),
+            |Against { way, sample, without }| format!("dnscp.sh, {way}: {sample}{without}"),
+        ),
         reach: faster.map_or_else(|| reach.clone(), |times| format!("{reach}, at least {times} times faster")),
         result: ratio.map_or_else(|| shown(ours.median), |ratio| format!("{ratio:.1} times faster")),
         met: ours.median <= within && faster.is_none_or(|wanted| ratio.is_some_and(|ratio| ratio >= wanted)),
