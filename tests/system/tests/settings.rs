@@ -34,7 +34,8 @@ fn debian_13() -> Result<()> {
 fn story(lab: &Lab) -> Result<()> {
     let main = Cluster::new(lab, "main");
     let standby = Cluster::new(lab, "standby");
-    let story: [(&str, &dyn Fn() -> Result<()>); 8] = [
+    let secure = Cluster::new(lab, "secure");
+    let story: [(&str, &dyn Fn() -> Result<()>); 9] = [
         ("three members stream, with TLS", &|| bootstrap(lab, &main)),
         ("nothing is changed without somebody who agrees", &|| not_asked(&main)),
         ("--apply changes what runs", &|| apply(lab, &main)),
@@ -43,6 +44,7 @@ fn story(lab: &Lab) -> Result<()> {
         ("new passwords while a member is off", &|| rotate_without_one(lab, &main)),
         ("a standby cluster follows", &|| follow(lab, &main, &standby)),
         ("and becomes independent", &|| become_independent(lab, &main, &standby)),
+        ("members log in by certificate", &|| certificates(lab, &standby, &secure)),
     ];
     for (what, event) in story {
         let begin = Instant::now();
@@ -358,4 +360,94 @@ fn become_independent(lab: &Lab, main: &Cluster, standby: &Cluster) -> Result<()
     let there = main.sql(main.primary()?, "select count(*) from events where what = 'of its own'")?;
     ensure!(there == "0", "the two clusters are still one");
     main.wait_streaming(2, Duration::from_secs(20))
+}
+
+/// Makes an authority, a certificate for each machine, and one for the members' role.
+fn authority(lab: &Lab) -> Result<()> {
+    let (first, others) = lab.nodes().split_first().context("a lab has machines")?;
+    let directory = "/etc/patroni/tls";
+    let request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30";
+    let mut script = format!(
+        "install -d {directory} && cd {directory} && {request} -subj /CN=site -keyout ca.key -out ca.pem -addext keyUsage=keyCertSign\n"
+    );
+    for name in ["replicator"].into_iter().chain(lab.nodes().iter().map(Node::name)) {
+        let sign = format!("{request} -CA ca.pem -CAkey ca.key -addext basicConstraints=CA:FALSE");
+        script.extend([&sign, " -subj /CN=", name, " -keyout ", name, ".key -out ", name, ".pem\n"]);
+    }
+    first.run(&format!("set -e\n{script}chgrp postgres *.key && chmod 0640 *.key"))?;
+    for node in others {
+        node.run(&format!("install -d {directory}"))?;
+        for name in [
+            "ca.pem",
+            "replicator.pem",
+            "replicator.key",
+            &format!("{}.pem", node.name()),
+            &format!("{}.key", node.name()),
+        ] {
+            let path = format!("{directory}/{name}");
+            node.write(&path, first.read(&path)?, 0o640)?;
+            node.run(&format!("chgrp postgres {path}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn certificates(lab: &Lab, standby: &Cluster, secure: &Cluster) -> Result<()> {
+    lab.each(|node| node.run(&format!("systemctl disable --quiet --now {}", standby.unit())).map(drop))?;
+    authority(lab)?;
+    let quorum = lab.release() == Release::Debian13;
+    lab.each(|node| {
+        let tls = "/etc/patroni/tls";
+        let name = node.name();
+        let mut settings = format!(
+            "SSL_CERT={tls}/{name}.pem\nSSL_KEY={tls}/{name}.key\nSSL_CACERT={tls}/ca.pem\nREPLICATION_AUTH=cert\n\
+             REPLICATION_CERT={tls}/replicator.pem\nREPLICATION_KEY={tls}/replicator.key\n\
+             SUPERUSER_PASSWORD_FILE=/etc/patroni/postgres.password\nPG_TUNE=auto\nPG_shared_buffers=64MB\nSLOTS=\n"
+        );
+        settings += if quorum { "SYNCHRONOUS_MODE=quorum\n" } else { "SYNCHRONOUS_MODE=on\n" };
+        settings += if name == "pg3" { "NOFAILOVER=yes\n" } else { "CLONEFROM=yes\n" };
+        node.write("/etc/patroni/postgres.password", "b\"a'd \\pass:word\n", 0o600)?;
+        node.write(&format!("/etc/default/patroni@{}", secure.dashed()), settings, 0o644)?;
+        node.run(&format!("patroni-gen-config {}", secure.slashed())).map(drop)
+    })?;
+    // The first two before the third, which must not create the cluster.
+    for node in lab.nodes() {
+        node.run(&format!("systemctl enable --quiet --now {}", secure.unit()))?;
+    }
+    secure.wait_streaming(2, Duration::from_secs(90))?;
+    secure.insert("by certificate")?;
+    let primary = secure.primary()?;
+    let names =
+        secure.sql(primary, "select distinct client_dn from pg_stat_replication join pg_stat_ssl using (pid)")?;
+    ensure!(names == "/CN=replicator", "the replicas are known as {names}");
+    let without =
+        "select count(*) from pg_authid where rolname in ('replicator', 'rewind_user') and rolpassword is null";
+    ensure!(secure.sql(primary, without)? == "2", "the members' roles have passwords");
+    let other = secure.replica()?;
+    let connection = format!(
+        "host={} port={} user=postgres dbname=postgres sslmode=verify-ca sslrootcert=/etc/patroni/tls/ca.pem",
+        primary.ipv4(),
+        secure.sql(primary, "show port")?
+    );
+    other.write("/var/tmp/pgpass", "*:*:*:*:b\"a'd \\\\pass\\:word\n", 0o600)?;
+    other.run("chown postgres /var/tmp/pgpass")?;
+    let login = format!("PGPASSFILE=/var/tmp/pgpass timeout 20 psql -XAtwc 'select 1' '{connection}'");
+    ensure!(other.run_as("postgres", &login)?.trim() == "1", "the administrator's password is another");
+    let wanted = if quorum { "Quorum Standby" } else { "Sync Standby" };
+    lab.wait_until(Duration::from_secs(30), &format!("there is a {wanted}"), || {
+        Ok(secure.members(primary)?.iter().any(|member| member.role == wanted))
+    })?;
+    let listed = secure.patronictl(primary, "list --format json")?;
+    ensure!(
+        listed.matches("nofailover").count() == 1 && listed.matches("clonefrom").count() == 2,
+        "the tags are {listed}"
+    );
+    let cache = secure.sql(primary, "show effective_cache_size")?;
+    ensure!(cache != "4GB" && secure.sql(primary, "show shared_buffers")? == "64MB", "PG_TUNE made {cache}");
+    let refused = primary.try_run(&format!("patroni-gen-config --rotate {}", secure.slashed()))?;
+    ensure!(refused.stderr.contains("no password to change"), "--rotate says {}", refused.stderr);
+    // The administrator's password is the only one that there is to set.
+    primary.run(&format!("patroni-gen-config --set-passwords {}", secure.slashed()))?;
+    ensure!(other.run_as("postgres", &login)?.trim() == "1", "--set-passwords set another password");
+    rewind(lab, secure)
 }
