@@ -572,7 +572,7 @@ fn a_clone_that_cannot_begin_says_why_and_touches_nothing() {
         machine.etc("first"),
         machine.version
     ));
-    with("user=replicator host=127.0.0.1 port=5499", &["does not let replicator replicate", "edit-config"]);
+    with("user=replicator host=127.0.0.1 port=5499", &["does not let replicator replicate", "NETWORK"]);
     assert_eq!(
         machine.shell(&format!("ls -A ~; ls -A ~/{} /etc/postgresql/{0}", machine.version)).matches("main").count(),
         0

@@ -478,7 +478,7 @@ fn reason(said: &[&str], source: &str, space: Option<&Space>, id: &ClusterId) ->
         source.split_whitespace().rev().find_map(|word| word.strip_prefix(key)?.strip_prefix('=')).unwrap_or("?")
     };
     let (host, port, user) = (value("host"), value("port"), value("user"));
-    let settings = format!("patronictl -c {} edit-config", hook::patroni_file(id).display());
+    let settings = format!("patroni-gen-config --apply {id}");
     let because = if has(&["No space left on device", "Disk quota exceeded"]) {
         let figure = |bytes: Option<u64>| bytes.map_or_else(|| "an unknown amount".to_owned(), size);
         let (free, needed) = space.map_or((None, None), |space| (space.free, space.needed));
@@ -495,7 +495,9 @@ fn reason(said: &[&str], source: &str, space: Option<&Space>, id: &ClusterId) ->
              set to its source)"
         )
     } else if has(&["no pg_hba.conf entry"]) {
-        format!("{host} does not let {user} replicate from here: add this address to postgresql.pg_hba by '{settings}'")
+        format!(
+            "{host} does not let {user} replicate from here: add this network to NETWORK there and run '{settings}'"
+        )
     } else if has(&[
         "could not translate host name",
         "Name or service not known",
@@ -508,7 +510,9 @@ fn reason(said: &[&str], source: &str, space: Option<&Space>, id: &ClusterId) ->
         "sorry, too many clients already",
         "remaining connection slots",
     ]) {
-        format!("{host} has no free connection for a replica: raise max_wal_senders or max_connections by '{settings}'")
+        format!(
+            "{host} has no free connection for a replica: raise PG_max_wal_senders or PG_max_connections and run '{settings}'"
+        )
     } else if has(&[
         "Connection refused",
         "could not connect",
@@ -611,11 +615,7 @@ mod tests {
         let source = "dbname=postgres user=replicator host=10.0.0.1 port=5432";
         for (said, because, remedy) in [
             ("FATAL:  password authentication failed for user \"replicator\"", "password of replicator", "site.key"),
-            (
-                "FATAL:  no pg_hba.conf entry for replication connection from host",
-                "10.0.0.1 does not let",
-                "edit-config",
-            ),
+            ("FATAL:  no pg_hba.conf entry for replication connection from host", "10.0.0.1 does not let", "NETWORK"),
             ("could not translate host name \"x\" to address: Name or service not known", "host name", "DNS"),
             ("connection to server at \"10.0.0.1\", port 5432 failed: Connection refused", "port 5432", "firewall"),
             ("FATAL:  number of requested standby connections exceeds max_wal_senders", "no free connection", "raise"),
