@@ -227,7 +227,7 @@ fn wherever_a_run_is_killed_the_next_one_converges() {
         way.set();
         way.other_member();
         let (first, next) = (random.coin(), random.coin());
-        let instant = random.below(spans[index].mul_f64(if first { 1.3 } else { 0.7 }));
+        let instant = random.below(spans[index].mul_f64(if first { 1.3 } else { 1.0 }));
         let held = has(VIP);
         let run = member.run(if first { TAKE } else { GIVE_UP });
         thread::sleep((run.begin + instant).duration_since(SystemTime::now()).unwrap_or_default());
@@ -275,7 +275,7 @@ fn wherever_a_run_is_killed_the_next_one_converges() {
         killed.giving_up_before,
         killed.giving_up_after,
     ] {
-        assert!(count >= 5, "the instants do not cover the run: {killed:?}");
+        assert!(count >= 3, "the instants do not cover the run: {killed:?}");
     }
     assert_eq!(sh("ls -A /dev/shm; pgrep -r R,S,D -l 'nsupdate|kinit' || true").unwrap(), "", "something is left");
 }
