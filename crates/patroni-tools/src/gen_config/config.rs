@@ -6,17 +6,20 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::Value;
 use site::clusters::{self, Installed};
 use site::createcluster::CreateCluster;
 use site::facts;
 use site::keys::SiteKey;
+use site::members::{self, Member};
 use site::point::Point;
 use site::settings::Settings;
 use site::{ClusterId, Root};
 
 use super::installed::Patroni;
+use super::rest::{Ctl, Rest, RestApi};
 use super::store;
 
 /// The REST API's port is PostgreSQL's plus this, so that 5432 gives 8008, as in Debian's package.
@@ -48,6 +51,7 @@ pub struct Config {
     pub name: String,
     store: Vec<(String, Vec<(String, Value)>)>,
     restapi: RestApi,
+    ctl: Option<Ctl>,
     bootstrap: Command,
     dcs: Dynamic,
     pg_hba: Vec<String>,
@@ -71,14 +75,6 @@ pub struct Config {
 struct Callbacks {
     command: String,
     before_stop: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct RestApi {
-    listen: String,
-    connect_address: String,
-    username: &'static str,
-    password: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -141,9 +137,11 @@ impl Config {
         }
         let scope = id.dashed();
         let own = ports.clusters.iter().find(|cluster| cluster.id == *id);
+        let name = member_name(root, settings)?;
+        let members = members::members(settings)?;
         // The one waits for programs, the other for the kernel's tables.
         let (port, addresses) = thread::scope(|scope| {
-            let addresses = scope.spawn(|| address_and_networks(root, settings));
+            let addresses = scope.spawn(|| address_and_networks(root, settings, &name, members.as_deref()));
             (port(root, id, settings, ports, own), addresses.join())
         });
         let port = port?;
@@ -153,13 +151,26 @@ impl Config {
             Some(directory) => directory,
             None => CreateCluster::read(root)?.data_directory(id)?,
         };
-        let rest = facts::host_port(address, rest_port);
         let point = Point::from_settings(root, id, settings)?;
         let vips: Vec<IpAddr> = point.iter().flat_map(|point| &point.vips).map(|vip| vip.address).collect();
         let mut warnings = Vec::new();
         let patroni = Patroni::of(root)?;
         let store = store::sections(root, settings)?;
         warnings.extend(point.iter().flat_map(|point| missing_programs(root, point)));
+        warnings.extend(outsiders(settings, members.as_deref().unwrap_or_default(), &networks));
+        let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+        let rest = Rest {
+            root,
+            settings,
+            patroni: &patroni,
+            address,
+            port: rest_port,
+            members: members.as_deref(),
+            networks: &networks,
+            password: key.password(&scope, "restapi"),
+        };
+        let (restapi, ctl, doubts) = rest.resolve()?;
+        warnings.extend(doubts);
         let dcs = dynamic(settings)?;
         let lease = point.as_ref().filter(|_| !vips.is_empty()).map_or(0, |point| point.lease.as_secs());
         if lease > 0 && lease + dcs.loop_wait >= dcs.ttl {
@@ -173,14 +184,10 @@ impl Config {
         Ok(Self {
             file: file(id).display().to_string(),
             namespace: namespace(settings)?,
-            name: member_name(root, settings)?,
+            name,
             store,
-            restapi: RestApi {
-                listen: rest.clone(),
-                connect_address: rest,
-                username: "patroni",
-                password: key.password(&scope, "restapi"),
-            },
+            restapi,
+            ctl,
             bootstrap: Command { command: bootstrap_command(settings)? },
             dcs,
             pg_hba: pg_hba(&networks),
@@ -259,33 +266,61 @@ fn port(root: &Root, id: &ClusterId, settings: &Settings, ports: &Ports, own: Op
     })
 }
 
-fn address_and_networks(root: &Root, settings: &Settings) -> Result<(IpAddr, Vec<String>)> {
-    let address = settings.parse("HOST_ADDRESS", |text| {
+fn address_and_networks(
+    root: &Root,
+    settings: &Settings,
+    name: &str,
+    members: Option<&[Member]>,
+) -> Result<(IpAddr, Vec<IpNet>)> {
+    let asked = settings.parse("HOST_ADDRESS", |text| {
         let address = facts::parse_address(text)?;
         if address.is_loopback() || address.is_unspecified() {
             bail!("the other members cannot reach {address}: set the address of this host in their network");
         }
         Ok(address)
     })?;
+    let listed = members.map(|members| members::address_of(settings, members, name)).transpose()?;
+    if let (Some(asked), Some(listed)) = (asked, listed) {
+        if asked != listed {
+            bail!(
+                "{}HOST_ADDRESS is {asked}, but MEMBERS has {name}={listed}: correct one of them",
+                settings.place(&["HOST_ADDRESS"])
+            );
+        }
+    }
     let networks = settings.list("NETWORK", facts::parse_network)?;
-    match (address, networks) {
-        (Some(address), Some(networks)) => Ok((address, networks.iter().map(ToString::to_string).collect())),
+    match (asked.or(listed), networks) {
+        (Some(address), Some(networks)) => Ok((address, networks)),
         (address, networks) => {
             let own = match address {
                 None => facts::main_address(root)?,
                 Some(address) => {
+                    let key = if asked.is_some() { "HOST_ADDRESS" } else { "MEMBERS" };
                     facts::addresses(root)?.into_iter().find(|own| own.addr() == address).with_context(|| {
                         format!(
-                            "{}HOST_ADDRESS {address} is on no interface of this host: correct it, or set NETWORK too",
-                            settings.place(&["HOST_ADDRESS"])
+                            "{}{key} {address} is on no interface of this host: correct it, or set NETWORK too",
+                            settings.place(&[key])
                         )
                     })?
                 }
             };
-            let networks = networks.unwrap_or_else(|| vec![own.trunc()]);
-            Ok((own.addr(), networks.iter().map(ToString::to_string).collect()))
+            Ok((own.addr(), networks.unwrap_or_else(|| vec![own.trunc()])))
         }
     }
+}
+
+/// Members whose replication `pg_hba` would refuse.
+fn outsiders(settings: &Settings, members: &[Member], networks: &[IpNet]) -> Vec<String> {
+    let outside = members.iter().filter(|member| !networks.iter().any(|network| network.contains(&member.address)));
+    let names: Vec<String> = outside.map(|member| format!("{} ({})", member.name, member.address)).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    vec![format!(
+        "{}MEMBERS has {}, in none of NETWORK, so that pg_hba refuses the replication from there: set NETWORK",
+        settings.place(&["MEMBERS"]),
+        names.join(", ")
+    )]
 }
 
 /// What PostgreSQL listens on: its own address, so that a new cluster is not in every network of the host; all addresses where
@@ -366,12 +401,7 @@ fn namespace(settings: &Settings) -> Result<String> {
 }
 
 fn member_name(root: &Root, settings: &Settings) -> Result<String> {
-    let name = settings.parse("MEMBER_NAME", |text| {
-        if text.contains(|c: char| c.is_whitespace() || c == '/') {
-            bail!("'{text}' has a blank or a slash, which a key of the store cannot have");
-        }
-        Ok(text.to_owned())
-    })?;
+    let name = settings.parse("MEMBER_NAME", members::member_name)?;
     name.map_or_else(|| facts::host_name(root), Ok)
 }
 

@@ -2,6 +2,7 @@
 //!
 //! May read the host's configuration and run `ip`; writes only below `/etc/patroni`.
 
+mod certificate;
 mod check;
 mod config;
 mod diff;
@@ -10,6 +11,7 @@ mod install;
 mod installed;
 mod point;
 mod render;
+mod rest;
 mod store;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +26,7 @@ use site::{ClusterId, Root, clusters, keys::SiteKey};
 use crate::yaml::Yaml;
 pub(crate) use config::file as patroni_file;
 use config::{Config, Ports, file};
+use installed::Patroni;
 use render::Author;
 
 /// Where Patroni files are.
@@ -174,8 +177,15 @@ fn claims(root: &Root, id: &ClusterId) -> Result<Vec<(u16, ClusterId)>> {
     Ok(claims)
 }
 
-fn site_key_path(settings: &Settings) -> Result<PathBuf> {
-    Ok(settings.path("SITE_KEY_FILE")?.unwrap_or_else(|| PathBuf::from(DIRECTORY).join("site.key")))
+/// Where the site key is, and the key if there is one.
+fn site_key(root: &Root, settings: &Settings) -> Result<(PathBuf, Option<SiteKey>)> {
+    if let Some(path) = settings.path("SITE_KEY_FILE")? {
+        let key = settings.parse("SITE_KEY_FILE", |_| SiteKey::read(root, &path))?;
+        return Ok((path, key.flatten()));
+    }
+    let path = PathBuf::from(DIRECTORY).join("site.key");
+    let key = SiteKey::read(root, &path)?;
+    Ok((path, key))
 }
 
 /// `--dry-run` and `--diff`.
@@ -183,7 +193,7 @@ fn show(root: &Root, args: &Args, id: &ClusterId) -> Result<()> {
     let path = file(id);
     let present = root.read(&path)?;
     let settings = settings(root, args, id)?;
-    let key = SiteKey::read(root, &site_key_path(&settings)?)?.unwrap_or_else(SiteKey::placeholder);
+    let key = site_key(root, &settings)?.1.unwrap_or_else(SiteKey::placeholder);
     let (_, text) = render(root, args, id, &settings, &key, present.as_deref())?;
     if args.dry_run {
         report::print(&diff::Mask::default().hide(&text));
@@ -198,8 +208,7 @@ fn write(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Resul
     let path = file(id);
     let present = root.read(&path)?;
     let settings = settings(root, args, id)?;
-    let key_path = site_key_path(&settings)?;
-    let known_key = SiteKey::read(root, &key_path)?;
+    let (key_path, known_key) = site_key(root, &settings)?;
     // Everything that can be wrong is found out before the first file is made.
     let (config, mut text) =
         render(root, args, id, &settings, known_key.as_ref().unwrap_or(&SiteKey::placeholder()), present.as_deref())?;
@@ -240,6 +249,7 @@ fn write(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Resul
     point::install(root, &config, &text)?;
     install::install(root, &path, &text, (!ours).then_some(old.as_path()))?;
     explain_dynamic(root, &config, &present, &text, reporter);
+    explain_protocol(root, &config, &present, &text, reporter)?;
     report::print(&written(&path, &config));
     Ok(())
 }
@@ -281,6 +291,28 @@ fn explain_dynamic(root: &Root, config: &Config, present: &str, text: &str, repo
             edits.join(" ")
         ));
     }
+}
+
+/// Before 3.1.0 Patroni hands what it needs for TLS to connections without it, too, which fail then, and keeps it when it is
+/// reloaded (`assert_hostname` in `PatroniRequest.reload_config`; corrected by pull request 2768).
+fn explain_protocol(root: &Root, config: &Config, present: &str, text: &str, reporter: &Reporter) -> Result<()> {
+    let path = file(&config.id);
+    let has_tls = |text| Yaml::parse(&path, text).is_ok_and(|yaml| yaml.get(&["restapi", "certfile"]).is_some());
+    let patroni = Patroni::of(root)?;
+    let Some(version) = patroni.always_verifies() else { return Ok(()) };
+    let unit = config.id.dashed();
+    match (has_tls(present), has_tls(text)) {
+        (false, true) => reporter.warn(format!(
+            "Patroni {version} with TLS cannot ask a member without: run this on the others too, and then systemctl reload \
+             patroni@{unit} everywhere"
+        )),
+        (true, false) => reporter.warn(format!(
+            "Patroni {version} cannot ask members without TLS until it is restarted: run systemctl restart patroni@{unit} on each, \
+             the primary last"
+        )),
+        _ => {}
+    }
+    Ok(())
 }
 
 #[cfg(test)]
