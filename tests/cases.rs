@@ -4,6 +4,8 @@
 
 #[path = "cases/machine.rs"]
 mod machine;
+#[path = "pki.rs"]
+mod pki;
 
 #[path = "cases/install.rs"]
 mod install;

@@ -2,7 +2,13 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "pki.rs"]
+mod pki;
+#[path = "dnscp/tls.rs"]
+mod tls;
+
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 struct Machine(tempfile::TempDir);
@@ -19,6 +25,10 @@ impl Machine {
             machine.mode(path, 0o640);
         }
         machine
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
     }
 
     fn mode(&self, path: &str, mode: u32) {

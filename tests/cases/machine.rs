@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::net::IpAddr;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use nix::unistd::{Gid, Uid};
 use walkdir::WalkDir;
+
+use crate::pki::{Authority, NOW, PAST, snakeoil};
 
 /// The folder `tests/cases` of the checkout.
 pub fn cases() -> PathBuf {
@@ -51,7 +55,47 @@ impl Machine {
             copy(&case.join("machine"), machine.root());
         }
         machine.set_modes();
+        if case.join("certificates").exists() {
+            machine.certificates();
+        }
         machine
+    }
+
+    /// Certificates for this host by the authority of its site, others that will not do, and Debian's own.
+    fn certificates(&self) {
+        let (site, other) = (Authority::new("site"), Authority::new("other"));
+        let own = IpAddr::from([10, 0, 3, 141]);
+        self.write("etc/patroni/rest/ca.pem", site.pem());
+        self.write("etc/patroni/rest/other-ca.pem", other.pem());
+        for (name, pair) in [
+            ("pg1", site.issue(own, NOW, true)),
+            ("ctl", site.issue(own, NOW, true)),
+            ("server", site.issue(own, NOW, false)),
+            ("expired", site.issue(own, PAST, true)),
+            ("pg2", site.issue([10, 0, 3, 142].into(), NOW, true)),
+            ("foreign", other.issue(own, NOW, true)),
+        ] {
+            self.write(&format!("etc/patroni/rest/{name}.pem"), pair.certificate);
+            self.write(&format!("etc/patroni/rest/{name}.key"), pair.key);
+        }
+        let snakeoil = snakeoil();
+        self.write("etc/ssl/certs/ssl-cert-snakeoil.pem", snakeoil.certificate);
+        self.write("etc/ssl/private/ssl-cert-snakeoil.key", snakeoil.key);
+        if Uid::effective().is_root() {
+            let groups = [("etc/patroni/rest", 117), ("etc/ssl/certs", 117), ("etc/ssl/private", 118)];
+            for (directory, group) in groups {
+                for entry in WalkDir::new(self.path(directory)).into_iter().map(Result::unwrap) {
+                    chown(entry.path(), Some(0), Some(group)).unwrap();
+                }
+            }
+        } else {
+            // Nothing can be given to others, so that here postgres is who runs this.
+            let (uid, gid) = (Uid::effective(), Gid::effective());
+            let passwd = self.read("etc/passwd").replace(":112:117:", &format!(":{uid}:{gid}:"));
+            let group = self.read("etc/group").replace("postgres:x:117:", &format!("postgres:x:{gid}:"));
+            fs::write(self.path("etc/passwd"), passwd).unwrap();
+            fs::write(self.path("etc/group"), group).unwrap();
+        }
     }
 
     /// git keeps no modes; a secret that others can read would be refused.

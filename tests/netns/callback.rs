@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../pki.rs"]
+mod pki;
+
 use std::io::Read;
 use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
@@ -13,6 +16,9 @@ use lab::world::rest::{PRIMARY, REPLICA, Rest, SILENT, STOPPING};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use openssl::pkey::PKey;
+use openssl::ssl::{SslAcceptor, SslMethod};
+use openssl::x509::X509;
 
 const VIP: &str = "10.77.0.100";
 
@@ -92,6 +98,14 @@ impl Drop for Service {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+fn acceptor(authority: &pki::Authority) -> SslAcceptor {
+    let pair = authority.issue("127.0.0.1".parse().unwrap(), pki::NOW, false);
+    let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
+    builder.set_certificate(&X509::from_pem(pair.certificate.as_bytes()).unwrap()).unwrap();
+    builder.set_private_key(&PKey::private_key_from_pem(pair.key.as_bytes()).unwrap()).unwrap();
+    builder.build()
 }
 
 fn ip(arguments: &str) -> String {
@@ -251,6 +265,47 @@ fn the_service_follows_patroni() {
         // A killed service takes the address with it, in time.
         drop(service);
         wait("the lease ends", 5, || !has());
+    });
+}
+
+/// patroni-gen-config writes another way to ask, and Patroni takes it over some seconds after it is told to, or its
+/// certificates are replaced: the primary has its address all the time.
+#[test]
+fn a_patroni_that_is_asked_otherwise_keeps_the_address() {
+    alone(|| {
+        let member = Member::new(SETTINGS);
+        let (site, other) = (pki::Authority::new("site"), pki::Authority::new("other"));
+        let service = member.service();
+        wait("the service takes", 4, has);
+        let stays = |what: &str, seconds: u64| {
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_secs(seconds) {
+                assert!(has(), "{what}: gone after {:?}", begin.elapsed());
+                thread::sleep(Duration::from_millis(20));
+            }
+        };
+        member.write("etc/patroni/ca.pem", &site.pem());
+        member.write(
+            "etc/patroni/16-main.dnscp",
+            "NAME=pg1\nRESTAPI=https://127.0.0.1:8008\nRESTAPI_CACERT=/etc/patroni/ca.pem\nADDRESS=10.77.0.1\nDATA_DIRECTORY=/data\n",
+        );
+        service.signal(Signal::SIGHUP);
+        stays("Patroni has not been reloaded yet", 5);
+        member.patroni.speak_tls(acceptor(&site));
+        stays("Patroni speaks TLS now", 6);
+        for key in ["VmRSS", "RssAnon"] {
+            println!("{key} with TLS: {} kB", service.status(key));
+        }
+        assert!(service.status("RssAnon") < 3 * 1024);
+        let before = service.ticks();
+        thread::sleep(Duration::from_secs(10));
+        println!("in 10 s with TLS: {} hundredths of a second", service.ticks() - before);
+        member.write("etc/patroni/ca.pem", &(site.pem() + &other.pem()));
+        member.patroni.speak_tls(acceptor(&other));
+        stays("Patroni has a certificate of another authority", 6);
+        let stranger = pki::Authority::new("stranger");
+        member.patroni.speak_tls(acceptor(&stranger));
+        println!("not believed: gone after {:?}", wait("the lease ends", 5, || !has()));
     });
 }
 

@@ -2,21 +2,24 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use site::{ClusterId, Root, envfile};
 
 use crate::privilege::Caller;
+use crate::rest::Api;
+use crate::tls::{Files, Tls};
 
 pub use site::point::file;
 
 /// How Patroni and PostgreSQL of an instance are reached on this host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Instance {
     /// Patroni's name of this member.
     pub name: String,
-    /// Where Patroni's REST API listens; none where it speaks TLS only.
-    pub rest: Option<SocketAddr>,
+    /// Where Patroni's REST API listens.
+    pub rest: Option<Arc<Api>>,
     /// The address by which this member is reached.
     pub address: Option<IpAddr>,
     /// Where the data is.
@@ -29,26 +32,11 @@ impl Instance {
         let path = file(id);
         caller.trust(root, &path)?;
         let Some(text) = root.read(&path)? else { return Ok(None) };
-        Self::parse(&text).with_context(|| format!("{}: run patroni-gen-config {id}", path.display())).map(Some)
-    }
-
-    fn parse(text: &str) -> Result<Self> {
-        let assignments = envfile::parse(text).map_err(|error| anyhow!("line {error}"))?;
-        let value = |key: &str| assignments.iter().rev().find(|a| a.key == key).map(|a| a.value.as_str());
-        let rest = match value("RESTAPI") {
-            None | Some("") => None,
-            Some(url) => match url.strip_prefix("http://").map(str::parse) {
-                Some(Ok(address)) => Some(address),
-                Some(Err(_)) => bail!("RESTAPI is '{url}', not an address with a port"),
-                None => None,
-            },
-        };
-        Ok(Self {
-            name: value("NAME").context("it lacks NAME")?.to_owned(),
-            rest,
-            address: value("ADDRESS").map(str::parse).transpose().context("its ADDRESS is no address")?,
-            data_directory: value("DATA_DIRECTORY").context("it lacks DATA_DIRECTORY")?.into(),
-        })
+        let written =
+            Written::parse(&text).with_context(|| format!("{}: run patroni-gen-config {id}", path.display()))?;
+        let rest =
+            written.rest.map(|(address, files)| Arc::new(Api::new(address, files.map(|files| Tls::new(root, files)))));
+        Ok(Some(Self { name: written.name, rest, address: written.address, data_directory: written.data_directory }))
     }
 
     /// Does a postmaster run on the data directory? By `postmaster.pid`, whose first line is its process.
@@ -63,6 +51,40 @@ impl Instance {
     }
 }
 
+/// What the file says.
+#[derive(Debug, PartialEq, Eq)]
+struct Written {
+    name: String,
+    rest: Option<(SocketAddr, Option<Files>)>,
+    address: Option<IpAddr>,
+    data_directory: PathBuf,
+}
+
+impl Written {
+    fn parse(text: &str) -> Result<Self> {
+        let assignments = envfile::parse(text).map_err(|error| anyhow!("line {error}"))?;
+        let value = |key: &str| assignments.iter().rev().find(|a| a.key == key).map(|a| a.value.as_str());
+        let rest = value("RESTAPI").filter(|url| !url.is_empty()).map(|url| -> Result<_> {
+            let (secure, address) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+                (Some(address), _) => (false, address),
+                (_, Some(address)) => (true, address),
+                _ => bail!("RESTAPI is '{url}', neither http:// nor https://"),
+            };
+            let address = address.parse().with_context(|| format!("RESTAPI is '{url}', not an address with a port"))?;
+            let own =
+                value("CTL_CERT").zip(value("CTL_KEY")).map(|(certificate, key)| (certificate.into(), key.into()));
+            let files = Files { signers: value("RESTAPI_CACERT").map(PathBuf::from), own };
+            Ok((address, secure.then_some(files)))
+        });
+        Ok(Self {
+            name: value("NAME").context("it lacks NAME")?.to_owned(),
+            rest: rest.transpose()?,
+            address: value("ADDRESS").map(str::parse).transpose().context("its ADDRESS is no address")?,
+            data_directory: value("DATA_DIRECTORY").context("it lacks DATA_DIRECTORY")?.into(),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -70,10 +92,19 @@ mod tests {
 
     #[test]
     fn reads_what_patroni_gen_config_writes() {
-        let instance =
-            Instance::parse("# c\nNAME=\"pg1\"\nRESTAPI=\"http://[fd00::1]:8008\"\nDATA_DIRECTORY=\"/d\"\n").unwrap();
-        assert_eq!(instance.rest, Some("[fd00::1]:8008".parse().unwrap()));
-        assert_eq!(Instance::parse("NAME=a\nRESTAPI=https://10.0.0.1:8008\nDATA_DIRECTORY=/d\n").unwrap().rest, None);
-        assert!(Instance::parse("NAME=a\nRESTAPI=http://nowhere\nDATA_DIRECTORY=/d\n").is_err());
+        let rest = |lines: &str| {
+            Written::parse(&format!("# c\nNAME=\"pg1\"\n{lines}\nDATA_DIRECTORY=\"/d\"\n")).map(|w| w.rest)
+        };
+        let address: SocketAddr = "[fd00::1]:8008".parse().unwrap();
+        assert_eq!(rest("").unwrap(), None);
+        assert_eq!(rest("RESTAPI=\"http://[fd00::1]:8008\"").unwrap(), Some((address, None)));
+        let files = Files { signers: None, own: None };
+        assert_eq!(rest("RESTAPI=\"https://[fd00::1]:8008\"").unwrap(), Some((address, Some(files))));
+        let files = Files { signers: Some("/ca".into()), own: Some(("/c".into(), "/k".into())) };
+        let lines = "RESTAPI='https://[fd00::1]:8008'\nRESTAPI_CACERT=/ca\nCTL_CERT=/c\nCTL_KEY=/k";
+        assert_eq!(rest(lines).unwrap(), Some((address, Some(files))));
+        for url in ["http://nowhere", "https://pg1:8008", "ftp://10.0.0.1:1"] {
+            assert!(rest(&format!("RESTAPI={url}")).is_err(), "{url}");
+        }
     }
 }

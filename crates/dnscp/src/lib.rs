@@ -20,6 +20,7 @@ mod service;
 pub mod state;
 mod status;
 mod stopped;
+pub mod tls;
 
 pub use cli::main;
 pub use site::point;

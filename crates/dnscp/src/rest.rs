@@ -4,12 +4,16 @@
 //! renewed it within its time to live (`Ha.is_leader`), also in a store's outage under `failsafe_mode`. The body is that of
 //! `GET /patroni` (`RestApiHandler.do_GET`, the same from 3.0 to 4.1).
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
+use socket2::SockRef;
+
+use crate::tls::Tls;
 
 /// More than any answer of Patroni has.
 const MOST: usize = 256 * 1024;
@@ -60,46 +64,131 @@ impl Said {
     }
 }
 
-/// Asks and judges; never longer than `limit`.
-#[must_use]
-pub fn standing(address: SocketAddr, standby_leader: bool, limit: Duration) -> Standing {
-    ask(address, standby_leader, limit)
-        .map_or_else(|error| Standing::Silent(format!("{error:#}")), |said| said.standing())
+/// Where Patroni is asked.
+#[derive(Debug)]
+pub struct Api {
+    address: SocketAddr,
+    tls: Option<Tls>,
+    doubt: Mutex<Option<String>>,
 }
 
-fn ask(address: SocketAddr, standby_leader: bool, limit: Duration) -> Result<Said> {
-    let end = Instant::now() + limit;
-    let left = || end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
-    let silent = || format!("Patroni's REST API at {address} did not answer within {limit:?}");
-    let mut stream = TcpStream::connect_timeout(&address, limit)
-        .with_context(|| format!("Patroni's REST API at {address} cannot be reached"))?;
-    stream.set_write_timeout(left())?;
-    let path = if standby_leader { "leader" } else { "primary" };
-    stream
-        .write_all(format!("GET /{path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
-        .with_context(silent)?;
-    let mut answer = Vec::new();
-    let mut part = [0; 8192];
-    loop {
-        let Some(left) = left() else { bail!(silent()) };
-        stream.set_read_timeout(Some(left))?;
-        match stream.read(&mut part) {
-            Ok(0) => break,
-            Ok(length) => answer.extend_from_slice(&part[..length]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => bail!(silent()),
-            Err(error) => return Err(error).with_context(silent),
-        }
+impl Api {
+    /// The API at an address, with TLS or without.
+    #[must_use]
+    pub fn new(address: SocketAddr, tls: Option<Tls>) -> Self {
+        Self { address, tls, doubt: Mutex::new(None) }
+    }
+
+    /// Asks and judges; never longer than `limit`.
+    #[must_use]
+    pub fn standing(&self, standby_leader: bool, limit: Duration) -> Standing {
+        self.ask(standby_leader, limit)
+            .map_or_else(|error| Standing::Silent(format!("{error:#}")), |said| said.standing())
+    }
+
+    /// What is doubtful about the last answer, though it is believed.
+    #[must_use]
+    pub fn doubt(&self) -> Option<String> {
+        self.doubt.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn ask(&self, standby_leader: bool, limit: Duration) -> Result<Said> {
+        let address = self.address;
+        let end = Instant::now() + limit;
+        let stream = TcpStream::connect_timeout(&address, limit)
+            .with_context(|| format!("Patroni's REST API at {address} cannot be reached"))?;
+        // After a TLS handshake the question would wait until the end of that is acknowledged.
+        stream.set_nodelay(true)?;
+        let path = if standby_leader { "leader" } else { "primary" };
+        let question = format!("GET /{path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let answer = self.exchange(Bounded { stream, end }, &question).map_err(|error| {
+            match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+                Some(ErrorKind::TimedOut) => anyhow!("Patroni's REST API at {address} did not answer within {limit:?}"),
+                _ => error.context(format!("Patroni's REST API at {address}")),
+            }
+        })?;
         if answer.len() > MOST {
             bail!("what answers at {address} is not Patroni: check the port of the REST API");
         }
+        parse(&answer).with_context(|| format!("the answer at {address}"))
     }
-    parse(&answer).with_context(|| format!("the answer at {address}"))
+
+    fn exchange(&self, mut stream: Bounded, question: &str) -> Result<Vec<u8>> {
+        let Some(tls) = &self.tls else {
+            return exchange(&mut stream, question).map_err(|error| match error.kind() {
+                ErrorKind::ConnectionReset => {
+                    anyhow!("it ended the connection ({error}): is it TLS now? run patroni-gen-config")
+                }
+                _ => error.into(),
+            });
+        };
+        let (mut stream, doubt) = tls.connect(stream)?;
+        *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = doubt.map(|why| {
+            format!(
+                "the certificate of Patroni's REST API at {} is out of date ({why}): renew RESTAPI_CERT and reload Patroni, before \
+                 others refuse it",
+                self.address
+            )
+        });
+        let answer = exchange(&mut stream, question).map_err(|error| tls.explain_io(error))?;
+        // Patroni waits for it, but we do not care any more.
+        let _ = stream.shutdown();
+        Ok(answer)
+    }
+}
+
+/// The whole answer, or a little more than the most of it.
+fn exchange(stream: &mut (impl Read + Write), question: &str) -> io::Result<Vec<u8>> {
+    stream.write_all(question.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(MOST as u64 + 1).read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+/// A stream on which all that happens ends at one time, however it is cut into pieces.
+struct Bounded {
+    stream: TcpStream,
+    end: Instant,
+}
+
+impl Bounded {
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
+        left.ok_or_else(|| ErrorKind::TimedOut.into())
+    }
+
+    /// A timeout of a socket is `EAGAIN`, which would be a reason to try again.
+    fn done<T>(result: io::Result<T>) -> io::Result<T> {
+        result.map_err(|error| if error.kind() == ErrorKind::WouldBlock { ErrorKind::TimedOut.into() } else { error })
+    }
+}
+
+impl Read for Bounded {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(self.left()?))?;
+        // Patroni writes head and body one after the other, and the second one waits until we acknowledge the first: 40 ms,
+        // if that is delayed (`tcp(7)`, TCP_QUICKACK).
+        let _ = SockRef::from(&self.stream).set_tcp_quickack(true);
+        Self::done(self.stream.read(buffer))
+    }
+}
+
+impl Write for Bounded {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(self.left()?))?;
+        Self::done(self.stream.write(buffer))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn parse(answer: &[u8]) -> Result<Said> {
-    let text = std::str::from_utf8(answer).context("is not text: is it TLS? dnscp asks Patroni without TLS only")?;
+    // A TLS server answers with an alert, which is no text (RFC 8446, section 6), or with nothing.
+    let text = std::str::from_utf8(answer).ok().and_then(|text| text.split_once("\r\n\r\n"));
     let (head, body) =
-        text.split_once("\r\n\r\n").context("is not HTTP: is it TLS? dnscp asks Patroni without TLS only")?;
+        text.context("is not HTTP: is it TLS now? run patroni-gen-config, and see the port of the REST API")?;
     let code = head.split(' ').nth(1).unwrap_or_default();
     if !matches!(code, "200" | "503") {
         bail!("is HTTP {code}, neither 200 nor 503: check who listens there");
@@ -155,7 +244,8 @@ mod tests {
     fn a_hanging_patroni_is_silent_in_time() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let begin = Instant::now();
-        let standing = standing(listener.local_addr().unwrap(), false, Duration::from_millis(100));
+        let api = Api::new(listener.local_addr().unwrap(), None);
+        let standing = api.standing(false, Duration::from_millis(100));
         assert!(matches!(standing, Standing::Silent(_)), "{standing:?}");
         assert!(begin.elapsed() < Duration::from_millis(500));
     }

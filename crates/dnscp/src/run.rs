@@ -1,6 +1,6 @@
 //! One run for one event: observe, plan, apply.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -13,7 +13,7 @@ use crate::instance::Instance;
 use crate::netlink;
 use crate::plan::{self, Plan, Step};
 use crate::point::Point;
-use crate::rest::{self, Standing};
+use crate::rest::{Api, Standing};
 use crate::state::{Held, Locks, Moment};
 
 /// How long Patroni has for its answer. It needs some milliseconds, most of them for its own question to PostgreSQL.
@@ -52,15 +52,15 @@ impl Task {
     #[must_use]
     pub fn standing(&self) -> Standing {
         match self.rest() {
-            Some(address) => rest::standing(address, self.point.standby_leader, ASK),
-            None => Standing::Silent("Patroni's REST API is not known here (or speaks TLS only)".to_owned()),
+            Some(api) => api.standing(self.point.standby_leader, ASK),
+            None => Standing::Silent("Patroni's REST API is not known here: run patroni-gen-config".to_owned()),
         }
     }
 
     /// Where Patroni is asked.
     #[must_use]
-    pub fn rest(&self) -> Option<SocketAddr> {
-        self.instance.as_ref().and_then(|instance| instance.rest)
+    pub fn rest(&self) -> Option<&Api> {
+        self.instance.as_ref().and_then(|instance| instance.rest.as_deref())
     }
 
     /// The address of the member itself.

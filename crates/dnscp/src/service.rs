@@ -17,7 +17,7 @@ use crate::dns::Outcome;
 use crate::netlink::{self, Interface};
 use crate::notify::notify;
 use crate::plan::{self, Plan, Step, Turn};
-use crate::rest::Standing;
+use crate::rest::{Api, Standing};
 use crate::run::{FRESH, REGISTER, Task};
 use crate::state::{Locks, Moment};
 
@@ -51,8 +51,8 @@ pub fn run(read: &dyn Fn(Moment) -> Result<Option<Task>>, locks: &Locks, reporte
     };
     if task.rest().is_none() {
         reporter.warn(
-            "Patroni's REST API is not known here (or speaks TLS only), so it cannot be followed: only Patroni's events move the \
-             address; run patroni-gen-config",
+            "Patroni's REST API is not known here, so it cannot be followed: only Patroni's events move the address; run \
+             patroni-gen-config",
         );
         notify("READY=1\nSTATUS=Patroni cannot be followed");
         return Ok(());
@@ -62,6 +62,7 @@ pub fn run(read: &dyn Fn(Moment) -> Result<Option<Task>>, locks: &Locks, reporte
     notify("READY=1\nSTATUS=looking");
     loop {
         service.look();
+        service.find_patroni(read);
         notify(&format!("WATCHDOG=1\nSTATUS={}", service.status()));
         let mut wait = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut wait, PollTimeout::from(LOOK));
@@ -131,10 +132,25 @@ impl Service {
         }
     }
 
-    fn reload(&mut self, task: Task) {
+    /// Patroni takes over a changed file some seconds after it was told to; while it answers as before, it is asked as before.
+    fn reload(&mut self, mut task: Task) {
+        if let (Some(new), Some(old)) = (&mut task.instance, &self.task.instance) {
+            if !matches!(self.standing, Standing::Silent(_)) {
+                new.rest.clone_from(&old.rest);
+            }
+        }
         self.task = Arc::new(task);
         self.name.due = Instant::now();
         self.task.reporter.info("settings read again");
+    }
+
+    /// A Patroni that is silent may be asked in the wrong way: how, patroni-gen-config may have written anew.
+    fn find_patroni(&mut self, read: &dyn Fn(Moment) -> Result<Option<Task>>) {
+        if let Standing::Silent(_) = self.standing {
+            if let Ok(Some(Task { instance: Some(instance), .. })) = read(Moment::now()) {
+                Arc::make_mut(&mut self.task).instance = Some(instance);
+            }
+        }
     }
 
     /// One look.
@@ -180,6 +196,7 @@ impl Service {
         if let Standing::Silent(why) = standing {
             faults.push(format!("{why}; the address stays for what is left of its lease"));
         }
+        faults.extend(self.task.rest().and_then(Api::doubt));
         if *standing == Standing::Primary && self.standing != Standing::Primary {
             self.name.due = Instant::now() + AFTER_GAIN;
             self.name.retry = FIRST_RETRY;

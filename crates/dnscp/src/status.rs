@@ -10,7 +10,7 @@ use site::{ClusterId, report};
 use crate::dns;
 use crate::netlink::{self, Interface};
 use crate::plan;
-use crate::rest::Standing;
+use crate::rest::{Api, Standing};
 use crate::run::Task;
 use crate::service::word;
 use crate::state::Locks;
@@ -27,6 +27,7 @@ pub fn run(task: &Task, locks: &Locks, id: &ClusterId, json: bool) -> Result<()>
     if let Standing::Silent(why) = &standing {
         problems.push(why.clone());
     }
+    problems.extend(task.rest().and_then(Api::doubt));
     let served = locks.served();
     if !served {
         problems.push(format!("dnscp@{0} does not run: systemctl start dnscp@{0}", id.dashed()));

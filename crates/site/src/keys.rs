@@ -200,16 +200,16 @@ pub fn read_secret(root: &Root, path: &Path) -> Result<String> {
     Ok(secret.to_owned())
 }
 
-/// Refuses a file whose mode has one of the `forbidden` bits.
-fn check_mode(root: &Root, path: &Path, forbidden: u32) -> Result<()> {
+/// Refuses a secret file whose mode has one of the `forbidden` bits.
+pub fn check_mode(root: &Root, path: &Path, forbidden: u32) -> Result<()> {
     let mode =
         root.path(path).metadata().with_context(|| format!("cannot read {}", path.display()))?.permissions().mode();
     if mode & forbidden != 0 {
+        let remedy = if forbidden == 0o077 { "600" } else { "o=" };
         bail!(
-            "{}: others can read this secret (mode {:04o}): run chmod 600 {}, and replace it if somebody may have read it",
+            "{0}: others can read this secret (mode {1:04o}): run chmod {remedy} {0}, and replace it if somebody may have read it",
             path.display(),
-            mode & 0o7777,
-            path.display()
+            mode & 0o7777
         );
     }
     Ok(())

@@ -3,6 +3,7 @@
 //! Everything that a program of patroni-tools reads, writes or runs comes from one [`Root`], so that
 //! a folder can stand for a machine. No network, no templates, no YAML.
 
+pub mod access;
 pub mod cluster;
 pub mod clusters;
 pub mod conf;
@@ -10,6 +11,7 @@ pub mod createcluster;
 pub mod envfile;
 pub mod facts;
 pub mod keys;
+pub mod members;
 pub mod point;
 pub mod program;
 pub mod report;

@@ -80,9 +80,10 @@ pub const KEYS: &[Key] = &[
     key("MEMBER_NAME", "the host name", "the name of this member, unique in the cluster"),
     key(
         "HOST_ADDRESS",
-        "the source address of the default route",
+        "that of this member in MEMBERS, or the source address of the default route",
         "the address by which the other members reach this one",
     ),
+    key("MEMBERS", "", "the members with their addresses: pg1=10.0.3.141,pg2=10.0.3.142, the same on all of them"),
     key("NETWORK", "the network of HOST_ADDRESS", "networks of members and clients in pg_hba, separated by commas"),
     key(
         "LISTEN_ADDRESSES",
@@ -99,6 +100,23 @@ pub const KEYS: &[Key] = &[
         "/etc/patroni/site.key",
         "the file from which passwords are derived, the same on every member",
     ),
+    key("RESTAPI_CERT", "", "file with the certificate of the REST API, which turns TLS on, or snakeoil for a trial"),
+    key("RESTAPI_KEY", "", "file with the key of RESTAPI_CERT, readable by postgres"),
+    key("RESTAPI_CACERT", "", "file with the certificates that sign those of the members and their clients"),
+    key(
+        "RESTAPI_VERIFY_CLIENT",
+        "none",
+        "who has to show a certificate: none, optional (who changes something), required",
+    ),
+    key("RESTAPI_USERNAME", "patroni", "the user that the REST API asks for before it changes something"),
+    key("RESTAPI_PASSWORD_FILE", "", "file with the password of that user, in place of one from the site key"),
+    key(
+        "RESTAPI_ALLOWLIST",
+        "no",
+        "only MEMBERS, or where that is not set NETWORK, may change something by the REST API",
+    ),
+    key("CTL_CERT", "RESTAPI_CERT where RESTAPI_VERIFY_CLIENT asks for one", "file with patronictl's certificate"),
+    key("CTL_KEY", "RESTAPI_KEY where CTL_CERT is not set", "file with the key of CTL_CERT"),
     // What the members have in common, in the store once the cluster is bootstrapped.
     key("TTL", "30", "seconds until a primary that is silent loses the leader lock"),
     key("LOOP_WAIT", "10", "seconds between two looks of Patroni"),

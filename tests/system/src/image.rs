@@ -32,8 +32,8 @@ const NODE_PACKAGES: &str = "apt-utils,systemd,systemd-sysv,dbus,iproute2,iputil
     postgresql-contrib,patroni,python3-etcd,etcd-server,etcd-client,openssl,less,jq,man-db,bash-completion,\
     bind9,bind9-dnsutils,krb5-kdc,krb5-admin-server,krb5-user";
 const PACKAGE_BUILDER_PACKAGES: &str = "build-essential,debhelper,scdoc,lintian,fakeroot,rustc-web,cargo-web,\
-    ca-certificates,git,make,man-db,systemd";
-const RUST_PACKAGES: &str = "rustc,cargo,gcc,libc6-dev,ca-certificates,git,make";
+    libssl-dev,pkg-config,ca-certificates,git,make,man-db,systemd";
+const RUST_PACKAGES: &str = "rustc,cargo,gcc,libc6-dev,libssl-dev,pkg-config,ca-certificates,git,make";
 const DNS_PACKAGES: &str =
     "bind9,bind9-utils,bind9-dnsutils,krb5-kdc,krb5-admin-server,krb5-user,faketime,iproute2,procps";
 const SCRIPT_PACKAGES: &str = "dnsutils,iputils-arping,sudo,cron,krb5-user,iproute2,procps";

@@ -137,6 +137,7 @@ fn observe(lab: &Lab, writer: &Writer, event: &'static str, happen: &dyn Fn(&Wat
         "the watch itself paused for {pause:?}: the machine was too busy to tell"
     );
     show(&held);
+    println!("  the longest time between two looks was {} ms", pause.as_millis());
     Ok(Row { event, gap: writer.longest_gap(before, after)?, both: overlap(&held) })
 }
 

@@ -5,13 +5,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use nix::unistd::Uid;
 use serde_json::Value;
+use site::access::User;
 use site::clusters;
 use site::point::{self, Point};
 use site::report::Reporter;
 use site::settings::Settings;
-use site::{ClusterId, Root, conf};
+use site::{ClusterId, Root, conf, keys};
 
+use super::certificate;
 use super::config::file;
 use super::installed::Patroni;
 use super::store::{self, Kind};
@@ -126,6 +129,7 @@ const KNOWN: &[(&[&str], &[&str])] = &[
             "server_tokens",
         ],
     ),
+    (&["ctl"], &["insecure", "cacert", "certfile", "keyfile", "keyfile_password", "authentication"]),
     (&["watchdog"], &["mode", "device", "safety_margin", "driver"]),
 ];
 
@@ -178,6 +182,7 @@ fn look(root: &Root, id: &ClusterId, path: &Path) -> Result<Findings> {
     let patroni = Patroni::of(root)?;
     look_at_store(root, &yaml, &patroni, &mut findings)?;
     look_at_host(root, id, &yaml, &mut findings)?;
+    look_at_certificates(root, &yaml, &mut findings);
     look_at_point(root, id, &yaml, &patroni, &mut findings);
     let mode = root.path(path).metadata()?.permissions().mode();
     if mode & 0o007 != 0 {
@@ -338,6 +343,52 @@ fn look_at_host(root: &Root, id: &ClusterId, yaml: &Yaml, findings: &mut Finding
         }
     }
     Ok(())
+}
+
+/// The certificates of the REST API and of patronictl: without one, Patroni ends with a traceback.
+fn look_at_certificates(root: &Root, yaml: &Yaml, findings: &mut Findings) {
+    let user = User::of(root, "postgres");
+    let mut files = Vec::new();
+    let mut pairs = Vec::new();
+    for section in ["restapi", "ctl"] {
+        let Some(certificate) = yaml.text(&[section, "certfile"]).map(PathBuf::from) else { continue };
+        let key = yaml.text(&[section, "keyfile"]).map_or_else(|| certificate.clone(), PathBuf::from);
+        let pair = (certificate.clone(), key.clone());
+        if pairs.contains(&pair) {
+            continue;
+        }
+        pairs.push(pair);
+        let found = match yaml.get(&[section, "keyfile_password"]) {
+            Some(_) => certificate::read(root, &certificate),
+            None => certificate::read_pair(root, &certificate, &key),
+        };
+        match found {
+            Err(error) => findings.errors.push(format!("{section}: {error:#}")),
+            Ok(found) => {
+                let shown = certificate.display();
+                findings.warnings.extend(found.out_of_date().map(|why| format!("{section}: {shown} {why}: renew it")));
+                findings
+                    .warnings
+                    .extend(keys::check_mode(root, &key, 0o007).err().map(|error| format!("{section}: {error:#}")));
+                files.extend([certificate, key]);
+            }
+        }
+    }
+    for path in [["restapi", "cafile"], ["ctl", "cacert"]] {
+        let Some(signers) = yaml.text(&path).map(PathBuf::from) else { continue };
+        match certificate::read(root, &signers) {
+            Err(error) => findings.errors.push(format!("{}: {error:#}", path.join("."))),
+            Ok(_) => files.push(signers),
+        }
+    }
+    // Who is not root has just read them.
+    if let (Ok(user), true) = (user, Uid::effective().is_root()) {
+        files.sort();
+        files.dedup();
+        findings
+            .errors
+            .extend(files.iter().filter_map(|file| user.check_reads(root, file).err()).map(|error| error.to_string()));
+    }
 }
 
 /// The settings are dnscp's as well, which reads them itself: what is set there has to be in the file too.

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
 use serde::Serialize;
 use site::clusters::{self, Installed};
 use site::createcluster::CreateCluster;
 use site::facts;
 use site::keys::SiteKey;
+use site::members::{self, Member};
 use site::point::Point;
 use site::settings::Settings;
 use site::{ClusterId, Root};
@@ -20,6 +22,7 @@ use super::dynamic::Dynamic;
 use super::installed::Patroni;
 use super::member;
 use super::parameters::{Parameters, Values};
+use super::rest::{Ctl, Rest, RestApi};
 use super::store::{self, Store};
 
 /// The REST API's port is PostgreSQL's plus this, so that 5432 gives 8008, as in Debian's package.
@@ -51,6 +54,7 @@ pub struct Config {
     pub name: String,
     store: [(&'static str, store::Options); 1],
     restapi: RestApi,
+    ctl: Option<Ctl>,
     bootstrap: Command,
     dcs: Dynamic,
     pg_hba: Vec<String>,
@@ -79,14 +83,6 @@ pub struct Config {
 struct Callbacks {
     command: String,
     before_stop: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct RestApi {
-    listen: String,
-    connect_address: String,
-    username: &'static str,
-    password: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -123,6 +119,20 @@ pub struct Ports<'a> {
     pub raft: Option<u16>,
 }
 
+impl Ports<'_> {
+    /// Who has this port already, for an error.
+    fn taken(&self, root: &Root, port: u16) -> Option<String> {
+        if let Some(other) = (self.claimed_by)(port) {
+            return Some(format!("is claimed by {}", file(&other).display()));
+        }
+        if let Some(other) = self.clusters.iter().find(|cluster| cluster.port == port) {
+            return Some(format!("belongs to the cluster {}", other.id));
+        }
+        let listening = self.raft != Some(port) && clusters::listening_ports(root).is_ok_and(|all| all.contains(&port));
+        listening.then(|| "is in use on this host".to_owned())
+    }
+}
+
 impl Config {
     /// Resolves everything.
     pub fn resolve(root: &Root, id: &ClusterId, settings: &Settings, key: &SiteKey, ports: &Ports) -> Result<Self> {
@@ -132,9 +142,11 @@ impl Config {
         }
         let scope = id.dashed();
         let own = ports.clusters.iter().find(|cluster| cluster.id == *id);
+        let name = member_name(root, settings)?;
+        let members = members::members(settings)?;
         // The one waits for programs, the other for the kernel's tables.
         let (port, addresses) = thread::scope(|scope| {
-            let addresses = scope.spawn(|| address_and_networks(root, settings));
+            let addresses = scope.spawn(|| address_and_networks(root, settings, &name, members.as_deref()));
             (port(root, id, settings, ports, own), addresses.join())
         });
         let port = port?;
@@ -144,25 +156,28 @@ impl Config {
             Some(directory) => directory,
             None => CreateCluster::read(root)?.data_directory(id)?,
         };
-        let rest = facts::host_port(address, rest_port);
         let point = Point::from_settings(root, id, settings)?;
-        let listening = clusters::listening_ports(root)?;
-        let taken = |port: u16| {
-            if let Some(other) = (ports.claimed_by)(port) {
-                return Some(format!("is claimed by {}", file(&other).display()));
-            }
-            if let Some(other) = ports.clusters.iter().find(|cluster| cluster.port == port) {
-                return Some(format!("belongs to the cluster {}", other.id));
-            }
-            let ours = ports.raft == Some(port);
-            (!ours && listening.contains(&port)).then(|| "is in use on this host".to_owned())
-        };
+        let taken = |port: u16| ports.taken(root, port);
         let patroni = Patroni::of(root)?;
         let member = store::Member { scope: &scope, address, port, patroni: &patroni, taken: &taken };
         let Store { kind, options, mut warnings } = Store::resolve(root, settings, &member)?;
         warnings.extend(store::host_findings(root, kind)?.into_iter().map(|finding| finding.text));
         let vips: Vec<IpAddr> = point.iter().flat_map(|point| &point.vips).map(|vip| vip.address).collect();
         warnings.extend(point.iter().flat_map(|point| missing_programs(root, point)));
+        warnings.extend(outsiders(settings, members.as_deref().unwrap_or_default(), &networks));
+        let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+        let rest = Rest {
+            root,
+            settings,
+            patroni: &patroni,
+            address,
+            port: rest_port,
+            members: members.as_deref(),
+            networks: &networks,
+            password: key.password(&scope, "restapi"),
+        };
+        let (restapi, ctl, doubts) = rest.resolve()?;
+        warnings.extend(doubts);
         let dcs = Dynamic::resolve(settings, &patroni)?;
         let parameters = Parameters::resolve(root, id, settings, dcs.is_synchronous())?;
         if dcs.has_logical_slots() {
@@ -170,26 +185,14 @@ impl Config {
         }
         let (watchdog, watchdog_device) = member::watchdog(root, settings, &mut warnings)?;
         let access = Access::resolve(root, id, settings, key, &networks)?;
-        let lease = point.as_ref().filter(|_| !vips.is_empty()).map_or(0, |point| point.lease.as_secs());
-        if lease > 0 && lease + dcs.loop_wait >= dcs.ttl {
-            warnings.push(format!(
-                "{}VIP_LEASE + LOOP_WAIT is {}, but TTL is {}: a primary that hangs could have the address when another one takes it; lower VIP_LEASE",
-                settings.place(&["VIP_LEASE", "TTL", "LOOP_WAIT"]),
-                lease + dcs.loop_wait,
-                dcs.ttl
-            ));
-        }
+        warnings.extend(point.iter().filter_map(|point| lease_doubt(settings, point, &dcs)));
         Ok(Self {
             cluster: id.slashed(),
             namespace: namespace(settings)?,
-            name: member_name(root, settings)?,
+            name,
             store: [(kind.name(), options)],
-            restapi: RestApi {
-                listen: rest.clone(),
-                connect_address: rest,
-                username: "patroni",
-                password: key.password(&scope, "restapi"),
-            },
+            restapi,
+            ctl,
             bootstrap: Command { command: bootstrap_command(settings)? },
             dcs,
             pg_hba: access.hba,
@@ -229,6 +232,20 @@ impl Config {
         let directory = options.iter().find(|(name, _)| *kind == "raft" && name == "data_dir");
         directory.and_then(|(_, directory)| directory.as_str()).map(Path::new)
     }
+}
+
+/// The address has to be gone before another member can take the leader lock.
+fn lease_doubt(settings: &Settings, point: &Point, dcs: &Dynamic) -> Option<String> {
+    let lease = point.lease.as_secs();
+    (!point.vips.is_empty() && lease + dcs.loop_wait >= dcs.ttl).then(|| {
+        format!(
+            "{}VIP_LEASE + LOOP_WAIT is {}, but TTL is {}: a primary that hangs could have the address when another one takes it; lower \
+             VIP_LEASE",
+            settings.place(&["VIP_LEASE", "TTL", "LOOP_WAIT"]),
+            lease + dcs.loop_wait,
+            dcs.ttl
+        )
+    })
 }
 
 /// The Patroni file of an instance.
@@ -276,33 +293,61 @@ fn port(root: &Root, id: &ClusterId, settings: &Settings, ports: &Ports, own: Op
     })
 }
 
-fn address_and_networks(root: &Root, settings: &Settings) -> Result<(IpAddr, Vec<String>)> {
-    let address = settings.parse("HOST_ADDRESS", |text| {
+fn address_and_networks(
+    root: &Root,
+    settings: &Settings,
+    name: &str,
+    members: Option<&[Member]>,
+) -> Result<(IpAddr, Vec<IpNet>)> {
+    let asked = settings.parse("HOST_ADDRESS", |text| {
         let address = facts::parse_address(text)?;
         if address.is_loopback() || address.is_unspecified() {
             bail!("the other members cannot reach {address}: set the address of this host in their network");
         }
         Ok(address)
     })?;
+    let listed = members.map(|members| members::address_of(settings, members, name)).transpose()?;
+    if let (Some(asked), Some(listed)) = (asked, listed) {
+        if asked != listed {
+            bail!(
+                "{}HOST_ADDRESS is {asked}, but MEMBERS has {name}={listed}: correct one of them",
+                settings.place(&["HOST_ADDRESS"])
+            );
+        }
+    }
     let networks = settings.list("NETWORK", facts::parse_network)?;
-    match (address, networks) {
-        (Some(address), Some(networks)) => Ok((address, networks.iter().map(ToString::to_string).collect())),
+    match (asked.or(listed), networks) {
+        (Some(address), Some(networks)) => Ok((address, networks)),
         (address, networks) => {
             let own = match address {
                 None => facts::main_address(root)?,
                 Some(address) => {
+                    let key = if asked.is_some() { "HOST_ADDRESS" } else { "MEMBERS" };
                     facts::addresses(root)?.into_iter().find(|own| own.addr() == address).with_context(|| {
                         format!(
-                            "{}HOST_ADDRESS {address} is on no interface of this host: correct it, or set NETWORK too",
-                            settings.place(&["HOST_ADDRESS"])
+                            "{}{key} {address} is on no interface of this host: correct it, or set NETWORK too",
+                            settings.place(&[key])
                         )
                     })?
                 }
             };
-            let networks = networks.unwrap_or_else(|| vec![own.trunc()]);
-            Ok((own.addr(), networks.iter().map(ToString::to_string).collect()))
+            Ok((own.addr(), networks.unwrap_or_else(|| vec![own.trunc()])))
         }
     }
+}
+
+/// Members whose replication `pg_hba` would refuse.
+fn outsiders(settings: &Settings, members: &[Member], networks: &[IpNet]) -> Vec<String> {
+    let outside = members.iter().filter(|member| !networks.iter().any(|network| network.contains(&member.address)));
+    let names: Vec<String> = outside.map(|member| format!("{} ({})", member.name, member.address)).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    vec![format!(
+        "{}MEMBERS has {}, in none of NETWORK, so that pg_hba refuses the replication from there: set NETWORK",
+        settings.place(&["MEMBERS"]),
+        names.join(", ")
+    )]
 }
 
 /// What PostgreSQL listens on: its own address, so that a new cluster is not in every network of the host; all addresses where
@@ -369,12 +414,7 @@ fn namespace(settings: &Settings) -> Result<String> {
 }
 
 fn member_name(root: &Root, settings: &Settings) -> Result<String> {
-    let name = settings.parse("MEMBER_NAME", |text| {
-        if text.contains(|c: char| c.is_whitespace() || c == '/') {
-            bail!("'{text}' has a blank or a slash, which a key of the store cannot have");
-        }
-        Ok(text.to_owned())
-    })?;
+    let name = settings.parse("MEMBER_NAME", members::member_name)?;
     name.map_or_else(|| facts::host_name(root), Ok)
 }
 

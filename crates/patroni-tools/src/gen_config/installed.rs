@@ -56,6 +56,13 @@ impl Patroni {
     pub fn has_before_stop(&self) -> bool {
         self.older_than(Version(3, 0, 3)).is_none()
     }
+
+    /// Before 3.1.0 a member with TLS shows the REST API's certificate to the others, and then always verifies theirs, where a
+    /// newer one does so only with a certificate in `ctl` (`PatroniRequest.reload_config`, pull request 2768). Gives the version.
+    #[must_use]
+    pub fn always_verifies(&self) -> Option<Version> {
+        self.older_than(Version(3, 1, 0))
+    }
 }
 
 /// Does Debian's Patroni find this module of Python, of a package or of pip? True where Patroni is not Debian's,

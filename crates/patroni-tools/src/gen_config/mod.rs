@@ -6,6 +6,7 @@
 
 mod access;
 mod apply;
+mod certificate;
 mod check;
 mod config;
 mod diff;
@@ -18,6 +19,7 @@ mod passwords;
 mod patronictl;
 mod point;
 mod render;
+mod rest;
 pub mod store;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +34,7 @@ use site::{ClusterId, Root, clusters, keys::SiteKey};
 use crate::yaml::Yaml;
 pub(crate) use config::file as patroni_file;
 use config::{Config, Ports, file};
+use installed::Patroni;
 use passwords::Prepared;
 use patronictl::Patronictl;
 use render::Author;
@@ -331,6 +334,7 @@ fn write(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Resul
     point::install(root, &config, &text)?;
     install::install(root, &path, &text, (!ours).then_some(old.as_path()))?;
     explain_dynamic(root, &config, &present, &text, reporter);
+    explain_protocol(root, &config, &present, &text, reporter)?;
     report::print(&written(&path, &config));
     Ok(())
 }
@@ -371,6 +375,28 @@ fn explain_dynamic(root: &Root, config: &Config, present: &str, text: &str, repo
             config.id
         ));
     }
+}
+
+/// Before 3.1.0 Patroni hands what it needs for TLS to connections without it, too, which fail then, and keeps it when it is
+/// reloaded (`assert_hostname` in `PatroniRequest.reload_config`; corrected by pull request 2768).
+fn explain_protocol(root: &Root, config: &Config, present: &str, text: &str, reporter: &Reporter) -> Result<()> {
+    let path = file(&config.id);
+    let has_tls = |text| Yaml::parse(&path, text).is_ok_and(|yaml| yaml.get(&["restapi", "certfile"]).is_some());
+    let patroni = Patroni::of(root)?;
+    let Some(version) = patroni.always_verifies() else { return Ok(()) };
+    let unit = config.id.dashed();
+    match (has_tls(present), has_tls(text)) {
+        (false, true) => reporter.warn(format!(
+            "Patroni {version} with TLS cannot ask a member without: run this on the others too, and then systemctl reload \
+             patroni@{unit} everywhere"
+        )),
+        (true, false) => reporter.warn(format!(
+            "Patroni {version} cannot ask members without TLS until it is restarted: run systemctl restart patroni@{unit} on each, \
+             the primary last"
+        )),
+        _ => {}
+    }
+    Ok(())
 }
 
 #[cfg(test)]

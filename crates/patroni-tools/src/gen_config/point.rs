@@ -29,21 +29,45 @@ pub fn install(root: &Root, config: &Config, patroni: &str) -> Result<()> {
 }
 
 fn text(config: &Config, patroni: &Yaml) -> String {
-    let protocol = if patroni.text(&["restapi", "certfile"]).is_some() { "https" } else { "http" };
+    let tls = tls(patroni);
+    let protocol = if tls.is_some() { "https" } else { "http" };
     let rest = listens(&patroni.text(&["restapi", "listen"]).unwrap_or_default())
         .unwrap_or_else(|| facts::host_port(config.address, config.rest_port));
+    let mut lines = vec![
+        ("SCOPE", config.scope.clone()),
+        ("NAME", config.name.clone()),
+        ("RESTAPI", format!("{protocol}://{rest}")),
+    ];
+    lines.extend(tls.unwrap_or_default());
+    lines.extend([
+        ("ADDRESS", config.address.to_string()),
+        ("PORT", config.port.to_string()),
+        ("DATA_DIRECTORY", config.data_directory.display().to_string()),
+    ]);
     let mut text = format!("# Written by patroni-gen-config {} for dnscp(8).\n", config.id);
-    for (key, value) in [
-        ("SCOPE", config.scope.as_str()),
-        ("NAME", &config.name),
-        ("RESTAPI", &format!("{protocol}://{rest}")),
-        ("ADDRESS", &config.address.to_string()),
-        ("PORT", &config.port.to_string()),
-        ("DATA_DIRECTORY", &config.data_directory.display().to_string()),
-    ] {
-        let _ = writeln!(text, "{key}={}", envfile::quote(value));
+    for (key, value) in lines {
+        let _ = writeln!(text, "{key}={}", envfile::quote(&value));
     }
     text
+}
+
+/// Whom dnscp believes and what it shows, as patronictl would with the same file; `None` where there is no TLS. A certificate that
+/// nobody has signed is believed itself. A certificate of its own dnscp needs only where one is required, as it changes nothing.
+fn tls(patroni: &Yaml) -> Option<Vec<(&'static str, String)>> {
+    let certificate = patroni.text(&["restapi", "certfile"])?;
+    let insecure = patroni.text(&["ctl", "insecure"]).as_deref() == Some("true");
+    let signers = patroni
+        .text(&["ctl", "cacert"])
+        .or_else(|| patroni.text(&["restapi", "cafile"]))
+        .or_else(|| insecure.then(|| certificate.clone()));
+    let mut lines: Vec<(&str, String)> = signers.map(|signers| ("RESTAPI_CACERT", signers)).into_iter().collect();
+    if patroni.text(&["restapi", "verify_client"]).is_some_and(|verify| verify.eq_ignore_ascii_case("required")) {
+        let own = ["ctl", "restapi"].into_iter().find(|section| patroni.text(&[section, "certfile"]).is_some())?;
+        let certificate = patroni.text(&[own, "certfile"])?;
+        let key = patroni.text(&[own, "keyfile"]).unwrap_or_else(|| certificate.clone());
+        lines.extend([("CTL_CERT", certificate), ("CTL_KEY", key)]);
+    }
+    Some(lines)
 }
 
 /// Where a local program reaches who listens there; none where that is not an address.
@@ -60,6 +84,37 @@ fn listens(listen: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whom_dnscp_believes_and_what_it_shows() {
+        let lines = |text: &str| {
+            let yaml = Yaml::parse(std::path::Path::new("f"), text).unwrap();
+            tls(&yaml)
+                .map(|lines| lines.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" "))
+        };
+        let cert = "certfile: /c, keyfile: /k";
+        for (text, expected) in [
+            ("restapi: {cafile: /ca}".to_owned(), None),
+            (format!("restapi: {{{cert}}}"), Some("")),
+            (format!("restapi: {{{cert}}}\nctl: {{insecure: true}}"), Some("RESTAPI_CACERT=/c")),
+            (format!("restapi: {{{cert}, cafile: /ca}}\nctl: {{insecure: true}}"), Some("RESTAPI_CACERT=/ca")),
+            (format!("restapi: {{{cert}, cafile: /ca}}\nctl: {{cacert: /ctl}}"), Some("RESTAPI_CACERT=/ctl")),
+            (
+                format!("restapi: {{{cert}, cafile: /ca, verify_client: optional}}\nctl: {{{cert}}}"),
+                Some("RESTAPI_CACERT=/ca"),
+            ),
+            (
+                format!("restapi: {{{cert}, cafile: /ca, verify_client: required}}\nctl: {{certfile: /both}}"),
+                Some("RESTAPI_CACERT=/ca CTL_CERT=/both CTL_KEY=/both"),
+            ),
+            (
+                format!("restapi: {{{cert}, cafile: /ca, verify_client: required}}"),
+                Some("RESTAPI_CACERT=/ca CTL_CERT=/c CTL_KEY=/k"),
+            ),
+        ] {
+            assert_eq!(lines(&text).as_deref(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn where_the_rest_api_is_asked() {

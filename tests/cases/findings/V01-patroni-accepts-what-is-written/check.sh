@@ -34,6 +34,15 @@ try() {
 try --set HOST_ADDRESS=fd00:88::12
 try --set 'LISTEN_ADDRESSES=*' --port 5555
 try --set DCS_CACERT=/tmp/cert --set DCS_CERT=/tmp/cert --set DCS_KEY=/tmp/key
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=pg1 -addext subjectAltName=IP:10.88.0.12 \
+    -keyout /etc/patroni/rest.key -out /etc/patroni/rest.pem 2> /dev/null
+chgrp postgres /etc/patroni/rest.key
+chmod 640 /etc/patroni/rest.key
+for verify in none optional required; do
+    try --set RESTAPI_CERT=/etc/patroni/rest.pem --set RESTAPI_KEY=/etc/patroni/rest.key --set RESTAPI_CACERT=/etc/patroni/rest.pem \
+        --set RESTAPI_VERIFY_CLIENT=$verify --set MEMBERS=13=10.88.0.12,b=10.88.0.13 --set RESTAPI_ALLOWLIST=yes --set MEMBER_NAME=13
+done
+try --set RESTAPI_CERT=snakeoil --set RESTAPI_USERNAME=a --set RESTAPI_ALLOWLIST=yes
 try --set SYNCHRONOUS_MODE=yes --set SYNCHRONOUS_NODE_COUNT=2 --set FAILSAFE_MODE=no --set WATCHDOG=off
 try --set MEMBER_NAME=123 --set NAMESPACE=/a/b --set TTL=60 --set LOOP_WAIT=20
 try --set LOCALE=C.UTF-8 --set ENCODING=UTF8 --set DATA_CHECKSUMS=no

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result};
+use openssl::ssl::SslAcceptor;
 
 /// Status and body; an empty status is no answer at all.
 pub type Answer = (&'static str, &'static str);
@@ -23,9 +24,9 @@ pub const STOPPING: Answer = ("200", r#"{"state":"stopping","role":"primary","dc
 pub const SILENT: Answer = ("", "");
 
 /// The stand-in, on a thread of its own as long as the process lives.
-#[derive(Debug)]
 pub struct Rest {
     answer: Arc<Mutex<Answer>>,
+    tls: Arc<Mutex<Option<SslAcceptor>>>,
 }
 
 impl Rest {
@@ -33,25 +34,42 @@ impl Rest {
     pub fn listen(address: &str) -> Result<Self> {
         let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
         let answer = Arc::new(Mutex::new(PRIMARY));
-        let shared = Arc::clone(&answer);
+        let tls = Arc::new(Mutex::new(None::<SslAcceptor>));
+        let (shared, acceptor) = (Arc::clone(&answer), Arc::clone(&tls));
         thread::spawn(move || {
             let mut hanging = Vec::new();
-            for mut stream in listener.incoming().flatten() {
-                let (status, body) = *shared.lock().unwrap_or_else(PoisonError::into_inner);
-                if status.is_empty() {
-                    hanging.push(stream);
-                    continue;
+            for stream in listener.incoming().flatten() {
+                let answer = *shared.lock().unwrap_or_else(PoisonError::into_inner);
+                let acceptor = acceptor.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                match acceptor {
+                    _ if answer.0.is_empty() => hanging.push(stream),
+                    None => speak(stream, answer),
+                    // Who does not speak TLS, or does not believe the certificate, hears nothing.
+                    Some(acceptor) => {
+                        if let Ok(mut stream) = acceptor.accept(stream) {
+                            speak(&mut stream, answer);
+                            let _ = stream.shutdown();
+                        }
+                    }
                 }
-                // Who asks may have been killed meanwhile.
-                let _ = stream.read(&mut [0; 1024]);
-                let _ = write!(stream, "HTTP/1.0 {status} x\r\nContent-Type: application/json\r\n\r\n{body}");
             }
         });
-        Ok(Self { answer })
+        Ok(Self { answer, tls })
+    }
+
+    /// From now on it speaks TLS, with this certificate.
+    pub fn speak_tls(&self, acceptor: SslAcceptor) {
+        *self.tls.lock().unwrap_or_else(PoisonError::into_inner) = Some(acceptor);
     }
 
     /// From now on it says this.
     pub fn say(&self, answer: Answer) {
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
     }
+}
+
+fn speak(mut stream: impl Read + Write, (status, body): Answer) {
+    // Who asks may have been killed meanwhile.
+    let _ = stream.read(&mut [0; 1024]);
+    let _ = write!(stream, "HTTP/1.0 {status} x\r\nContent-Type: application/json\r\n\r\n{body}");
 }

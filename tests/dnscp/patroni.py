@@ -1,0 +1,54 @@
+"""A REST API that speaks TLS as Patroni's does (patroni/api.py, RestApiServer), and always says the same.
+
+Arguments: certificate, key, file of signers or "", none|optional|required. Prints its port. Without arguments: no TLS.
+"""
+import http.server
+import socketserver
+import ssl
+import sys
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(b'{"state": "running", "role": "primary", "dcs_last_seen": 5}')
+
+    def log_message(self, *_):
+        pass
+
+
+class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    daemon_threads = True
+
+    def process_request_thread(self, request, client_address):
+        if hasattr(request, "context"):
+            try:
+                request.do_handshake()
+            except (OSError, ssl.SSLError):
+                self.close_request(request)
+                return
+        super().process_request_thread(request, client_address)
+
+    def shutdown_request(self, request):
+        if hasattr(request, "context"):
+            try:
+                request.unwrap()
+            except Exception:
+                pass
+        super().shutdown_request(request)
+
+    def handle_error(self, *_):
+        pass
+
+
+server = Server(("127.0.0.1", 0), Handler)
+if sys.argv[1:]:
+    certificate, key, signers, verify = sys.argv[1:]
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=signers or None)
+    context.load_cert_chain(certificate, key)
+    context.verify_mode = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}[verify]
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+print(server.server_port, flush=True)
+server.serve_forever()

@@ -1,0 +1,241 @@
+//! dnscp asks a REST API that speaks TLS: Python's own, as Patroni uses it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Machine;
+use crate::pki::{Authority, NOW, PAST, Pair, snakeoil};
+
+const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// A host with certificates, and a Patroni for one test after the other.
+struct Host {
+    machine: Machine,
+}
+
+struct Patroni(Child, u16);
+
+impl Drop for Patroni {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Host {
+    fn new() -> Self {
+        let machine = Machine::new(&[("etc/default/patroni", "VIPS=192.0.2.9\n")]);
+        std::fs::create_dir(machine.path("etc/patroni/tls")).unwrap();
+        let host = Self { machine };
+        let (site, other) = (Authority::new("site"), Authority::new("other"));
+        host.write("site.pem", &site.pem());
+        host.write("other.pem", &other.pem());
+        host.pair("pg1", &site.issue(HOME, NOW, true));
+        host.pair("server", &site.issue(HOME, NOW, false));
+        host.pair("expired", &site.issue(HOME, PAST, true));
+        host.pair("foreign", &other.issue(HOME, NOW, true));
+        host.pair("snakeoil", &snakeoil());
+        host
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.machine.path(&format!("etc/patroni/tls/{name}")), text).unwrap();
+    }
+
+    fn pair(&self, name: &str, pair: &Pair) {
+        self.write(&format!("{name}.pem"), &pair.certificate);
+        self.write(&format!("{name}.key"), &pair.key);
+    }
+
+    /// Patroni with a certificate, and what it wants of the clients'; none: without TLS.
+    fn patroni(&self, certificate: &str, verify: &str) -> Patroni {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/dnscp/patroni.py");
+        let mut command = Command::new("python3");
+        command.arg(script).stdout(Stdio::piped());
+        if !certificate.is_empty() {
+            for file in [format!("{certificate}.pem"), format!("{certificate}.key"), "site.pem".to_owned()] {
+                command.arg(self.machine.path(&format!("etc/patroni/tls/{file}")));
+            }
+            command.arg(verify);
+        }
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let port = line.trim().parse().unwrap_or_else(|_| panic!("python3 does not serve: {line:?}"));
+        Patroni(child, port)
+    }
+
+    /// What dnscp says of Patroni: its role, and the line about the REST API where there is one.
+    fn asks(&self, port: u16, protocol: &str, signers: &str, own: &str) -> (String, String) {
+        let file = |key: &str, name: &str, ending: &str| match name {
+            "" => String::new(),
+            name => format!("{key}=/etc/patroni/tls/{name}.{ending}\n"),
+        };
+        let text = [
+            format!("NAME=a\nDATA_DIRECTORY=/d\nRESTAPI={protocol}://127.0.0.1:{port}\n"),
+            file("RESTAPI_CACERT", signers, "pem"),
+            file("CTL_CERT", own, "pem"),
+            file("CTL_KEY", own, "key"),
+        ];
+        std::fs::write(self.machine.path("etc/patroni/16-main.dnscp"), text.concat()).unwrap();
+        self.machine.mode("etc/patroni/16-main.dnscp", 0o640);
+        let (_, out, err) = self.machine.run("status 16/main");
+        let role = out.lines().find_map(|line| line.strip_prefix("role: ")).unwrap_or_else(|| panic!("{out}{err}"));
+        let said = err.lines().filter(|line| line.contains("REST API") || line.contains("answer at"));
+        // OpenSSL 3.2 calls some alerts otherwise.
+        let plain = |line: &str| {
+            let line = line.replace("dnscp: error: ", "").replace("ssl/tls alert", "sslv3 alert");
+            line.replace(&format!("127.0.0.1:{port}"), "PATRONI")
+        };
+        let said: Vec<String> = said.map(plain).collect();
+        (role.trim().to_owned(), said.join("\n"))
+    }
+}
+
+fn python() -> bool {
+    let found = Command::new("python3").arg("-V").output().is_ok();
+    assert!(found || std::env::var_os("REQUIRE_ALL").is_none(), "needs python3");
+    if !found {
+        eprintln!("skipped: needs python3");
+    }
+    found
+}
+
+const PRIMARY: &str = "primary";
+const SILENT: &str = "Patroni does not answer";
+
+#[test]
+fn who_can_be_believed_and_what_is_said_otherwise() {
+    if !python() {
+        return;
+    }
+    let host = Host::new();
+    let api = "Patroni's REST API at PATRONI: ";
+    let not_signed = |by: &str, why: &str| {
+        format!(
+            "{api}its certificate is not signed by /etc/patroni/tls/{by}.pem ({why}): correct RESTAPI_CACERT or RESTAPI_CERT, and \
+             run patroni-gen-config"
+        )
+    };
+    let refuses = |own: &str, why: &str| {
+        format!(
+            "{api}it refuses our certificate /etc/patroni/tls/{own}.pem ({why}): correct or renew CTL_CERT, or RESTAPI_CACERT"
+        )
+    };
+    let cases: [(&str, &str, &str, &str, &str, &str, String); 15] = [
+        ("", "", "http", "", "", PRIMARY, String::new()),
+        ("pg1", "none", "https", "site", "", PRIMARY, String::new()),
+        ("server", "optional", "https", "site", "", PRIMARY, String::new()),
+        ("pg1", "required", "https", "site", "pg1", PRIMARY, String::new()),
+        ("snakeoil", "none", "https", "snakeoil", "", PRIMARY, String::new()),
+        // It is Patroni all the same.
+        (
+            "expired",
+            "none",
+            "https",
+            "site",
+            "",
+            PRIMARY,
+            "the certificate of Patroni's REST API at PATRONI is out of date (certificate has expired): renew RESTAPI_CERT and \
+             reload Patroni, before others refuse it"
+                .to_owned(),
+        ),
+        ("pg1", "none", "https", "other", "", SILENT, not_signed("other", "self-signed certificate in certificate chain")),
+        ("snakeoil", "none", "https", "site", "", SILENT, not_signed("site", "self-signed certificate")),
+        (
+            "pg1",
+            "none",
+            "https",
+            "",
+            "",
+            SILENT,
+            format!(
+                "{api}its certificate is not signed by anybody whom this host trusts (self-signed certificate in certificate chain): set \
+                 RESTAPI_CACERT, and run patroni-gen-config"
+            ),
+        ),
+        (
+            "pg1",
+            "required",
+            "https",
+            "site",
+            "",
+            SILENT,
+            format!(
+                "{api}it refuses us without a certificate (tlsv13 alert certificate required): if RESTAPI_VERIFY_CLIENT=required is \
+                 new, run patroni-gen-config"
+            ),
+        ),
+        ("pg1", "required", "https", "site", "foreign", SILENT, refuses("foreign", "tlsv1 alert unknown ca")),
+        ("pg1", "required", "https", "site", "expired", SILENT, refuses("expired", "sslv3 alert certificate expired")),
+        ("pg1", "required", "https", "site", "server", SILENT, refuses("server", "sslv3 alert unsupported certificate")),
+        (
+            "",
+            "",
+            "https",
+            "site",
+            "",
+            SILENT,
+            format!("{api}it does not speak TLS, as the Patroni file says: run systemctl reload patroni@ for this instance"),
+        ),
+        ("pg1", "none", "https", "none", "", SILENT, format!("{api}there is no file /etc/patroni/tls/none.pem")),
+    ];
+    for (certificate, verify, protocol, signers, own, role, said) in cases {
+        let patroni = host.patroni(certificate, verify);
+        let found = host.asks(patroni.1, protocol, signers, own);
+        // The alert can be lost with the connection.
+        let lost = verify == "required" && role == SILENT && found.1.contains("Connection reset by peer");
+        if !lost
+            || (!own.is_empty()
+                && !found.1.contains(&format!("seems to refuse our certificate /etc/patroni/tls/{own}.pem")))
+        {
+            assert_eq!(found, (role.to_owned(), said), "{certificate} {verify}, {protocol} {signers} {own}");
+        }
+    }
+}
+
+#[test]
+fn a_patroni_that_speaks_tls_now_is_noticed() {
+    if python() {
+        let host = Host::new();
+        let (role, said) = host.asks(host.patroni("pg1", "none").1, "http", "", "");
+        assert_eq!(role, SILENT);
+        assert!(said.contains("is it TLS now? run patroni-gen-config"), "{said}");
+    }
+}
+
+/// Whoever listens there, each answer is waited for no longer than 0.3 s, also one that comes by single bytes.
+#[test]
+fn a_handshake_that_never_ends_is_ended() {
+    let host = Host::new();
+    for trickles in [false, true] {
+        let listener = TcpListener::bind((HOME, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                // A record of the handshake (RFC 8446, section 5.1), which is as long as a record can be.
+                let record = [0x16, 3, 3, 0x40, 0, 2, 0, 0x3f, 0xfc, 3, 3];
+                for byte in record.into_iter().chain(std::iter::repeat(7)) {
+                    if !trickles || stream.write_all(&[byte]).is_err() {
+                        break;
+                    }
+                    thread::sleep(Duration::from_millis(20));
+                }
+                if !trickles {
+                    thread::sleep(Duration::from_secs(5));
+                }
+            }
+        });
+        let begin = Instant::now();
+        let (role, said) = host.asks(port, "https", "site", "");
+        assert_eq!(
+            (role.as_str(), said.as_str()),
+            (SILENT, "Patroni's REST API at PATRONI did not answer within 300ms")
+        );
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    }
+}
