@@ -27,6 +27,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use nix::sys::prctl::set_dumpable;
 use site::report::{self, Reporter};
 use site::settings::{Origin, Settings};
 use site::{ClusterId, Root, clusters, keys::SiteKey};
@@ -104,6 +105,8 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return reporter.usage(&error.to_string(), error.use_stderr()),
     };
+    // A core dump would have the passwords. Where the kernel refuses, it also makes none.
+    let _ = set_dumpable(false);
     reporter.finish(run(&Root::from_environment(), &args, &reporter))
 }
 
