@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use crate::command::host;
 use crate::detached;
 use crate::holder::{Holder, Space, host_cgroup};
-use crate::image::{self, Release};
+use crate::image::{self, Image, Release};
 use crate::net;
 use crate::node::Node;
 
@@ -33,14 +33,18 @@ pub struct Lab {
 impl Lab {
     /// Boots machines of a Debian release, named after the running test.
     pub fn boot(release: Release, machines: &[&str]) -> Result<Self> {
-        let test = thread::current().name().unwrap_or("lab").replace("::", "-");
-        Self::boot_named(&test, release, machines)
+        Self::boot_image(&running_test(), release, release.image(), machines)
+    }
+
+    /// The same with an image that has all stores, not only etcd.
+    pub fn boot_with_stores(release: Release, machines: &[&str]) -> Result<Self> {
+        Self::boot_image(&running_test(), release, release.image_with_stores(), machines)
     }
 
     /// Boots machines of a Debian release; the name is that of the directory for its logs.
-    pub fn boot_named(name: &str, release: Release, machines: &[&str]) -> Result<Self> {
+    pub(crate) fn boot_image(name: &str, release: Release, image: Image, machines: &[&str]) -> Result<Self> {
         check_names(machines)?;
-        let image = image::ensure(release.image())?;
+        let image = image::ensure(image)?;
         let (holder, space) = Holder::start(image.path())?;
         let nodes = machines.iter().zip(1..).map(|(name, number)| Node::new(name, number, space.clone())).collect();
         let lab = Self { name: name.to_owned(), release, space, nodes, holder: Some(holder) };
@@ -220,6 +224,10 @@ impl Drop for Lab {
             }
         }
     }
+}
+
+fn running_test() -> String {
+    thread::current().name().unwrap_or("lab").replace("::", "-")
 }
 
 /// A name is a host name, and with `vb-` before it the name of a network interface, which has at most 15 characters.

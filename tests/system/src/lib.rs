@@ -35,7 +35,7 @@ pub mod watch;
 pub mod writer;
 
 pub use command::{Captured, Task};
-pub use fixture::{ready, test};
+pub use fixture::{ready, test, test_with_stores};
 pub use image::Release;
 pub use lab::Lab;
 pub use node::Node;
