@@ -13,11 +13,10 @@ use crate::holder::{Holder, Space, host_cgroup};
 use crate::image::{self, Image, Release};
 use crate::net;
 use crate::node::Node;
+use crate::store;
 
 const POLL: Duration = Duration::from_millis(150);
 const APT_LIMIT: Duration = Duration::from_secs(60);
-/// `/etc/default/etcd` of one member.
-const ETCD_DEFAULTS: &str = include_str!("scripts/etcd.default");
 
 /// Some machines on one bridge. Dropping it removes all of it, unless it was detached.
 #[derive(Debug)]
@@ -165,30 +164,9 @@ impl Lab {
         self.each(|node| node.on_any_disk("apt-get -qq update").map(drop))
     }
 
-    /// Starts etcd on all machines as one cluster, by Debian's package, and waits until every member is healthy.
-    ///
-    /// It is enabled: a machine that boots again rejoins.
+    /// Starts etcd on all machines, see [`store::etcd::start`].
     pub fn start_etcd(&self) -> Result<()> {
-        let members: Vec<String> =
-            self.nodes.iter().map(|node| format!("{}=http://{}:2380", node.name(), node.ipv4())).collect();
-        self.each(|node| {
-            let defaults = ETCD_DEFAULTS
-                .replace("@NAME@", node.name())
-                .replace("@ADDRESS@", &node.ipv4())
-                .replace("@MEMBERS@", &members.join(","));
-            node.write("/etc/default/etcd", defaults, 0o644)?;
-            // Debian's unit does not wait for the address that it binds, and gives up where it is not there yet.
-            let online =
-                "[Unit]\nWants=network-online.target\nAfter=network-online.target\n[Service]\nRestart=on-failure\n";
-            node.write("/etc/systemd/system/etcd.service.d/lab.conf", online, 0o644)?;
-            node.run_within(APT_LIMIT, "systemctl daemon-reload && systemctl enable --quiet --now etcd").map(drop)
-        })?;
-        self.each(|node| {
-            self.wait_until(Duration::from_secs(30), "etcd is healthy", || {
-                let health = node.try_run("ETCDCTL_API=3 etcdctl --endpoints=http://127.0.0.1:2379 endpoint health")?;
-                health.ok().map(|_| true)
-            })
-        })
+        store::etcd::start(self)
     }
 
     /// Writes the journal, the console and the database logs of every machine to

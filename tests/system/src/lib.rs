@@ -31,6 +31,7 @@ pub mod names;
 mod net;
 mod node;
 pub mod patroni;
+pub mod store;
 pub mod watch;
 pub mod writer;
 
