@@ -18,9 +18,9 @@ const AGENT: &str = "8a1b54b6-2f0a-4a39-a0ad-2f5d6e2a2f0e";
 const ANONYMOUS: &str = "00000000-0000-0000-0000-000000000002";
 const GOSSIP: &str = "pUqJrVyVRj5jsiYEkM/tFQYfWyJIv4s3XkvDwy7Cu5s=";
 
-/// Starts Consul's servers, and makes the token with which members may write below `prefix`, hold sessions and register
-/// services whose names begin with `services`. Anybody may look up nodes and services by DNS.
-pub fn start(lab: &Lab, authority: &Authority, prefix: &str, services: &str) -> Result<()> {
+/// Starts Consul's servers, and makes the token of the members of a scope, with the policy of `docs/stores.md`. Anybody may look
+/// up nodes and services by DNS.
+pub fn start(lab: &Lab, authority: &Authority, scope: &str) -> Result<()> {
     let join: Vec<String> = lab.nodes().iter().map(Node::ipv4).collect();
     for node in lab.nodes() {
         authority.issue("/O=Lab/CN=consul", node)?.install(node, "/etc/consul.d/tls", "server", "root:consul")?;
@@ -35,6 +35,7 @@ pub fn start(lab: &Lab, authority: &Authority, prefix: &str, services: &str) -> 
             "encrypt": GOSSIP,
             // The shortest times, so that the tests do not wait for a leader.
             "performance": {"raft_multiplier": 1},
+            "autopilot": {"server_stabilization_time": "1s"},
             "ports": {"http": -1, "https": PORT},
             "addresses": {"https": format!("127.0.0.1 {}", node.ipv4())},
             "verify_incoming": true,
@@ -59,8 +60,8 @@ pub fn start(lab: &Lab, authority: &Authority, prefix: &str, services: &str) -> 
         (
             "patroni",
             format!(
-                r#"key_prefix "{prefix}" {{ policy = "write" }} session_prefix "" {{ policy = "write" }}
-                   service_prefix "{services}" {{ policy = "write" }}
+                r#"key_prefix "postgresql-common/{scope}/" {{ policy = "write" }} session_prefix "" {{ policy = "write" }}
+                   service_prefix "{scope}" {{ policy = "write" }}
                    node_prefix "" {{ policy = "read" }} agent_prefix "" {{ policy = "read" }}"#
             ),
         ),
@@ -78,8 +79,17 @@ pub fn start(lab: &Lab, authority: &Authority, prefix: &str, services: &str) -> 
         consul(first, &format!("acl token create -secret {secret} -policy-name {policy}"))?;
     }
     consul(first, &format!("acl token update -id {ANONYMOUS} -policy-name lookup"))?;
+    wait_for_voters(lab)
+}
+
+/// Waits until all servers vote. One that was away is removed by the others, and votes again only some time after its
+/// return: were another one lost before, nobody would decide.
+pub fn wait_for_voters(lab: &Lab) -> Result<()> {
     lab.each(|node| {
-        lab.wait_until(Duration::from_secs(30), "Consul knows all nodes", || {
+        lab.wait_until(Duration::from_secs(40), "all servers of Consul vote", || {
+            let peers = consul(node, "operator raft list-peers")?;
+            let voters = peers.lines().filter(|line| line.split_whitespace().nth(4) == Some("true")).count();
+            ensure!(voters == lab.nodes().len(), "the servers are {peers}");
             let nodes = consul(node, "catalog nodes")?;
             ensure!(lab.nodes().iter().all(|node| nodes.contains(&node.ipv4())), "the catalogue has {nodes}");
             Ok(true)

@@ -11,14 +11,19 @@ use crate::Lab;
 const DEFAULTS: &str = include_str!("../scripts/etcd.default");
 /// What TLS adds to it.
 const DEFAULTS_TLS: &str = include_str!("../scripts/etcd-tls.default");
-/// Debian's unit does not wait for the address that it binds, and gives up where it is not there yet.
-const ONLINE: &str = "[Unit]\nWants=network-online.target\nAfter=network-online.target\n[Service]\nRestart=on-failure\n";
+/// Debian's unit does not wait for the address that it binds, and gives up where it is not there yet. A server that stops
+/// waits 10 s for clients that keep their connections.
+const ONLINE: &str = "[Unit]\nWants=network-online.target\nAfter=network-online.target\n[Service]\nRestart=on-failure\nTimeoutStopSec=2\n";
 
 /// The user that members use, and its role's right.
 pub const USER: &str = "patroni";
 /// Its password, with what needs quoting in many places.
 pub const PASSWORD: &str = r#"p&/"w'\ %20$x"#;
 const ROOT_PASSWORD: &str = "root-of-etcd";
+
+/// How etcdctl speaks to a secured server.
+const OPTIONS: &str = "--endpoints=https://127.0.0.1:2379 --cacert=/etc/etcd/tls/ca.pem --cert=/etc/etcd/tls/server.pem \
+    --key=/etc/etcd/tls/server.key";
 
 /// Starts etcd on all machines as one cluster and waits until every member is healthy.
 ///
@@ -35,7 +40,7 @@ pub fn start_secured(lab: &Lab, authority: &Authority, prefix: &str) -> Result<(
         node.write("/etc/etcd/tls/ca.pem", authority.certificate(), 0o644)?;
     }
     start_with(lab, |defaults| defaults.replace("http://", "https://") + DEFAULTS_TLS)?;
-    wait_until_healthy(lab, &options())?;
+    wait_until_healthy(lab, OPTIONS)?;
     let commands = format!(
         "user add root:{ROOT_PASSWORD}\nuser grant-role root root\nrole add {USER}\n\
          role grant-permission {USER} --prefix=true readwrite {prefix}\n\
@@ -44,7 +49,7 @@ pub fn start_secured(lab: &Lab, authority: &Authority, prefix: &str) -> Result<(
     let first = &lab.nodes()[0];
     first.write("/root/etcd.password", PASSWORD, 0o600)?;
     for command in commands.lines() {
-        first.run(&format!("ETCDCTL_API=3 etcdctl {} {command}", options()))?;
+        first.run(&format!("ETCDCTL_API=3 etcdctl {} {command}", OPTIONS))?;
     }
     Ok(())
 }
@@ -52,12 +57,6 @@ pub fn start_secured(lab: &Lab, authority: &Authority, prefix: &str) -> Result<(
 /// Ends etcd everywhere and forgets what it had stored.
 pub fn remove(lab: &Lab) -> Result<()> {
     lab.each(|node| node.run("systemctl disable --quiet --now etcd; rm -rf /var/lib/etcd/default").map(drop))
-}
-
-fn options() -> String {
-    "--endpoints=https://127.0.0.1:2379 --cacert=/etc/etcd/tls/ca.pem --cert=/etc/etcd/tls/server.pem \
-     --key=/etc/etcd/tls/server.key"
-        .to_owned()
 }
 
 fn start_with(lab: &Lab, change: impl Fn(String) -> String + Sync) -> Result<()> {
