@@ -12,7 +12,7 @@ CARGO ?= cargo
 LAB = target/debug/lab
 sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates systemd udev debian docs/man docs/passwords.md)
 
-.PHONY: demo demo-down check check-fast check-host check-point check-theirs deb bench setup lab msrv lintian system
+.PHONY: demo demo-down check check-fast check-host check-point check-stores check-theirs deb bench setup lab msrv lintian system
 
 demo: setup deb lab
 	tests/demo $(RELEASE)
@@ -47,6 +47,11 @@ system: lab
 check-point: export REQUIRE_ALL = 1
 check-point: setup deb lab
 	$(CARGO) test -p lab --test point -- --nocapture
+
+# Every store with its real servers, secured, on three machines of each release: six minutes.
+check-stores: export REQUIRE_ALL = 1
+check-stores: setup deb lab
+	$(CARGO) test -p lab --test stores -- --nocapture
 
 check-theirs: setup lab
 	tests/cases/findings/run theirs

@@ -24,7 +24,7 @@ struct Opts {
 enum Action {
     /// Build images that are not there yet
     Image {
-        /// 12, 13, build, build13, dns, script, samba12 or samba13
+        /// 12, 13, build, build13, dns, script, samba12, samba13, stores12 or stores13
         #[arg(required = true)]
         images: Vec<Image>,
     },
@@ -37,7 +37,7 @@ enum Action {
     },
     /// Run a command in a throw-away copy of an image, as an ordinary user
     InImage {
-        /// 12, 13, build, build13, dns, script, samba12 or samba13
+        /// 12, 13, build, build13, dns, script, samba12, samba13, stores12 or stores13
         image: Image,
         /// A checkout: a copy of its files is the working directory, the checkout itself is /src, read-only
         #[arg(long)]
@@ -59,6 +59,9 @@ enum Action {
         /// A package that apt shall find; may be given more than once
         #[arg(long)]
         deb: Vec<PathBuf>,
+        /// Machines that have all stores, not only etcd
+        #[arg(long)]
+        stores: bool,
         /// Start etcd on all machines
         #[arg(long)]
         etcd: bool,
@@ -154,7 +157,10 @@ fn run(action: Action) -> Result<ExitCode> {
         Action::InImage { image, src, command } => {
             return Ok(exit_code(builder::in_image(image, src.as_deref(), &command)?));
         }
-        Action::Up { lab, release, nodes, deb, etcd } => up(&lab.name, release, &nodes, &deb, etcd)?,
+        Action::Up { lab, release, nodes, deb, stores, etcd } => {
+            let image = if stores { release.image_with_stores() } else { release.image() };
+            up(&lab.name, release, image, &nodes, &deb, etcd)?;
+        }
         Action::Offer { lab, deb } => Lab::attach(&lab.name)?.offer(&deb)?,
         Action::Exec { machine, command } => return exec(&machine, &command),
         Action::Off(machine) => machine.find()?.power_off()?,
@@ -182,10 +188,10 @@ impl Machine {
     }
 }
 
-fn up(name: &str, release: Release, nodes: &[String], deb: &[PathBuf], etcd: bool) -> Result<()> {
+fn up(name: &str, release: Release, image: Image, nodes: &[String], deb: &[PathBuf], etcd: bool) -> Result<()> {
     detached::check_free(name)?;
     let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
-    let lab = Lab::boot_named(name, release, &nodes)?;
+    let lab = Lab::boot_image(name, release, image, &nodes)?;
     if !deb.is_empty() {
         lab.offer(deb)?;
     }

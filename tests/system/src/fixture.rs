@@ -12,10 +12,19 @@ use crate::lab::{Lab, has_program};
 ///
 /// Where the host cannot run machines, it says so and passes, or fails if `REQUIRE_ALL=1`.
 pub fn test(release: Release, machines: &[&str], body: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
+    test_in(|| Lab::boot(release, machines), body)
+}
+
+/// [`test`] with machines that have all stores, not only etcd.
+pub fn test_with_stores(release: Release, machines: &[&str], body: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
+    test_in(|| Lab::boot_with_stores(release, machines), body)
+}
+
+fn test_in(boot: impl FnOnce() -> Result<Lab>, body: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     if !ready()? {
         return Ok(());
     }
-    let lab = Lab::boot(release, machines)?;
+    let lab = boot()?;
     let Err(failure) = body(&lab) else { return Ok(()) };
     let directory = lab.collect_logs().context(format!("{failure:#}, and the logs cannot be collected"))?;
     Err(failure.context(format!("failed; logs of the machines are in {}", directory.display())))

@@ -24,6 +24,7 @@ const TRIES: u32 = 3;
 
 const NODE_BEFORE: &str = include_str!("../image/node-before.sh");
 const NODE_AFTER: &str = include_str!("../image/node-after.sh");
+const STORES: &str = include_str!("../image/stores.sh");
 const BUILDER_AFTER: &str = include_str!("../image/builder-after.sh");
 const SERVER_AFTER: &str =
     "#!/bin/sh\nset -eu\nrm -f \"$1\"/etc/apt/apt.conf.d/99mmdebstrap \"$1\"/etc/dpkg/dpkg.cfg.d/99mmdebstrap\n";
@@ -31,6 +32,7 @@ const SERVER_AFTER: &str =
 const NODE_PACKAGES: &str = "apt-utils,systemd,systemd-sysv,dbus,iproute2,iputils-ping,procps,postgresql,\
     postgresql-contrib,patroni,python3-etcd,etcd-server,etcd-client,openssl,less,jq,man-db,bash-completion,\
     bind9,bind9-dnsutils,krb5-kdc,krb5-admin-server,krb5-user";
+const STORE_PACKAGES: &str = "zookeeperd,python3-consul,python3-kazoo,python3-pysyncobj";
 const PACKAGE_BUILDER_PACKAGES: &str = "build-essential,debhelper,scdoc,lintian,fakeroot,rustc-web,cargo-web,\
     libssl-dev,pkg-config,ca-certificates,git,make,man-db,systemd";
 const RUST_PACKAGES: &str = "rustc,cargo,gcc,libc6-dev,libssl-dev,pkg-config,ca-certificates,git,make";
@@ -65,6 +67,15 @@ impl Release {
         match self {
             Self::Debian12 => Image::Debian12,
             Self::Debian13 => Image::Debian13,
+        }
+    }
+
+    /// The image of its machines with all stores, not only etcd.
+    #[must_use]
+    pub fn image_with_stores(self) -> Image {
+        match self {
+            Self::Debian12 => Image::Stores12,
+            Self::Debian13 => Image::Stores13,
         }
     }
 }
@@ -106,11 +117,15 @@ pub enum Image {
     Samba12,
     /// Samba 4.22.
     Samba13,
+    /// A machine with Debian 12 and all stores, not only etcd.
+    Stores12,
+    /// A machine with Debian 13 and all stores.
+    Stores13,
 }
 
 impl Image {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Debian12,
         Self::Debian13,
         Self::Build,
@@ -119,6 +134,8 @@ impl Image {
         Self::Script,
         Self::Samba12,
         Self::Samba13,
+        Self::Stores12,
+        Self::Stores13,
     ];
 
     /// The name on the command line and in the cache.
@@ -133,6 +150,8 @@ impl Image {
             Self::Script => "script",
             Self::Samba12 => "samba12",
             Self::Samba13 => "samba13",
+            Self::Stores12 => "stores12",
+            Self::Stores13 => "stores13",
         }
     }
 
@@ -140,12 +159,14 @@ impl Image {
         match self {
             Self::Debian12 => Recipe::machine("bookworm"),
             Self::Debian13 => Recipe::machine("trixie"),
-            Self::Build => Recipe::builder("bookworm", PACKAGE_BUILDER_PACKAGES),
-            Self::Build13 => Recipe::builder("trixie", RUST_PACKAGES),
-            Self::Dns => Recipe::server("trixie", DNS_PACKAGES),
-            Self::Script => Recipe::server("bookworm", SCRIPT_PACKAGES),
-            Self::Samba12 => Recipe::server("bookworm", SAMBA_PACKAGES),
-            Self::Samba13 => Recipe::server("trixie", SAMBA_PACKAGES),
+            Self::Build => Recipe::builder("bookworm", &[PACKAGE_BUILDER_PACKAGES]),
+            Self::Build13 => Recipe::builder("trixie", &[RUST_PACKAGES]),
+            Self::Dns => Recipe::server("trixie", &[DNS_PACKAGES]),
+            Self::Script => Recipe::server("bookworm", &[SCRIPT_PACKAGES]),
+            Self::Samba12 => Recipe::server("bookworm", &[SAMBA_PACKAGES]),
+            Self::Samba13 => Recipe::server("trixie", &[SAMBA_PACKAGES]),
+            Self::Stores12 => Recipe::stores("bookworm"),
+            Self::Stores13 => Recipe::stores("trixie"),
         }
     }
 }
@@ -155,33 +176,43 @@ impl FromStr for Image {
 
     fn from_str(text: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|image| image.name() == text);
-        found.with_context(|| format!("no image {text:?}: use 12, 13, build, build13, dns, script, samba12 or samba13"))
+        found.with_context(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|image| image.name()).collect();
+            format!("no image {text:?}: use one of {}", names.join(", "))
+        })
     }
 }
 
 /// What an image is made from.
 struct Recipe {
     suite: &'static str,
-    packages: &'static str,
+    packages: &'static [&'static str],
     before: Option<&'static str>,
-    after: &'static str,
+    /// Run in this order.
+    after: &'static [&'static str],
 }
 
 impl Recipe {
     fn machine(suite: &'static str) -> Self {
-        Self { suite, packages: NODE_PACKAGES, before: Some(NODE_BEFORE), after: NODE_AFTER }
+        Self { suite, packages: &[NODE_PACKAGES], before: Some(NODE_BEFORE), after: &[NODE_AFTER] }
     }
 
-    fn builder(suite: &'static str, packages: &'static str) -> Self {
-        Self { suite, packages, before: None, after: BUILDER_AFTER }
+    fn stores(suite: &'static str) -> Self {
+        let packages = &[NODE_PACKAGES, STORE_PACKAGES];
+        Self { suite, packages, before: Some(NODE_BEFORE), after: &[STORES, NODE_AFTER] }
     }
 
-    fn server(suite: &'static str, packages: &'static str) -> Self {
-        Self { suite, packages, before: None, after: SERVER_AFTER }
+    fn builder(suite: &'static str, packages: &'static [&'static str]) -> Self {
+        Self { suite, packages, before: None, after: &[BUILDER_AFTER] }
+    }
+
+    fn server(suite: &'static str, packages: &'static [&'static str]) -> Self {
+        Self { suite, packages, before: None, after: &[SERVER_AFTER] }
     }
 
     fn hash(&self) -> String {
-        let parts = [self.suite, self.packages, self.before.unwrap_or_default(), self.after];
+        let (packages, after) = (self.packages.join(","), self.after.join("\0"));
+        let parts = [self.suite, &packages, self.before.unwrap_or_default(), &after];
         format!("{:016x}", fnv(parts.join("\0").as_bytes()))
     }
 }
@@ -319,14 +350,14 @@ fn mmdebstrap(image: Image, recipe: &Recipe, sources: &str, path: &Path, log: &P
         ])
         .args(["--aptopt=Acquire::Retries \"5\"", "--aptopt=Acquire::http::Timeout \"30\""])
         .args(proxy_options()?)
-        .arg(format!("--include={}", recipe.packages));
-    for (name, stage, script) in [("before", "essential", recipe.before), ("after", "customize", Some(recipe.after))] {
-        if let Some(script) = script {
-            let file = work.join(name);
-            fs::write(&file, script)?;
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
-            command.arg(format!("--{stage}-hook={} \"$1\"", file.display()));
-        }
+        .arg(format!("--include={}", recipe.packages.join(",")));
+    let before = recipe.before.iter().map(|script| ("essential", script));
+    let after = recipe.after.iter().map(|script| ("customize", script));
+    for (number, (stage, script)) in before.chain(after).enumerate() {
+        let file = work.join(format!("hook-{number}"));
+        fs::write(&file, script)?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
+        command.arg(format!("--{stage}-hook={} \"$1\"", file.display()));
     }
     let log = File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
     let mut child = command
@@ -441,7 +472,7 @@ mod tests {
     fn a_changed_recipe_is_another_image() {
         let [mut one, two] = [Recipe::machine("trixie"), Recipe::machine("trixie")];
         assert_eq!(one.hash(), two.hash());
-        one.packages = "systemd";
+        one.packages = &["systemd"];
         assert_ne!(one.hash(), two.hash());
     }
 }

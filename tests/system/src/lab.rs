@@ -10,14 +10,13 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use crate::command::host;
 use crate::detached;
 use crate::holder::{Holder, Space, host_cgroup};
-use crate::image::{self, Release};
+use crate::image::{self, Image, Release};
 use crate::net;
 use crate::node::Node;
+use crate::store;
 
 const POLL: Duration = Duration::from_millis(150);
 const APT_LIMIT: Duration = Duration::from_secs(60);
-/// `/etc/default/etcd` of one member.
-const ETCD_DEFAULTS: &str = include_str!("scripts/etcd.default");
 
 /// Some machines on one bridge. Dropping it removes all of it, unless it was detached.
 #[derive(Debug)]
@@ -33,14 +32,18 @@ pub struct Lab {
 impl Lab {
     /// Boots machines of a Debian release, named after the running test.
     pub fn boot(release: Release, machines: &[&str]) -> Result<Self> {
-        let test = thread::current().name().unwrap_or("lab").replace("::", "-");
-        Self::boot_named(&test, release, machines)
+        Self::boot_image(&running_test(), release, release.image(), machines)
+    }
+
+    /// The same with an image that has all stores, not only etcd.
+    pub fn boot_with_stores(release: Release, machines: &[&str]) -> Result<Self> {
+        Self::boot_image(&running_test(), release, release.image_with_stores(), machines)
     }
 
     /// Boots machines of a Debian release; the name is that of the directory for its logs.
-    pub fn boot_named(name: &str, release: Release, machines: &[&str]) -> Result<Self> {
+    pub(crate) fn boot_image(name: &str, release: Release, image: Image, machines: &[&str]) -> Result<Self> {
         check_names(machines)?;
-        let image = image::ensure(release.image())?;
+        let image = image::ensure(image)?;
         let (holder, space) = Holder::start(image.path())?;
         let nodes = machines.iter().zip(1..).map(|(name, number)| Node::new(name, number, space.clone())).collect();
         let lab = Self { name: name.to_owned(), release, space, nodes, holder: Some(holder) };
@@ -173,30 +176,9 @@ impl Lab {
         self.each(|node| node.on_any_disk("apt-get -qq update").map(drop))
     }
 
-    /// Starts etcd on all machines as one cluster, by Debian's package, and waits until every member is healthy.
-    ///
-    /// It is enabled: a machine that boots again rejoins.
+    /// Starts etcd on all machines, see [`store::etcd::start`].
     pub fn start_etcd(&self) -> Result<()> {
-        let members: Vec<String> =
-            self.nodes.iter().map(|node| format!("{}=http://{}:2380", node.name(), node.ipv4())).collect();
-        self.each(|node| {
-            let defaults = ETCD_DEFAULTS
-                .replace("@NAME@", node.name())
-                .replace("@ADDRESS@", &node.ipv4())
-                .replace("@MEMBERS@", &members.join(","));
-            node.write("/etc/default/etcd", defaults, 0o644)?;
-            // Debian's unit does not wait for the address that it binds, and gives up where it is not there yet.
-            let online =
-                "[Unit]\nWants=network-online.target\nAfter=network-online.target\n[Service]\nRestart=on-failure\n";
-            node.write("/etc/systemd/system/etcd.service.d/lab.conf", online, 0o644)?;
-            node.run_within(APT_LIMIT, "systemctl daemon-reload && systemctl enable --quiet --now etcd").map(drop)
-        })?;
-        self.each(|node| {
-            self.wait_until(Duration::from_secs(30), "etcd is healthy", || {
-                let health = node.try_run("ETCDCTL_API=3 etcdctl --endpoints=http://127.0.0.1:2379 endpoint health")?;
-                health.ok().map(|_| true)
-            })
-        })
+        store::etcd::start(self)
     }
 
     /// Writes the journal, the console and the database logs of every machine to
@@ -232,6 +214,10 @@ impl Drop for Lab {
             }
         }
     }
+}
+
+fn running_test() -> String {
+    thread::current().name().unwrap_or("lab").replace("::", "-")
 }
 
 /// A name is a host name, and with `vb-` before it the name of a network interface, which has at most 15 characters.

@@ -32,12 +32,13 @@ pub mod names;
 mod net;
 mod node;
 pub mod patroni;
+pub mod store;
 pub mod watch;
 pub mod world;
 pub mod writer;
 
 pub use command::{Captured, Task};
-pub use fixture::{ready, test};
+pub use fixture::{ready, test, test_with_stores};
 pub use image::Release;
 pub use lab::Lab;
 pub use node::Node;

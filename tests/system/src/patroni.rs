@@ -135,6 +135,19 @@ impl<'a> Cluster<'a> {
         })
     }
 
+    /// Ends the cluster everywhere: Patroni, PostgreSQL, data and configuration. The store is not asked.
+    pub fn remove(&self) -> Result<()> {
+        Lab::each_of(self.nodes(), |node| {
+            node.run(&format!(
+                "systemctl disable --quiet --now {} && pg_dropcluster {} && rm -f {}",
+                self.unit(),
+                self.slashed().replace('/', " "),
+                self.file()
+            ))
+            .map(drop)
+        })
+    }
+
     /// `patronictl` with this cluster's file, and a limit, because it hangs on some errors of the store.
     pub fn patronictl(&self, node: &Node, arguments: &str) -> Result<String> {
         node.run(&format!("timeout 40 patronictl -c {} {arguments}", self.file()))
