@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::image::Image;
 use crate::patroni::Cluster;
 use crate::{Lab, Node, Release};
 
@@ -42,7 +41,7 @@ pub fn gap(packages: &[PathBuf]) -> Result<()> {
 
 /// Measures and prints a table in Markdown.
 pub fn run(packages: &[PathBuf], quick: bool) -> Result<()> {
-    let lab = Lab::boot_image("bench", Release::Debian13, Image::Debian13, &["pg1", "pg2"])?;
+    let lab = Lab::boot_named("bench", Release::Debian13, &["pg1", "pg2"])?;
     lab.offer(packages)?;
     lab.each(|node| node.run_within(RUN_LIMIT, "apt-get install -y patroni-tools").map(drop))?;
     let (first, second) = (lab.find("pg1")?, lab.find("pg2")?);
