@@ -32,7 +32,12 @@ pub struct Lab {
 impl Lab {
     /// Boots machines of a Debian release, named after the running test.
     pub fn boot(release: Release, machines: &[&str]) -> Result<Self> {
-        Self::boot_image(&running_test(), release, release.image(), machines)
+        Self::boot_named(&running_test(), release, machines)
+    }
+
+    /// Boots machines of a Debian release; the name is that of the directory for its logs.
+    pub fn boot_named(name: &str, release: Release, machines: &[&str]) -> Result<Self> {
+        Self::boot_image(name, release, release.image(), machines)
     }
 
     /// The same with an image that has all stores, not only etcd.
@@ -40,7 +45,6 @@ impl Lab {
         Self::boot_image(&running_test(), release, release.image_with_stores(), machines)
     }
 
-    /// Boots machines of a Debian release; the name is that of the directory for its logs.
     pub(crate) fn boot_image(name: &str, release: Release, image: Image, machines: &[&str]) -> Result<Self> {
         check_names(machines)?;
         let image = image::ensure(image)?;

@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{Options, Row, Sample};
-use crate::image::Image;
 use crate::patroni::{self, Cluster};
 use crate::writer::Writer;
 use crate::{Lab, Release};
@@ -37,7 +36,7 @@ pub(super) fn measure(options: &Options) -> Result<Vec<String>> {
 
 /// The gaps in seconds, through the address and through libpq's list, one of each for every switchover.
 fn switchovers(options: &Options) -> Result<(Vec<f64>, Vec<f64>)> {
-    let lab = Lab::boot_image("bench-gap", Release::Debian13, Image::Debian13, &MACHINES)?;
+    let lab = Lab::boot_named("bench-gap", Release::Debian13, &MACHINES)?;
     let main = Cluster::with_members(&lab, "main", 3);
     lab.offer(&options.deb)?;
     patroni::install_offered(&lab)?;

@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 
 use super::{Cost, Options, Row, Sample, follow, shown};
-use crate::image::Image;
 use crate::patroni::Cluster;
 use crate::world::capture::Capture;
 use crate::{Lab, Release};
@@ -17,7 +16,7 @@ const VIP: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 100);
 
 /// Measures on one machine of the lab.
 pub(super) fn measure(options: &Options) -> Result<Vec<String>> {
-    let lab = Lab::boot_image("bench", Release::Debian13, Image::Debian13, &["pg1"])?;
+    let lab = Lab::boot_named("bench", Release::Debian13, &["pg1"])?;
     lab.offer(&options.deb)?;
     let node = lab.find("pg1")?;
     node.run_within(INSTALL_LIMIT, "apt-get install -y patroni-tools")?;

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{Options, Row, Sample, load, shown};
-use crate::image::Image;
 use crate::patroni::Cluster;
 use crate::{Lab, Node, Release};
 
@@ -30,7 +29,7 @@ const PASSWORD_FILE: &str = "/var/lib/postgresql/bench.pgpass";
 
 /// Measures, and gives the versions of what was compared.
 pub(super) fn measure(options: &Options) -> Result<Vec<String>> {
-    let lab = Lab::boot_image("bench", Release::Debian13, Image::Debian13, &["pg1", "pg2"])?;
+    let lab = Lab::boot_named("bench", Release::Debian13, &["pg1", "pg2"])?;
     lab.offer(&options.deb)?;
     lab.each(|node| node.run_within(RUN_LIMIT, "apt-get install -y patroni-tools").map(drop))?;
     let (first, second) = (lab.find("pg1")?, lab.find("pg2")?);
