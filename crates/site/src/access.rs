@@ -62,6 +62,14 @@ impl User {
         bail!("{}", self.refusal(root, &real, "read", 0o4)?)
     }
 
+    /// Is it an error for this user to write into a file that is there, such as a device?
+    pub fn check_writes(&self, root: &Root, path: &Path) -> Result<()> {
+        if self.may(root, path, 0o2)? {
+            return Ok(());
+        }
+        bail!("{}", self.refusal(root, path, "write", 0o2)?)
+    }
+
     /// Has the user one of the three bits? Only those of the first class that fits count (`path_resolution(7)`).
     fn may(&self, root: &Root, path: &Path, bit: u32) -> Result<bool> {
         let found = root.path(path).metadata().with_context(|| format!("cannot look at {}", path.display()))?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -96,22 +97,50 @@ fn data_directory(root: &Root, id: &ClusterId, conf: &Conf) -> Option<PathBuf> {
     None
 }
 
-/// The TCP ports on which something on this machine listens, from `/proc/net/tcp` and `tcp6` (`proc(5)`).
+/// The TCP ports on which something on this machine listens.
 pub fn listening_ports(root: &Root) -> Result<BTreeSet<u16>> {
+    Ok(listeners(root)?.into_iter().map(|listener| listener.port).collect())
+}
+
+/// A TCP socket that listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// On which address; the unspecified one is all.
+    pub address: IpAddr,
+    /// On which port.
+    pub port: u16,
+    /// The number by which `/proc/PID/fd` names it.
+    pub inode: u64,
+}
+
+/// All TCP sockets that listen, from `/proc/net/tcp` and `tcp6` (`proc(5)`).
+pub fn listeners(root: &Root) -> Result<Vec<Listener>> {
     const LISTEN: &str = "0A";
-    let mut ports = BTreeSet::new();
+    let mut listeners = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         for line in read_table(root, table)?.lines().skip(1) {
             let mut fields = line.split_whitespace().skip(1);
             let (local, state) = (fields.next(), fields.nth(1));
             if state == Some(LISTEN) {
-                if let Some((_, port)) = local.and_then(|local| local.rsplit_once(':')) {
-                    ports.extend(u16::from_str_radix(port, 16));
-                }
+                let inode = fields.nth(5).and_then(|inode| inode.parse().ok()).unwrap_or(0);
+                listeners.extend(local.and_then(socket).map(|(address, port)| Listener { address, port, inode }));
             }
         }
     }
-    Ok(ports)
+    Ok(listeners)
+}
+
+/// `0100007F:1538`: an address as the machine has it in memory, by words of 32 bits, and a port.
+fn socket(text: &str) -> Option<(IpAddr, u16)> {
+    let (address, port) = text.rsplit_once(':')?;
+    let words = (0..address.len() / 8).map(|word| u32::from_str_radix(address.get(word * 8..word * 8 + 8)?, 16).ok());
+    let bytes: Vec<u8> = words.collect::<Option<Vec<u32>>>()?.into_iter().flat_map(u32::to_ne_bytes).collect();
+    let address = match (<[u8; 4]>::try_from(bytes.as_slice()), <[u8; 16]>::try_from(bytes.as_slice())) {
+        (Ok(bytes), _) => IpAddr::from(bytes),
+        (_, Ok(bytes)) => IpAddr::from(bytes).to_canonical(),
+        _ => return None,
+    };
+    Some((address, u16::from_str_radix(port, 16).ok()?))
 }
 
 /// A table of the kernel, empty where it has none. It walks through all of its sockets for each read, which takes most of
@@ -164,6 +193,33 @@ mod tests {
         assert_eq!(seen, [("9.6/old".to_owned(), 5432), ("17/main".to_owned(), 5450), ("17/my-app".to_owned(), 5440)]);
         let app = find(&root, &"17/my-app".parse().unwrap()).unwrap().unwrap();
         assert_eq!(app.data_directory, Some(PathBuf::from("/d/my-app")));
+    }
+
+    #[test]
+    fn sockets_that_listen_have_an_address_and_a_number() {
+        let (_folder, root) = host();
+        let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+        let line = |local: &str, state: &str, inode: u64| {
+            format!(
+                "   0: {local} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000   112        0 {inode} 1 0 100\n"
+            )
+        };
+        write(
+            &root,
+            "/proc/net/tcp",
+            &format!("{head}{}{}", line("0100007F:1539", "0A", 7), line("0100007F:1539", "01", 8)),
+        );
+        let six = line("000000FD000000000000000001000000:1F48", "0A", 9);
+        write(&root, "/proc/net/tcp6", &format!("{head}{six}"));
+        let seen: Vec<String> = listeners(&root)
+            .unwrap()
+            .iter()
+            .map(|listener| format!("{} {} {}", listener.address, listener.port, listener.inode))
+            .collect();
+        // As a machine whose words begin with the least byte has them.
+        if cfg!(target_endian = "little") {
+            assert_eq!(seen, ["127.0.0.1 5433 7", "fd00::1 8008 9"]);
+        }
     }
 
     #[test]
