@@ -5,13 +5,13 @@
 //! `GET /patroni` (`RestApiHandler.do_GET`, the same from 3.0 to 4.1).
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
-use socket2::SockRef;
+use site::net::Bounded;
 
 use crate::tls::Tls;
 
@@ -95,13 +95,11 @@ impl Api {
     fn ask(&self, standby_leader: bool, limit: Duration) -> Result<Said> {
         let address = self.address;
         let end = Instant::now() + limit;
-        let stream = TcpStream::connect_timeout(&address, limit)
-            .with_context(|| format!("Patroni's REST API at {address} cannot be reached"))?;
-        // After a TLS handshake the question would wait until the end of that is acknowledged.
-        stream.set_nodelay(true)?;
+        let stream =
+            Bounded::to(&address, end).with_context(|| format!("Patroni's REST API at {address} cannot be reached"))?;
         let path = if standby_leader { "leader" } else { "primary" };
         let question = format!("GET /{path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-        let answer = self.exchange(Bounded { stream, end }, &question).map_err(|error| {
+        let answer = self.exchange(stream, &question).map_err(|error| {
             match error.downcast_ref::<io::Error>().map(io::Error::kind) {
                 Some(ErrorKind::TimedOut) => anyhow!("Patroni's REST API at {address} did not answer within {limit:?}"),
                 _ => error.context(format!("Patroni's REST API at {address}")),
@@ -143,45 +141,6 @@ fn exchange(stream: &mut (impl Read + Write), question: &str) -> io::Result<Vec<
     let mut answer = Vec::new();
     stream.take(MOST as u64 + 1).read_to_end(&mut answer)?;
     Ok(answer)
-}
-
-/// A stream on which all that happens ends at one time, however it is cut into pieces.
-struct Bounded {
-    stream: TcpStream,
-    end: Instant,
-}
-
-impl Bounded {
-    fn left(&self) -> io::Result<Duration> {
-        let left = self.end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
-        left.ok_or_else(|| ErrorKind::TimedOut.into())
-    }
-
-    /// A timeout of a socket is `EAGAIN`, which would be a reason to try again.
-    fn done<T>(result: io::Result<T>) -> io::Result<T> {
-        result.map_err(|error| if error.kind() == ErrorKind::WouldBlock { ErrorKind::TimedOut.into() } else { error })
-    }
-}
-
-impl Read for Bounded {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(Some(self.left()?))?;
-        // Patroni writes head and body one after the other, and the second one waits until we acknowledge the first: 40 ms,
-        // if that is delayed (`tcp(7)`, TCP_QUICKACK).
-        let _ = SockRef::from(&self.stream).set_tcp_quickack(true);
-        Self::done(self.stream.read(buffer))
-    }
-}
-
-impl Write for Bounded {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(Some(self.left()?))?;
-        Self::done(self.stream.write(buffer))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 fn parse(answer: &[u8]) -> Result<Said> {

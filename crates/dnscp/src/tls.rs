@@ -5,23 +5,15 @@
 //! a doubt: it is still Patroni that has its key, and to lose the address over it would help nobody.
 
 use std::fmt;
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result, anyhow, bail};
-use openssl::error::ErrorStack;
-use openssl::pkey::{PKey, Private};
-use openssl::ssl::{
-    self, HandshakeError, Ssl, SslContext, SslMethod, SslOptions, SslStream, SslVerifyMode, SslVersion,
-};
-use openssl::x509::store::X509StoreBuilder;
-use openssl::x509::verify::X509VerifyFlags;
-use openssl::x509::{X509, X509VerifyResult};
+use anyhow::{Result, anyhow};
+use openssl::ssl::SslStream;
 use site::Root;
-
-/// Not valid any more, or not yet: `X509_V_ERR_CERT_HAS_EXPIRED`, `X509_V_ERR_CERT_NOT_YET_VALID` (`X509_STORE_CTX_get_error(3)`).
-const OUT_OF_DATE: [i32; 2] = [10, 9];
+use site::net::tls::{self, Client, Own, Verify};
+use site::net::{Bounded, Fault};
 
 /// The files that say so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +28,7 @@ pub struct Files {
 pub struct Tls {
     root: Root,
     files: Files,
-    context: Mutex<Option<SslContext>>,
+    client: Mutex<Option<Arc<Client>>>,
 }
 
 impl fmt::Debug for Tls {
@@ -49,29 +41,17 @@ impl Tls {
     /// Reads nothing yet.
     #[must_use]
     pub fn new(root: &Root, files: Files) -> Self {
-        Self { root: root.clone(), files, context: Mutex::new(None) }
+        Self { root: root.clone(), files, client: Mutex::new(None) }
     }
 
     /// Shakes hands. Gives what is doubtful about the other side's certificate, too.
-    pub fn connect<S: Read + Write>(&self, stream: S) -> Result<(SslStream<S>, Option<String>)> {
-        let context = self.context()?;
-        match Ssl::new(&context)?.connect(stream) {
-            Ok(stream) => {
-                let result = stream.ssl().verify_result();
-                let doubt = (result != X509VerifyResult::OK).then(|| result.error_string().to_owned());
-                Ok((stream, doubt))
-            }
-            Err(error) => {
+    pub fn connect(&self, stream: Bounded) -> Result<(SslStream<Bounded>, Option<String>)> {
+        // No name is looked for, and none is sent.
+        match self.client()?.connect(stream, "127.0.0.1") {
+            Ok((stream, doubt)) => Ok((stream, doubt.map(|doubt| doubtful(&doubt)))),
+            Err(fault) => {
                 self.forget();
-                Err(match error {
-                    HandshakeError::SetupFailure(error) => error.into(),
-                    HandshakeError::Failure(failed) | HandshakeError::WouldBlock(failed) => {
-                        match failed.ssl().verify_result() {
-                            X509VerifyResult::OK => self.explain(failed.into_error()),
-                            distrust => anyhow!("{}", self.distrust(distrust)),
-                        }
-                    }
-                })
+                Err(self.explain(fault))
             }
         }
     }
@@ -80,86 +60,53 @@ impl Tls {
     /// reset that follows it, because our question is not read any more, may overtake it.
     pub fn explain_io(&self, error: io::Error) -> anyhow::Error {
         self.forget();
-        match (error.downcast::<ssl::Error>(), &self.files.own) {
-            (Ok(error), _) => self.explain(error),
-            (Err(error), Some((own, _))) if error.kind() == io::ErrorKind::ConnectionReset => {
+        match (tls::explain_io(error), &self.files.own) {
+            (Fault::Broken(error), Some((own, _))) if error.kind() == ErrorKind::ConnectionReset => {
                 anyhow!("it seems to refuse our certificate {} ({error}): see the journal of patroni@", own.display())
             }
-            (Err(error), _) => error.into(),
+            (fault, _) => self.explain(fault),
         }
     }
 
     /// The files may be others when they are needed the next time.
     fn forget(&self) {
-        *self.context.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn context(&self) -> Result<SslContext> {
-        let mut held = self.context.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(context) = held.as_ref() {
-            return Ok(context.clone());
+    fn client(&self) -> Result<Arc<Client>> {
+        let mut held = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = held.as_ref() {
+            return Ok(Arc::clone(client));
         }
-        let context = self.build()?;
-        *held = Some(context.clone());
-        Ok(context)
+        let own = self.files.own.clone().map(|(certificate, key)| Own { certificate, key, password: None });
+        let files = tls::Files { signers: self.files.signers.clone(), own };
+        let client = Arc::new(Client::new(&self.root, &files, Verify::Owner)?);
+        *held = Some(Arc::clone(&client));
+        Ok(client)
     }
 
-    fn build(&self) -> Result<SslContext> {
-        let mut context = SslContext::builder(SslMethod::tls_client())?;
-        context.set_min_proto_version(Some(SslVersion::TLS1_2))?;
-        // The answer is JSON, of which we see ourselves whether it is whole.
-        context.set_options(SslOptions::IGNORE_UNEXPECTED_EOF);
-        context.set_verify_callback(SslVerifyMode::PEER, |good, chain| {
-            good || OUT_OF_DATE.contains(&chain.error().as_raw())
-        });
-        match &self.files.signers {
-            None => context.set_default_verify_paths()?,
-            Some(path) => {
-                let mut store = X509StoreBuilder::new()?;
-                for signer in self.certificates(path)? {
-                    store.add_cert(signer)?;
-                }
-                // Whatever stands in the file is believed, also the member's own certificate or one between.
-                store.set_flags(X509VerifyFlags::PARTIAL_CHAIN)?;
-                context.set_cert_store(store.build());
-            }
+    fn explain(&self, fault: Fault) -> anyhow::Error {
+        match fault {
+            Fault::Unsigned(why) | Fault::Unfit(why) => anyhow!(self.distrust(&why)),
+            Fault::Refused(why) => match &self.files.own {
+                None => anyhow!(
+                    "it refuses us without a certificate ({why}): if RESTAPI_VERIFY_CLIENT=required is new, run patroni-gen-config"
+                ),
+                Some((own, _)) => anyhow!(
+                    "it refuses our certificate {} ({why}): correct or renew CTL_CERT, or RESTAPI_CACERT",
+                    own.display()
+                ),
+            },
+            Fault::NoTls => anyhow!(
+                "it does not speak TLS, as the Patroni file says: run systemctl reload patroni@ for this instance"
+            ),
+            Fault::Broken(error) => error.into(),
+            Fault::Silent => io::Error::from(ErrorKind::TimedOut).into(),
+            fault => anyhow!("{fault}"),
         }
-        if let Some((certificate, key)) = &self.files.own {
-            let mut chain = self.certificates(certificate)?.into_iter();
-            if let Some(own) = chain.next() {
-                context.set_certificate(&own)?;
-            }
-            for between in chain {
-                context.add_extra_chain_cert(between)?;
-            }
-            let secret = self.key(key)?;
-            context.set_private_key(&secret).map_err(|_| {
-                anyhow!("{} is not the key of {}: correct CTL_CERT or CTL_KEY", key.display(), certificate.display())
-            })?;
-        }
-        Ok(context.build())
     }
 
-    fn text(&self, path: &Path) -> Result<String> {
-        self.root.read(path)?.with_context(|| format!("there is no file {}", path.display()))
-    }
-
-    fn certificates(&self, path: &Path) -> Result<Vec<X509>> {
-        let found = X509::stack_from_pem(self.text(path)?.as_bytes()).unwrap_or_default();
-        if found.is_empty() {
-            bail!("{} has no certificate in PEM", path.display());
-        }
-        Ok(found)
-    }
-
-    fn key(&self, path: &Path) -> Result<PKey<Private>> {
-        // Without the callback OpenSSL would ask a terminal for a password.
-        PKey::private_key_from_pem_callback(self.text(path)?.as_bytes(), |_| Err(ErrorStack::get()))
-            .map_err(|_| anyhow!("{} has no private key in PEM, or one with a password", path.display()))
-    }
-
-    fn distrust(&self, result: X509VerifyResult) -> String {
-        let why = result.error_string();
+    fn distrust(&self, why: &str) -> String {
         match &self.files.signers {
             Some(path) => format!(
                 "its certificate is not signed by {} ({why}): correct RESTAPI_CACERT or RESTAPI_CERT, and run patroni-gen-config",
@@ -170,31 +117,12 @@ impl Tls {
             ),
         }
     }
+}
 
-    /// By the reasons of OpenSSL (`ERR_reason_error_string(3)`), of which the numbers are not public in this crate.
-    fn explain(&self, error: ssl::Error) -> anyhow::Error {
-        let reason = error.ssl_error().and_then(|stack| stack.errors().first()?.reason()).unwrap_or_default();
-        if reason.contains("alert") {
-            return match &self.files.own {
-                None => anyhow!(
-                    "it refuses us without a certificate ({reason}): if RESTAPI_VERIFY_CLIENT=required is new, run patroni-gen-config"
-                ),
-                Some((own, _)) => anyhow!(
-                    "it refuses our certificate {} ({reason}): correct or renew CTL_CERT, or RESTAPI_CACERT",
-                    own.display()
-                ),
-            };
-        }
-        if matches!(reason, "wrong version number" | "http request" | "packet length too long" | "record layer failure")
-        {
-            return anyhow!(
-                "it does not speak TLS, as the Patroni file says: run systemctl reload patroni@ for this instance"
-            );
-        }
-        match error.into_io_error() {
-            Ok(error) => error.into(),
-            Err(error) if reason.is_empty() => anyhow!("it ended the connection ({error})"),
-            Err(_) => anyhow!("TLS failed ({reason})"),
-        }
+fn doubtful(doubt: &Fault) -> String {
+    match doubt {
+        Fault::Expired(_) => "certificate has expired".to_owned(),
+        Fault::NotYetValid(_) => "certificate is not yet valid".to_owned(),
+        other => other.to_string(),
     }
 }

@@ -1,7 +1,7 @@
 //! The host as postgresql-common lays it out, and what its administrator set.
 //!
 //! Everything that a program of patroni-tools reads, writes or runs comes from one [`Root`], so that
-//! a folder can stand for a machine. No network, no templates, no YAML.
+//! a folder can stand for a machine. No templates, no YAML; the network only in `net`.
 
 pub mod access;
 pub mod cluster;
@@ -12,6 +12,7 @@ pub mod envfile;
 pub mod facts;
 pub mod keys;
 pub mod members;
+pub mod net;
 pub mod point;
 pub mod program;
 pub mod report;

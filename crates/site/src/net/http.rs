@@ -1,0 +1,131 @@
+//! One question over HTTP (RFC 9112, as version 1.0, so that the answer ends with the connection and comes in one piece).
+
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind, Read, Write};
+use std::time::Instant;
+
+use super::tls::{self, Client};
+use super::{Connection, Fault};
+
+/// More than any answer has that we ask for.
+const MOST: u64 = 16 << 20;
+
+/// Where is asked.
+pub struct Server {
+    /// Name or address, IPv6 without brackets.
+    pub host: String,
+    /// The TCP port.
+    pub port: u16,
+}
+
+/// What is asked.
+#[derive(Default)]
+pub struct Question<'a> {
+    /// The path with its query.
+    pub path: &'a str,
+    /// What a `POST` sends; without it, it is a `GET`.
+    pub body: Option<&'a str>,
+    /// Further headers. Nothing of them may come from outside unseen: a line end is left out.
+    pub headers: &'a [(&'a str, &'a str)],
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status, such as 200.
+    pub status: u16,
+    /// The text.
+    pub body: String,
+}
+
+impl Server {
+    /// Asks, and is back before `end`.
+    pub fn ask(&self, tls: Option<&Client>, question: &Question, end: Instant) -> Result<Answer, Fault> {
+        let mut stream = Connection::open(&self.host, self.port, tls, end)?;
+        let bytes = exchange(&mut stream, &self.written(question)).map_err(|error| match tls {
+            Some(_) => tls::explain_io(error),
+            None if error.kind() == ErrorKind::TimedOut => Fault::Silent,
+            None => Fault::Broken(error),
+        })?;
+        // An alert of TLS (RFC 8446, section 6), or the words of Go's library for it.
+        if tls.is_none() && bytes.starts_with(&[0x15, 3]) {
+            return Err(Fault::WantsTls);
+        }
+        match parse(&bytes) {
+            Some(answer) if answer.status == 400 && answer.body.contains("HTTP request to an HTTPS server") => {
+                Err(Fault::WantsTls)
+            }
+            Some(answer) => Ok(answer),
+            None if bytes.is_empty() => Err(Fault::Broken(ErrorKind::UnexpectedEof.into())),
+            None => Err(Fault::Foreign),
+        }
+    }
+
+    fn written(&self, question: &Question) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let method = if question.body.is_some() { "POST" } else { "GET" };
+        let mut text =
+            format!("{method} {} HTTP/1.0\r\nHost: {host}:{}\r\nConnection: close\r\n", question.path, self.port);
+        for (name, value) in question.headers {
+            text.extend([*name, ": ", &value.replace(['\r', '\n'], ""), "\r\n"]);
+        }
+        let body = question.body.unwrap_or_default();
+        if question.body.is_some() {
+            let _ = write!(text, "Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+        }
+        text + "\r\n" + body
+    }
+}
+
+fn exchange(stream: &mut (impl Read + Write), question: &str) -> io::Result<Vec<u8>> {
+    stream.write_all(question.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(MOST).read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+fn parse(answer: &[u8]) -> Option<Answer> {
+    let (head, body) = std::str::from_utf8(answer).ok()?.split_once("\r\n\r\n")?;
+    let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
+    Some(Answer { status, body: body.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    #[test]
+    fn an_answer_has_a_status_and_a_text() {
+        let answer = parse(b"HTTP/1.1 403 Forbidden\r\nA: b\r\n\r\nACL not found").unwrap();
+        assert_eq!((answer.status, answer.body.as_str()), (403, "ACL not found"));
+        for text in ["", "SSH-2.0-OpenSSH\r\n", "HTTP/1.1 x\r\n\r\n", "\u{15}\u{3}\u{3}"] {
+            assert!(parse(text.as_bytes()).is_none(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_question_is_one_whatever_is_in_it() {
+        let server = Server { host: "fd00::1".to_owned(), port: 2379 };
+        let question = Question { path: "/v3/a", body: Some("{}"), headers: &[("Authorization", "a\r\nX: b")] };
+        assert_eq!(
+            server.written(&question),
+            "POST /v3/a HTTP/1.0\r\nHost: [fd00::1]:2379\r\nConnection: close\r\nAuthorization: aX: b\r\n\
+             Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+        );
+    }
+
+    #[test]
+    fn a_server_that_hangs_is_silent_in_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Server { host: "127.0.0.1".to_owned(), port: listener.local_addr().unwrap().port() };
+        let begin = Instant::now();
+        let fault = server.ask(None, &Question::default(), begin + Duration::from_millis(100)).unwrap_err();
+        assert!(matches!(fault, Fault::Silent) && begin.elapsed() < Duration::from_secs(2), "{fault:?}");
+        drop(listener);
+        let fault = server.ask(None, &Question::default(), Instant::now() + Duration::from_secs(5)).unwrap_err();
+        assert_eq!(fault.to_string(), "it cannot be reached (Connection refused)");
+    }
+}
