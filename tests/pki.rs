@@ -55,8 +55,20 @@ impl Authority {
     /// A certificate for an address, valid from one day to another one, counted from today. A server's own is not good for a
     /// client, and one for both is good for both.
     pub fn issue(&self, address: IpAddr, days: Range<i64>, client: bool) -> Pair {
+        self.sign(&named("member"), address, days, client)
+    }
+
+    /// The same without a common name, for etcd with users.
+    pub fn issue_nameless(&self, address: IpAddr) -> Pair {
+        let mut builder = X509Name::builder().unwrap();
+        builder.append_entry_by_nid(Nid::ORGANIZATIONNAME, "Example").unwrap();
+        self.sign(&builder.build(), address, NOW, true)
+    }
+
+    fn sign(&self, subject: &X509Name, address: IpAddr, days: Range<i64>, client: bool) -> Pair {
         let key = key();
         let mut builder = builder("member", &key, &days);
+        builder.set_subject_name(subject).unwrap();
         builder.set_issuer_name(self.certificate.subject_name()).unwrap();
         let mut usage = ExtendedKeyUsage::new();
         usage.server_auth();

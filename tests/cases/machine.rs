@@ -72,6 +72,7 @@ impl Machine {
             ("ctl", site.issue(own, NOW, true)),
             ("server", site.issue(own, NOW, false)),
             ("expired", site.issue(own, PAST, true)),
+            ("future", site.issue(own, 5..30, true)),
             ("pg2", site.issue([10, 0, 3, 142].into(), NOW, true)),
             ("foreign", other.issue(own, NOW, true)),
         ] {
@@ -104,6 +105,10 @@ impl Machine {
             if entry.file_type().is_file() {
                 let mode = if entry.file_name() == "site.key" { 0o600 } else { 0o640 };
                 fs::set_permissions(entry.path(), Permissions::from_mode(mode)).unwrap();
+                // Only root can give them to the group postgres of base/etc/group, and only for root it matters.
+                if Uid::effective().is_root() {
+                    chown(entry.path(), None, Some(117)).unwrap();
+                }
             }
         }
     }

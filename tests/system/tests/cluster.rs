@@ -421,7 +421,10 @@ fn quiet(lab: &Lab, main: &Cluster) -> Result<()> {
             ensure!(lines.is_empty(), "{}: {}", node.name(), lines.join("\n"));
         }
         let said = node.run(&format!("patroni-gen-config --check {} 2>&1", main.slashed()))?;
-        ensure!(said.is_empty(), "--check on {} said {said}", node.name());
+        // A container has no watchdog.
+        let said: Vec<&str> = said.lines().filter(|line| !line.contains("there is no /dev/watchdog")).collect();
+        let nothing = format!("{}: nothing was found that keeps it from working", main.slashed());
+        ensure!(said == [nothing.as_str()], "--check on {} said {}", node.name(), said.join("\n"));
     }
     Ok(())
 }

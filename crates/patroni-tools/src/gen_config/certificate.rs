@@ -75,12 +75,14 @@ impl Certificates {
     /// Why it is not valid now, if that is so.
     #[must_use]
     pub fn out_of_date(&self) -> Option<String> {
-        let own = self.0.first()?;
-        let now = Asn1Time::days_from_now(0).ok()?;
-        if *own.not_after() < now {
-            return Some(format!("has expired ({})", own.not_after()));
-        }
-        (*own.not_before() > now).then(|| format!("is not valid before {}", own.not_before()))
+        self.0.first().and_then(out_of_date)
+    }
+
+    /// Of signers: why none of them is valid now, if that is so.
+    #[must_use]
+    pub fn all_out_of_date(&self) -> Option<String> {
+        let late: Vec<String> = self.0.iter().map_while(out_of_date).collect();
+        if late.len() == self.0.len() { late.into_iter().next() } else { None }
     }
 
     /// Is it for an address? If not, for whom it is (`subjectAltName`; a common name counts for no address: RFC 6125, 6.4.4).
@@ -135,6 +137,14 @@ impl Certificates {
             Ok(context.error())
         })
     }
+}
+
+fn out_of_date(certificate: &X509) -> Option<String> {
+    let now = Asn1Time::days_from_now(0).ok()?;
+    if *certificate.not_after() < now {
+        return Some(format!("has expired ({})", certificate.not_after()));
+    }
+    (*certificate.not_before() > now).then(|| format!("is not valid before {}", certificate.not_before()))
 }
 
 /// An address of a `subjectAltName`.

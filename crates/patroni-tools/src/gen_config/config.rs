@@ -161,7 +161,7 @@ impl Config {
         let patroni = Patroni::of(root)?;
         let member = store::Member { scope: &scope, address, port, patroni: &patroni, taken: &taken };
         let Store { kind, options, mut warnings } = Store::resolve(root, settings, &member)?;
-        warnings.extend(store::host_findings(root, kind)?.into_iter().map(|finding| finding.text));
+        warnings.extend(store::host_findings(root, kind)?.into_iter().map(|finding| finding.text()));
         let vips: Vec<IpAddr> = point.iter().flat_map(|point| &point.vips).map(|vip| vip.address).collect();
         warnings.extend(point.iter().flat_map(|point| missing_programs(root, point)));
         warnings.extend(outsiders(settings, members.as_deref().unwrap_or_default(), &networks));
@@ -350,6 +350,38 @@ fn outsiders(settings: &Settings, members: &[Member], networks: &[IpNet]) -> Vec
     )]
 }
 
+/// A virtual address on which PostgreSQL does not listen.
+pub struct Unheard {
+    /// Does it never, or only where the address is there when it starts?
+    pub never: bool,
+    /// The end of a sentence about where it listens.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// Does PostgreSQL, listening on these addresses, not listen on a virtual one?
+pub fn unheard(root: &Root, listens: &[String], vip: IpAddr) -> Result<Option<Unheard>> {
+    let (all, family) = if vip.is_ipv4() { ("0.0.0.0", "ipv4") } else { ("::", "ipv6") };
+    if listens.iter().any(|address| address == "*" || address == all) {
+        return Ok(None);
+    }
+    let sysctl = format!("net.{family}.ip_nonlocal_bind");
+    if !listens.contains(&vip.to_string()) {
+        return Ok(Some(Unheard {
+            never: true,
+            what: format!("does not have {vip} of VIPS, so nobody answers there"),
+            remedy: format!("set LISTEN_ADDRESSES to *, or add {vip} to it and set {sysctl} = 1"),
+        }));
+    }
+    let nonlocal = root.read(format!("/proc/sys/{}", sysctl.replace('.', "/")))?.unwrap_or_default();
+    Ok((nonlocal.trim() != "1").then(|| Unheard {
+        never: false,
+        what: format!("has {vip}, which may be elsewhere when PostgreSQL starts"),
+        remedy: format!("set {sysctl} = 1 in /etc/sysctl.d"),
+    }))
+}
+
 /// What PostgreSQL listens on: its own address, so that a new cluster is not in every network of the host; all addresses where
 /// it has a virtual one, because PostgreSQL opens its sockets once, when that address may be elsewhere.
 fn listen_addresses(
@@ -369,20 +401,8 @@ fn listen_addresses(
     };
     let place = settings.place(&["LISTEN_ADDRESSES"]);
     for vip in vips {
-        let (all, family) = if vip.is_ipv4() { ("0.0.0.0", "ipv4") } else { ("::", "ipv6") };
-        if asked.iter().any(|asked| asked == "*" || asked == all) {
-            continue;
-        }
-        let sysctl = format!("net.{family}.ip_nonlocal_bind");
-        let nonlocal = root.read(format!("/proc/sys/{}", sysctl.replace('.', "/")))?.unwrap_or_default();
-        if !asked.contains(&vip.to_string()) {
-            warnings.push(format!(
-                "{place}LISTEN_ADDRESSES does not have {vip} of VIPS, so nobody answers there: set it to *, or add {vip} and set {sysctl} = 1"
-            ));
-        } else if nonlocal.trim() != "1" {
-            warnings.push(format!(
-                "{place}LISTEN_ADDRESSES has {vip}, which may be elsewhere when PostgreSQL starts: set {sysctl} = 1 in /etc/sysctl.d"
-            ));
+        if let Some(unheard) = unheard(root, &asked, *vip)? {
+            warnings.push(format!("{place}LISTEN_ADDRESSES {}: {}", unheard.what, unheard.remedy));
         }
     }
     Ok(asked.join(","))

@@ -68,9 +68,15 @@ pub struct Args {
     /// Replace a file that somebody edited or wrote by hand; it is kept beside it with .old at its end
     #[arg(long)]
     force: bool,
-    /// Say what is wrong with the file that is there, without the store; exit 1 if the instance cannot work
+    /// Say what on this host would keep the instance from working, and what to do about it; exit 1 if something would
     #[arg(long, conflicts_with_all = ["force", "port", "set", "template"])]
     check: bool,
+    /// With --check: ask no server and run no program, and take only what keeps Patroni from starting for an error
+    #[arg(long, requires = "check")]
+    offline: bool,
+    /// With --check: print what was found as JSON
+    #[arg(long, requires = "check")]
+    json: bool,
     /// Show how bootstrap.dcs differs from what the running cluster has, ask, and change the running cluster
     #[arg(long, conflicts_with_all = ["dry_run", "diff", "check", "force", "rotate", "set_passwords"])]
     apply: bool,
@@ -113,7 +119,7 @@ pub fn main() -> ExitCode {
 fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
     let ids = if args.all { instances(root)? } else { vec![named(args)?] };
     if args.check {
-        return each(&ids, reporter, |id| check::run(root, id, reporter));
+        return check::run(root, args, &ids, reporter);
     }
     if args.dry_run || args.diff {
         return each(&ids, reporter, |id| show(root, args, id));

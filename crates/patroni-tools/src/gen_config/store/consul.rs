@@ -78,11 +78,11 @@ pub fn environment(root: &Root) -> Result<Vec<Finding>> {
         .map(|variable| {
             let place = format!("{ENVIRONMENT}:{}: {}", variable.line, variable.key);
             if old && variable.key == "CONSUL_HTTP_ADDR" && variable.value.split(':').count() != 2 {
-                let text = format!("{place} is not HOST:PORT, at which python3-consul 0.7 ends: remove it");
-                return Finding { fatal: true, option: "host", text };
+                let what = format!("{place} is not HOST:PORT, at which python3-consul 0.7 ends");
+                return Finding { fatal: true, option: "host", what, remedy: "remove it".to_owned() };
             }
-            let text = format!("{place} can win over what the Patroni file says about Consul: remove it");
-            Finding { fatal: false, option: "host", text }
+            let what = format!("{place} can win over what the Patroni file says about Consul");
+            Finding { fatal: false, option: "host", what, remedy: "remove it".to_owned() }
         })
         .collect())
 }

@@ -13,8 +13,18 @@ pub struct Finding {
     pub fatal: bool,
     /// The option that it is about; the store's name where it is about the store.
     pub option: &'static str,
-    /// Cause and remedy.
-    pub text: String,
+    /// What is wrong.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl Finding {
+    /// Both, for one sentence.
+    #[must_use]
+    pub fn text(&self) -> String {
+        format!("{}: {}", self.what, self.remedy)
+    }
 }
 
 /// Looks at a section; without a known version of Patroni as a new one would.
@@ -39,12 +49,12 @@ struct Findings<'a> {
 }
 
 impl Findings<'_> {
-    fn fatal(&mut self, option: &'static str, text: impl Into<String>) {
-        self.found.push(Finding { fatal: true, option, text: text.into() });
+    fn fatal(&mut self, option: &'static str, what: impl Into<String>, remedy: &str) {
+        self.found.push(Finding { fatal: true, option, what: what.into(), remedy: remedy.to_owned() });
     }
 
-    fn warn(&mut self, option: &'static str, text: impl Into<String>) {
-        self.found.push(Finding { fatal: false, option, text: text.into() });
+    fn warn(&mut self, option: &'static str, what: impl Into<String>, remedy: &str) {
+        self.found.push(Finding { fatal: false, option, what: what.into(), remedy: remedy.to_owned() });
     }
 
     fn has(&self, option: &str) -> bool {
@@ -69,7 +79,8 @@ impl Findings<'_> {
                 let name = kind.name();
                 self.fatal(
                     option,
-                    format!("{name}.{option} is a number or a truth value, but Patroni needs a text: put it in quotes"),
+                    format!("{name}.{option} is a number or a truth value, but Patroni needs a text"),
+                    "put it in quotes",
                 );
             }
         }
@@ -79,34 +90,38 @@ impl Findings<'_> {
         if kind == Kind::Etcd {
             self.warn(
                 "etcd",
-                "the store 'etcd' is the second API of etcd, which etcd 3.6 does not have and 3.4 and 3.5 have only with --enable-v2: \
-                 use etcd3",
+                "the store 'etcd' is the second API of etcd, which etcd 3.6 does not have and 3.4 and 3.5 have only with \
+                 --enable-v2",
+"use etcd3",
             );
         }
         let sources = ["host", "hosts", "srv", "url", "proxy"];
         if !sources.iter().any(|option| self.has(option)) {
-            self.fatal("hosts", format!("{} names no server: add hosts", kind.name()));
+            self.fatal("hosts", format!("{} names no server", kind.name()), "add hosts");
         }
         // `get_etcd_client` takes user and password from the URL then, also where it has none.
         for option in ["url", "proxy"] {
             if self.has(option) && self.has("username") {
-                self.warn("username", format!("with {option} Patroni takes user and password from there alone: use hosts and protocol in its place"));
+                self.warn(
+                    "username",
+                    format!("with {option} Patroni takes user and password from there alone"),
+                    "use hosts and protocol in its place",
+                );
             }
         }
         let plain = sources[..2].iter().any(|option| self.has(option)) && self.text("protocol") != "https";
         if let Some(file) = self.tls_files().filter(|_| plain) {
             self.warn(
                 "protocol",
-                format!(
-                    "{} has {file}, but not protocol: https, so Patroni talks to it in the clear: add it",
-                    kind.name()
-                ),
+                format!("{} has {file}, but not protocol: https, so Patroni talks to it in the clear", kind.name()),
+                "add it",
             );
         }
         if self.has("username") != self.has("password") && !self.has("url") && !self.has("proxy") {
             self.warn(
                 "username",
-                format!("{}: username and password go together, Patroni uses neither alone: set both", kind.name()),
+                format!("{}: username and password go together, Patroni uses neither alone", kind.name()),
+                "set both",
             );
         }
     }
@@ -114,60 +129,78 @@ impl Findings<'_> {
     fn consul(&mut self) {
         let host = self.text("host").to_owned();
         if !self.has("host") && !self.has("url") {
-            self.fatal("host", "consul names no agent: add host");
+            self.fatal("host", "consul names no agent", "add host");
         }
         if host.contains("://") {
-            self.fatal("host", "consul.host is a URL, which Patroni takes for a host name: write HOST:PORT there, and http or https in scheme");
+            self.fatal(
+                "host",
+                "consul.host is a URL, which Patroni takes for a host name",
+                "write HOST:PORT there, and http or https in scheme",
+            );
         } else if host.contains(',') {
             self.fatal(
                 "host",
-                "consul.host has several servers, but Patroni talks to one: name the agent of this host",
+                "consul.host has several servers, but Patroni talks to one",
+                "name the agent of this host",
             );
         }
         let https = self.text("scheme") == "https" || self.text("url").starts_with("https:");
         if let Some(file) = self.tls_files().filter(|_| !https) {
             self.warn(
                 "scheme",
-                format!("consul has {file}, but not scheme: https, so Patroni talks to it in the clear: add it"),
+                format!("consul has {file}, but not scheme: https, so Patroni talks to it in the clear"),
+                "add it",
             );
         }
         if self.has("cacert") && self.options.get("verify") == Some(&Value::Bool(false)) {
-            self.warn("verify", "consul.verify: false has no effect beside cacert, with which Patroni always verifies: remove one of them");
+            self.warn(
+                "verify",
+                "consul.verify: false has no effect beside cacert, with which Patroni always verifies",
+                "remove one of them",
+            );
         }
         if self.has("service_tags") && self.options.get("register_service") != Some(&Value::Bool(true)) {
-            self.warn("service_tags", "consul.service_tags has no effect without register_service: true");
+            self.warn(
+                "service_tags",
+                "consul.service_tags has no effect without register_service",
+                "add register_service: true",
+            );
         }
     }
 
     fn zookeeper(&mut self, patroni: &Patroni) {
         let quoted = self.text("hosts").contains(['\'', '"']);
         if !self.has("hosts") {
-            self.fatal("hosts", "zookeeper names no server: add hosts");
+            self.fatal("hosts", "zookeeper names no server", "add hosts");
         } else if quoted {
             self.fatal(
                 "hosts",
-                "zookeeper.hosts has quotes inside of a text, which become part of the names: write a list",
+                "zookeeper.hosts has quotes inside of a text, which become part of the names",
+                "write a list",
             );
         }
         let tls = self.options.get("use_ssl") == Some(&Value::Bool(true));
         if let Some(file) = self.tls_files().filter(|_| !tls) {
             self.warn(
                 "use_ssl",
-                format!("zookeeper has {file}, but not use_ssl: true, so Patroni talks to it in the clear: add it"),
+                format!("zookeeper has {file}, but not use_ssl: true, so Patroni talks to it in the clear"),
+                "add it",
             );
         }
         if tls && self.has("cert") != self.has("key") {
             self.warn(
                 "cert",
-                "zookeeper: cert and key go together, Patroni shows no certificate with only one of them: set both",
+                "zookeeper: cert and key go together, Patroni shows no certificate with only one of them",
+                "set both",
             );
         }
         // Patroni writes these ACLs, and is then nobody among those whom they admit.
         if self.has("set_acls") && !(tls && self.has("cert") && self.has("key")) {
             self.fatal(
                 "set_acls",
-                "zookeeper.set_acls admits owners of certificates, but Patroni shows none, and would be locked out of what it makes \
-                 itself: add use_ssl: true, cert and key",
+                "zookeeper.set_acls admits owners of certificates, but Patroni shows none, and would be locked out of what it \
+                 makes itself",
+ "add use_ssl: true, cert and key",
             );
         }
         if self.has("auth_data") {
@@ -175,14 +208,14 @@ impl Findings<'_> {
                 Some(version) => self.fatal(
                     "auth_data",
                     format!(
-                        "Patroni {version} cannot give ZooKeeper a user and ignores it, which is possible since 3.3: use certificates, or \
-                         upgrade Patroni"
+                        "Patroni {version} cannot give ZooKeeper a user and ignores it, which is possible since 3.3"
                     ),
+                    "use certificates, or upgrade Patroni",
                 ),
                 _ if !self.has("set_acls") => self.warn(
                     "auth_data",
-                    "a user opens what others have protected in ZooKeeper, but what Patroni makes is open to everybody: only \
-                     certificates with set_acls (ZOOKEEPER_ACL) protect it",
+                    "a user opens what others have protected in ZooKeeper, but what Patroni makes is open to everybody",
+                    "only certificates with set_acls (ZOOKEEPER_ACL) protect it",
                 ),
                 _ => {}
             }
@@ -191,32 +224,32 @@ impl Findings<'_> {
 
     fn kubernetes(&mut self) {
         if !self.has("labels") {
-            self.fatal("labels", "kubernetes has no labels, by which Patroni finds its objects: add them");
+            self.fatal("labels", "kubernetes has no labels, by which Patroni finds its objects", "add them");
         }
         if self.options.get("use_endpoints") == Some(&Value::Bool(true)) && !self.has("pod_ip") {
-            self.fatal("pod_ip", "kubernetes.use_endpoints needs pod_ip: add the address of the pod");
+            self.fatal("pod_ip", "kubernetes.use_endpoints needs pod_ip", "add the address of the pod");
         }
     }
 
     fn exhibitor(&mut self) {
         if !matches!(self.options.get("hosts"), Some(Value::Array(_))) {
-            self.fatal("hosts", "exhibitor.hosts is not a list: write one");
+            self.fatal("hosts", "exhibitor.hosts is not a list", "write one");
         }
         if !self.has("port") {
-            self.fatal("port", "exhibitor has no port: add the port of its servers");
+            self.fatal("port", "exhibitor has no port", "add the port of its servers");
         }
     }
 
     fn raft(&mut self) {
         self.warn(
             "raft",
-            "Patroni has deprecated raft in its version 3.0 and will remove it: good for a trial, for everything else use etcd3, consul or \
-             zookeeper",
+            "Patroni has deprecated raft in its version 3.0 and will remove it",
+            "good for a trial, for everything else use etcd3, consul or zookeeper",
         );
         let partners = match self.options.get("partner_addrs") {
             Some(Value::Array(partners)) => partners.len(),
             Some(_) => {
-                self.fatal("partner_addrs", "raft.partner_addrs is not a list: write one");
+                self.fatal("partner_addrs", "raft.partner_addrs is not a list", "write one");
                 return;
             }
             None => 0,
@@ -224,7 +257,8 @@ impl Findings<'_> {
         if partners == 1 {
             self.warn(
                 "partner_addrs",
-                "raft of two members stands still as soon as one is away: add a third member, or patroni_raft_controller on a third host",
+                "raft of two members stands still as soon as one is away",
+                "add a third member, or patroni_raft_controller on a third host",
             );
         }
         let addresses = self.options.get("partner_addrs").and_then(Value::as_array).into_iter().flatten();
@@ -233,8 +267,9 @@ impl Findings<'_> {
             self.found.push(Finding {
                 fatal: partners > 0,
                 option: "self_addr",
-                text: "raft reaches nobody by an IPv6 address in brackets, which pysyncobj does not understand: write fd00::1:2222"
+                what: "raft reaches nobody by an IPv6 address in brackets, which pysyncobj does not understand"
                     .to_owned(),
+                remedy: "write fd00::1:2222".to_owned(),
             });
         }
     }

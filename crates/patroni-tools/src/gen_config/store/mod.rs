@@ -197,7 +197,7 @@ impl Store {
         let map: Map<String, Value> = options.iter().cloned().collect();
         let mut warnings = Vec::new();
         for finding in look(kind, &map, patroni) {
-            let text = format!("{}{}", place(finding.option), finding.text);
+            let text = format!("{}{}", place(finding.option), finding.text());
             if finding.fatal {
                 bail!(text);
             }
@@ -212,8 +212,9 @@ pub fn host_findings(root: &Root, kind: Kind) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     if let Some((module, package)) = kind.client() {
         if !installed::finds_module(root, module)? {
-            let text = format!("Patroni cannot talk to {} without {package}: run apt install {package}", kind.name());
-            findings.push(Finding { fatal: true, option: kind.name(), text });
+            let what = format!("Patroni cannot talk to {} without {package}", kind.name());
+            let remedy = format!("run apt install {package}");
+            findings.push(Finding { fatal: true, option: kind.name(), what, remedy });
         }
     }
     if kind == Kind::Consul {
