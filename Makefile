@@ -37,7 +37,7 @@ check-fast:
 # another seed each time, which is printed.
 check-host:
 	PROPERTY_CASES=1000000 PROPERTY_SEED=$${PROPERTY_SEED:-$$(date +%s)} $(CARGO) test -p patroni-tools --test cases values::
-	$(CARGO) test -p patroni-tools -p dnscp --test hooks --test vip --test callback --test netns_dns --test runs
+	$(CARGO) test -p patroni-tools -p dnscp --test hooks --test vip --test callback --test netns_dns --test runs --test doctor
 
 system: lab
 	tests/cases/findings/run ours
