@@ -7,7 +7,7 @@ use site::keys::SiteKey;
 use site::settings::Settings;
 
 use super::super::render::{Author, author};
-use super::super::{render, site_key};
+use super::super::{render, site_key, site_key_path};
 use super::{Finding, Instance, Level, denied};
 
 /// Would patroni-gen-config still write the file, and write it as it is?
@@ -46,7 +46,7 @@ enum Again {
 
 fn again(instance: &Instance, settings: &Settings) -> Result<Again> {
     let Instance { root, id, args, .. } = instance;
-    let (path, key) = site_key(root, settings)?;
+    let (path, key) = (site_key_path(settings)?, site_key(root, settings)?);
     let known = key.is_some();
     let key = key.unwrap_or_else(SiteKey::placeholder);
     let (_, text) = render(root, args, id, settings, &key, Some(&instance.text))?;
