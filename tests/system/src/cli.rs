@@ -146,7 +146,7 @@ fn run(action: Action) -> Result<ExitCode> {
         Action::Up { lab, release, nodes, deb, stores, etcd } => {
             let image = if stores { release.image_with_stores() } else { release.image() };
             up(&lab.name, release, image, &nodes, &deb, etcd)?;
-        },
+        }
         Action::Offer { lab, deb } => Lab::attach(&lab.name)?.offer(&deb)?,
         Action::Exec { machine, command } => return exec(&machine, &command),
         Action::Off(machine) => machine.find()?.power_off()?,

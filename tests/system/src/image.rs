@@ -170,7 +170,9 @@ impl FromStr for Image {
 
     fn from_str(text: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|image| image.name() == text);
-        found.with_context(|| format!("no image {text:?}: use 12, 13, build, build13, dns, samba12, samba13, stores12 or stores13"))
+        found.with_context(|| {
+            format!("no image {text:?}: use 12, 13, build, build13, dns, samba12, samba13, stores12 or stores13")
+        })
     }
 }
 

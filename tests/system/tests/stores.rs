@@ -42,6 +42,7 @@ fn stores(lab: &Lab) -> Result<()> {
     site.etcd_secured()?;
     site.consul()?;
     site.zookeeper()?;
+    site.raft_of_three()?;
     site.raft()
 }
 
@@ -155,15 +156,19 @@ impl Site<'_> {
         self.step(name, "servers", || etcd::start_secured(self.lab, &self.authority, "/postgresql-common/"))?;
         self.life(name, &store)?;
         self.power_off(name, &store)?;
+        let wrong_password: &[&str] = match self.lab.release() {
+            Release::Debian12 => &["authentication failed, invalid user ID or password"],
+            // Patroni 4.0 says no more.
+            Release::Debian13 => &["waiting on etcd"],
+        };
         let faults = [
-            // Patroni 4.0 says no more than that it waits.
-            Fault::new(
-                "wrong password",
-                Make::Secret("wrong"),
-                &["authentication failed, invalid user ID or password", "waiting on etcd"],
-            ),
+            Fault::new("wrong password", Make::Secret("wrong"), wrong_password),
             Fault::authority(),
-            Fault::new("expired certificate", Make::Expired, &["alert certificate expired", "EOF occurred in violation"]),
+            Fault::new(
+                "expired certificate",
+                Make::Expired,
+                &["alert certificate expired", "EOF occurred in violation"],
+            ),
             Fault::new("expired certificate of the server", Make::ExpiredServer, &["certificate has expired"]),
             Fault::new(
                 "certificate of the server for another name",
@@ -235,7 +240,11 @@ impl Site<'_> {
         self.power_off("ZooKeeper", &store)?;
         let faults = [
             Fault::authority(),
-            Fault::new("expired certificate", Make::Expired, &["alert certificate unknown", "EOF occurred in violation"]),
+            Fault::new(
+                "expired certificate",
+                Make::Expired,
+                &["alert certificate unknown", "EOF occurred in violation"],
+            ),
             Fault::new("certificate of somebody else", Make::Subject("/O=Lab/CN=eve"), &["NoAuth"]),
             Fault::unreachable(zookeeper::PORT),
         ];
@@ -271,13 +280,32 @@ impl Site<'_> {
     fn wrong_site_key(&self, store: &Store) -> Result<()> {
         let cluster = &store.cluster;
         let node = cluster.replica()?;
-        let forget = format!("systemctl stop {} && pg_dropcluster {}", cluster.unit(), cluster.slashed().replace('/', " "));
+        let forget =
+            format!("systemctl stop {} && pg_dropcluster {}", cluster.unit(), cluster.slashed().replace('/', " "));
         let generate = format!("patroni-gen-config {}", cluster.slashed());
         node.run(&format!("{forget} && cd /etc/patroni && mv site.key right.key && {generate}"))?;
         self.says(cluster, node, &["password authentication failed for user"])?;
         node.run(&format!("mv /etc/patroni/right.key /etc/patroni/site.key && {generate}"))?;
         node.run(&format!("systemctl start {}", cluster.unit()))?;
         cluster.wait_streaming(2, Duration::from_secs(60))
+    }
+
+    /// A store without a server, on all machines.
+    fn raft_of_three(&self) -> Result<()> {
+        let hosts: Vec<String> = self.lab.nodes().iter().map(Node::ipv4).collect();
+        let store = Store {
+            cluster: Cluster::new(self.lab, "rafts"),
+            settings: format!(
+                "DCS=raft\nDCS_HOSTS={}\nDCS_PASSWORD_FILE=/etc/patroni/store.password\n",
+                hosts.join(",")
+            ),
+            subject: None,
+            secret: Some(("/etc/patroni/store.password", etcd::PASSWORD)),
+            unit: "",
+            knows_all: true,
+        };
+        self.members("raft of three", &store)?;
+        self.step("raft of three", "removed", || store.cluster.remove())
     }
 
     /// One machine, and nothing else that runs.
@@ -312,7 +340,7 @@ impl Site<'_> {
             self.equip(&store, node)?;
             node.run("echo WATCHDOG=required >> /etc/default/patroni")?;
             node.run(&format!("patroni-gen-config {}", refused.slashed()))?;
-            self.says(&refused, node, &["Configuration requires watchdog, but watchdog could not be activated"])
+            self.says(&refused, node, &["Configuration requires watchdog, but watchdog could not be configured"])
         })
     }
 
@@ -331,6 +359,11 @@ impl Site<'_> {
 
     /// Bootstrap, clone, switchover, one server less.
     fn life(&self, name: &str, store: &Store) -> Result<()> {
+        self.members(name, store)?;
+        self.step(name, "one server stopped", || self.server_stopped(store))
+    }
+
+    fn members(&self, name: &str, store: &Store) -> Result<()> {
         let cluster = &store.cluster;
         self.step(name, "bootstrap and clone", || {
             for node in self.lab.nodes() {
@@ -348,8 +381,7 @@ impl Site<'_> {
             cluster.wait_streaming(2, Duration::from_secs(60))?;
             cluster.insert("switchover")?;
             self.service(store)
-        })?;
-        self.step(name, "one server stopped", || self.server_stopped(store))
+        })
     }
 
     /// A machine less, with the primary and a server of the store.
@@ -446,7 +478,10 @@ impl Site<'_> {
         node.run(&format!("patroni-gen-config {}", cluster.slashed()))?;
         if let Some(phrase) = fault.doctor {
             let said = node.try_run(&format!("patroni-gen-config --check {}", cluster.slashed()))?;
-            ensure!(!said.status.success() && said.stderr.contains(phrase), "the doctor does not say {phrase:?}: {said}");
+            ensure!(
+                !said.status.success() && said.stderr.contains(phrase),
+                "the doctor does not say {phrase:?}: {said}"
+            );
         }
         self.says(cluster, node, fault.journal)
     }

@@ -49,7 +49,7 @@ pub fn start_secured(lab: &Lab, authority: &Authority, prefix: &str) -> Result<(
     let first = &lab.nodes()[0];
     first.write("/root/etcd.password", PASSWORD, 0o600)?;
     for command in commands.lines() {
-        first.run(&format!("ETCDCTL_API=3 etcdctl {} {command}", OPTIONS))?;
+        first.run(&format!("ETCDCTL_API=3 etcdctl {OPTIONS} {command}"))?;
     }
     Ok(())
 }

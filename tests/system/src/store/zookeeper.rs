@@ -16,7 +16,7 @@ pub const USER: &str = "patroni";
 pub const PASSWORD: &str = r#"d&/"g'\ %20$t"#;
 
 const CONFIGURATION: &str = include_str!("../scripts/zoo.cfg");
-/// Debian's class path lacks the codecs of Netty, without which a server with TLS ends by ClassNotFoundException.
+/// Debian's class path lacks the codecs of Netty, without which a server with TLS ends by `ClassNotFoundException`.
 const CLASS_PATH: &str = r#"CLASSPATH="/etc/zookeeper/conf:/usr/share/java/zookeeper.jar:/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar""#;
 
 /// Makes the namespace, which only the user of the digest may read and write.
@@ -33,8 +33,12 @@ client.stop()
 
 /// Starts ZooKeeper and waits until every server answers.
 pub fn start(lab: &Lab, authority: &Authority) -> Result<()> {
-    let servers: Vec<String> =
-        lab.nodes().iter().zip(1..).map(|(node, number)| format!("server.{number}={}:2888:3888", node.ipv4())).collect();
+    let servers: Vec<String> = lab
+        .nodes()
+        .iter()
+        .zip(1..)
+        .map(|(node, number)| format!("server.{number}={}:2888:3888", node.ipv4()))
+        .collect();
     let numbered: Vec<(&Node, usize)> = lab.nodes().iter().zip(1..).collect();
     for (node, number) in numbered {
         let pair = authority.issue("/O=Lab/CN=zookeeper", node)?;
@@ -49,7 +53,9 @@ pub fn start(lab: &Lab, authority: &Authority) -> Result<()> {
              echo '{CLASS_PATH}' >> /etc/zookeeper/conf/environment"
         ))?;
     }
-    lab.each(|node| node.run_within(START_LIMIT, "systemctl enable --quiet zookeeper && systemctl start zookeeper").map(drop))?;
+    lab.each(|node| {
+        node.run_within(START_LIMIT, "systemctl enable --quiet zookeeper && systemctl start zookeeper").map(drop)
+    })?;
     lab.each(|node| {
         lab.wait_until(Duration::from_secs(40), "ZooKeeper serves", || {
             let state = node.run("exec 3<>/dev/tcp/127.0.0.1/2181 && echo srvr >&3 && timeout 5 cat <&3")?;
@@ -69,5 +75,8 @@ pub fn protect(lab: &Lab, namespace: &str) -> Result<()> {
 
 /// Ends ZooKeeper everywhere and forgets what it had stored.
 pub fn remove(lab: &Lab) -> Result<()> {
-    lab.each(|node| node.run("systemctl stop zookeeper; systemctl disable --quiet zookeeper; rm -rf /var/lib/zookeeper/version-2").map(drop))
+    lab.each(|node| {
+        node.run("systemctl stop zookeeper; systemctl disable --quiet zookeeper; rm -rf /var/lib/zookeeper/version-2")
+            .map(drop)
+    })
 }
