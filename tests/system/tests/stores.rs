@@ -42,6 +42,7 @@ fn stores(lab: &Lab) -> Result<()> {
     site.etcd_secured()?;
     site.consul()?;
     site.zookeeper()?;
+    site.raft_of_three()?;
     site.raft()
 }
 
@@ -155,13 +156,13 @@ impl Site<'_> {
         self.step(name, "servers", || etcd::start_secured(self.lab, &self.authority, "/postgresql-common/"))?;
         self.life(name, &store)?;
         self.power_off(name, &store)?;
+        let wrong_password: &[&str] = match self.lab.release() {
+            Release::Debian12 => &["authentication failed, invalid user ID or password"],
+            // Patroni 4.0 says no more.
+            Release::Debian13 => &["waiting on etcd"],
+        };
         let faults = [
-            // Patroni 4.0 says no more than that it waits.
-            Fault::new(
-                "wrong password",
-                Make::Secret("wrong"),
-                &["authentication failed, invalid user ID or password", "waiting on etcd"],
-            ),
+            Fault::new("wrong password", Make::Secret("wrong"), wrong_password),
             Fault::authority(),
             Fault::new(
                 "expired certificate",
@@ -289,6 +290,24 @@ impl Site<'_> {
         cluster.wait_streaming(2, Duration::from_secs(60))
     }
 
+    /// A store without a server, on all machines.
+    fn raft_of_three(&self) -> Result<()> {
+        let hosts: Vec<String> = self.lab.nodes().iter().map(Node::ipv4).collect();
+        let store = Store {
+            cluster: Cluster::new(self.lab, "rafts"),
+            settings: format!(
+                "DCS=raft\nDCS_HOSTS={}\nDCS_PASSWORD_FILE=/etc/patroni/store.password\n",
+                hosts.join(",")
+            ),
+            subject: None,
+            secret: Some(("/etc/patroni/store.password", etcd::PASSWORD)),
+            unit: "",
+            knows_all: true,
+        };
+        self.members("raft of three", &store)?;
+        self.step("raft of three", "removed", || store.cluster.remove())
+    }
+
     /// One machine, and nothing else that runs.
     fn raft(&self) -> Result<()> {
         let store = Store {
@@ -321,7 +340,7 @@ impl Site<'_> {
             self.equip(&store, node)?;
             node.run("echo WATCHDOG=required >> /etc/default/patroni")?;
             node.run(&format!("patroni-gen-config {}", refused.slashed()))?;
-            self.says(&refused, node, &["Configuration requires watchdog, but watchdog could not be activated"])
+            self.says(&refused, node, &["Configuration requires watchdog, but watchdog could not be configured"])
         })
     }
 
@@ -340,6 +359,11 @@ impl Site<'_> {
 
     /// Bootstrap, clone, switchover, one server less.
     fn life(&self, name: &str, store: &Store) -> Result<()> {
+        self.members(name, store)?;
+        self.step(name, "one server stopped", || self.server_stopped(store))
+    }
+
+    fn members(&self, name: &str, store: &Store) -> Result<()> {
         let cluster = &store.cluster;
         self.step(name, "bootstrap and clone", || {
             for node in self.lab.nodes() {
@@ -357,8 +381,7 @@ impl Site<'_> {
             cluster.wait_streaming(2, Duration::from_secs(60))?;
             cluster.insert("switchover")?;
             self.service(store)
-        })?;
-        self.step(name, "one server stopped", || self.server_stopped(store))
+        })
     }
 
     /// A machine less, with the primary and a server of the store.
