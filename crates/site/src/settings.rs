@@ -190,6 +190,13 @@ pub const KEYS: &[Key] = &[
     key("DNS_PRINCIPAL", "", "the account for gss, as in pgsql$@EXAMPLE.ORG"),
     key("DNS_KEYTAB", "", "file with the key of DNS_PRINCIPAL"),
     key("DNS_PASSWORD_FILE", "", "file with the password of DNS_PRINCIPAL, where there is no keytab"),
+    // The programs around the cluster.
+    key("HAPROXY_WRITE_PORT", "PORT and 10000", "the port of HAProxy that is the primary"),
+    key("HAPROXY_READ_PORT", "PORT and 20000", "the port of HAProxy that is the replicas in turn"),
+    key("HAPROXY_SYNC_PORT", "none", "the port of HAProxy that is the synchronous standbys in turn"),
+    key("HAPROXY_READ_PRIMARY", "no", "HAProxy reads from the primary too"),
+    key("HAPROXY_MAX_LAG", "16MB", "HAProxy does not read from a replica that lags more: bytes, or as 16MB"),
+    key("HAPROXY_STATS_PORT", "7000", "the port of HAProxy's statistics, on loopback"),
 ];
 
 /// Where a value came from.
@@ -228,9 +235,15 @@ pub struct Settings {
 impl Settings {
     /// Reads the file of the site and that of the instance. Neither needs to exist.
     pub fn read(root: &Root, id: &ClusterId) -> Result<Self> {
+        let mut settings = Self::read_site(root)?;
+        settings.read_file(root, &instance_file(id))?;
+        Ok(settings)
+    }
+
+    /// Reads the file of the site alone.
+    pub fn read_site(root: &Root) -> Result<Self> {
         let mut settings = Self::default();
         settings.read_file(root, Path::new(SITE_FILE))?;
-        settings.read_file(root, &instance_file(id))?;
         Ok(settings)
     }
 

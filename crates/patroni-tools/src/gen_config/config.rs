@@ -26,7 +26,7 @@ use super::rest::{Ctl, Rest, RestApi};
 use super::store::{self, Store};
 
 /// The REST API's port is PostgreSQL's plus this, so that 5432 gives 8008, as in Debian's package.
-const REST_OFFSET: u16 = 8008 - 5432;
+pub const REST_OFFSET: u16 = 8008 - 5432;
 
 /// Where the hooks are.
 pub const HOOKS: &str = "/usr/libexec/patroni-tools";

@@ -3,13 +3,14 @@
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::Uid;
 use site::Root;
 use site::keys::UNFINISHED;
+use tempfile::NamedTempFile;
 
 /// The right to write into the directory, held by one run at a time.
 pub struct Lock {
@@ -64,10 +65,32 @@ pub fn directory(root: &Root, path: &Path) -> Result<()> {
         .with_context(|| format!("cannot open {} to postgres", path.display()))
 }
 
-/// Replaces `path` by `text` with owner `root:postgres` and mode 0640, both set before the first byte.
+/// Who a file belongs to, and what they may do with it.
+#[derive(Debug, Clone, Copy)]
+pub struct Rights {
+    /// Its owner.
+    pub user: &'static str,
+    /// Its group.
+    pub group: &'static str,
+    /// Its mode.
+    pub mode: u32,
+}
+
+/// Of a Patroni file, in which passwords are.
+pub const OF_PATRONI: Rights = Rights { user: "root", group: "postgres", mode: 0o640 };
+
+/// A file that is whole, but not in its place yet. It vanishes if it is never put there.
+pub struct Prepared {
+    file: NamedTempFile,
+    path: PathBuf,
+    real: PathBuf,
+    keep: Option<PathBuf>,
+}
+
+/// Writes `text` beside `path`, with its owner and mode set before the first byte.
 ///
-/// With `keep`, what was there stays beside it under that path.
-pub fn install(root: &Root, path: &Path, text: &str, keep: Option<&Path>) -> Result<()> {
+/// With `keep`, what is at `path` will stay beside it under that path.
+pub fn prepare(root: &Root, path: &Path, text: &str, rights: Rights, keep: Option<PathBuf>) -> Result<Prepared> {
     let real = root.path(path);
     let Some(directory) = real.parent() else { bail!("{} is not a file path", path.display()) };
     let mut file = tempfile::Builder::new()
@@ -76,22 +99,63 @@ pub fn install(root: &Root, path: &Path, text: &str, keep: Option<&Path>) -> Res
         .tempfile_in(directory)
         .with_context(|| format!("cannot write into {}: run this program as root", root.inside(directory).display()))?;
     if Uid::effective().is_root() {
-        let group = root.group_id("postgres")?;
-        fchown(file.as_file(), Some(0), Some(group))
-            .with_context(|| format!("cannot give {} to root:postgres", path.display()))?;
+        let user = if rights.user == "root" { 0 } else { root.user_id(rights.user)? };
+        let group = if rights.group == "root" { 0 } else { root.group_id(rights.group)? };
+        fchown(file.as_file(), Some(user), Some(group))
+            .with_context(|| format!("cannot give {} to {}:{}", path.display(), rights.user, rights.group))?;
     }
     // After the owner, which takes away no rights of a stranger's; and without regard to the umask.
-    file.as_file().set_permissions(Permissions::from_mode(0o640))?;
+    file.as_file().set_permissions(Permissions::from_mode(rights.mode))?;
     file.write_all(text.as_bytes())
         .and_then(|()| file.as_file().sync_all())
         .with_context(|| format!("cannot write {}: the old file is as it was", path.display()))?;
-    if let Some(keep) = keep {
-        let kept = root.path(keep);
-        let _ = std::fs::remove_file(&kept);
-        std::fs::hard_link(&real, &kept).with_context(|| format!("cannot keep the old file as {}", keep.display()))?;
+    Ok(Prepared { file, path: path.to_owned(), real, keep: keep.map(|keep| root.path(keep)) })
+}
+
+impl Prepared {
+    /// Where it is until then.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.file.path()
     }
-    file.persist(&real).map_err(|error| error.error).with_context(|| format!("cannot replace {}", path.display()))?;
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .with_context(|| format!("cannot sync the directory of {}", path.display()))
+
+    /// Where it belongs, for people.
+    #[must_use]
+    pub fn target(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// Puts it into its place.
+    pub fn put(self) -> Result<()> {
+        let target = self.target();
+        if let Some(kept) = &self.keep {
+            let _ = std::fs::remove_file(kept);
+            std::fs::hard_link(&self.real, kept)
+                .with_context(|| format!("cannot keep the old {target} as {}", kept.display()))?;
+        }
+        self.file
+            .persist(&self.real)
+            .map_err(|error| error.error)
+            .with_context(|| format!("cannot replace {target}"))?;
+        let Some(directory) = self.real.parent() else { return Ok(()) };
+        File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .with_context(|| format!("cannot sync the directory of {target}"))
+    }
+}
+
+/// Removes what killed runs have left beside `path`.
+pub fn clean(root: &Root, path: &Path) -> Result<()> {
+    let Some(directory) = path.parent() else { return Ok(()) };
+    for name in root.list(directory)?.iter().filter(|name| name.starts_with(UNFINISHED)) {
+        let _ = std::fs::remove_file(root.path(directory.join(name)));
+    }
+    Ok(())
+}
+
+/// Replaces the Patroni file `path`, or one that goes with it, by `text`.
+///
+/// With `keep`, what was there stays beside it under that path.
+pub fn install(root: &Root, path: &Path, text: &str, keep: Option<&Path>) -> Result<()> {
+    prepare(root, path, text, OF_PATRONI, keep.map(Path::to_owned))?.put()
 }

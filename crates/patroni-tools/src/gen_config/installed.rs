@@ -57,6 +57,12 @@ impl Patroni {
         self.older_than(Version(3, 0, 3)).is_none()
     }
 
+    /// `replication_state` is in the REST API's answers since 3.0.4 (pull request 2733).
+    #[must_use]
+    pub fn says_replication_state(&self) -> bool {
+        self.older_than(Version(3, 0, 4)).is_none()
+    }
+
     /// Before 3.1.0 a member with TLS shows the REST API's certificate to the others, and then always verifies theirs, where a
     /// newer one does so only with a certificate in `ctl` (`PatroniRequest.reload_config`, pull request 2768). Gives the version.
     #[must_use]

@@ -21,6 +21,7 @@ mod point;
 mod render;
 mod rest;
 pub mod store;
+mod surroundings;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -39,6 +40,7 @@ use installed::Patroni;
 use passwords::Prepared;
 use patronictl::Patronictl;
 use render::Author;
+use surroundings::Program;
 
 /// Where Patroni files are.
 const DIRECTORY: &str = "/etc/patroni";
@@ -54,7 +56,7 @@ const DIRECTORY: &str = "/etc/patroni";
 #[allow(clippy::struct_excessive_bools)]
 pub struct Args {
     /// The cluster: 16/main, 16-main or the two words 16 main; $PGCLUSTER where it is missing
-    #[arg(value_name = "CLUSTER", num_args = 0..=2, conflicts_with = "all")]
+    #[arg(value_name = "CLUSTER", num_args = 0.., conflicts_with = "all")]
     cluster: Vec<String>,
     /// Every instance that has a file in /etc/patroni
     #[arg(long)]
@@ -65,6 +67,12 @@ pub struct Args {
     /// Show how the file that would be written differs from the one that is there; exit 1 if it does
     #[arg(long, conflicts_with_all = ["check", "force"])]
     diff: bool,
+    /// Write the configuration of a program around the cluster, which may then be more than one; not the Patroni file
+    #[arg(long = "for", value_name = "PROGRAM", conflicts_with_all = ["check", "apply", "rotate", "set_passwords", "port", "template"])]
+    program: Option<Program>,
+    /// With --for: ask the running cluster who its members are, and not MEMBERS
+    #[arg(long, requires = "program")]
+    members_from_cluster: bool,
     /// Replace a file that somebody edited or wrote by hand; it is kept beside it with .old at its end
     #[arg(long)]
     force: bool,
@@ -117,6 +125,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
+    if let Some(program) = args.program {
+        let ids = if args.all { instances(root)? } else { all_named(args)? };
+        return surroundings::run(root, args, program, &ids, reporter);
+    }
     let ids = if args.all { instances(root)? } else { vec![named(args)?] };
     if args.check {
         return check::run(root, args, &ids, reporter);
@@ -160,6 +172,20 @@ fn named(args: &Args) -> Result<ClusterId> {
     }
 }
 
+/// The clusters of `--for`, of which there can be none or several; `16 main` is one.
+fn all_named(args: &Args) -> Result<Vec<ClusterId>> {
+    match args.cluster.as_slice() {
+        [] if std::env::var("PGCLUSTER").is_ok_and(|cluster| !cluster.is_empty()) => Ok(vec![named(args)?]),
+        [version, _] if version.bytes().all(|b| b.is_ascii_digit()) => Ok(vec![named(args)?]),
+        words => {
+            let mut ids: Vec<ClusterId> = words.iter().map(|word| word.parse()).collect::<Result<_, _>>()?;
+            ids.sort();
+            ids.dedup();
+            Ok(ids)
+        }
+    }
+}
+
 /// Every instance that has a Patroni file.
 fn instances(root: &Root) -> Result<Vec<ClusterId>> {
     let names = root.list(DIRECTORY)?;
@@ -169,8 +195,9 @@ fn instances(root: &Root) -> Result<Vec<ClusterId>> {
     Ok(ids)
 }
 
-fn settings(root: &Root, args: &Args, id: &ClusterId) -> Result<Settings> {
-    let mut settings = Settings::read(root, id)?;
+/// The settings of an instance, or of the site alone.
+fn settings(root: &Root, args: &Args, id: Option<&ClusterId>) -> Result<Settings> {
+    let mut settings = id.map_or_else(|| Settings::read_site(root), |id| Settings::read(root, id))?;
     for assignment in &args.set {
         settings.set(assignment)?;
     }
@@ -240,7 +267,7 @@ fn site_key_path(settings: &Settings) -> Result<PathBuf> {
 fn show(root: &Root, args: &Args, id: &ClusterId) -> Result<()> {
     let path = file(id);
     let present = root.read(&path)?;
-    let settings = settings(root, args, id)?;
+    let settings = settings(root, args, Some(id))?;
     let key = site_key(root, &settings)?.unwrap_or_else(SiteKey::placeholder);
     let (_, text) = render(root, args, id, &settings, &key, present.as_deref())?;
     if args.dry_run {
@@ -256,7 +283,7 @@ fn show(root: &Root, args: &Args, id: &ClusterId) -> Result<()> {
 fn apply(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Result<()> {
     let path = file(id);
     let present = root.read(&path)?;
-    let settings = settings(root, args, id)?;
+    let settings = settings(root, args, Some(id))?;
     // Nothing of what is in the store comes from the key.
     let (config, text) = render(root, args, id, &settings, &SiteKey::placeholder(), present.as_deref())?;
     let cluster = Patronictl::new(root, id, &config.scope)?;
@@ -277,7 +304,7 @@ fn rotate(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Resu
         ),
         None => bail!("{} does not exist: run patroni-gen-config {id}", path.display()),
     }
-    let prepared = passwords::prepare(root, id, &settings(root, args, id)?)?;
+    let prepared = passwords::prepare(root, id, &settings(root, args, Some(id))?)?;
     write(root, args, id, reporter)?;
     reporter.info(match prepared {
         Prepared::Next(generation) => format!(
@@ -296,7 +323,7 @@ fn rotate(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Resu
 fn write(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Result<()> {
     let path = file(id);
     let present = root.read(&path)?;
-    let settings = settings(root, args, id)?;
+    let settings = settings(root, args, Some(id))?;
     let key_path = site_key_path(&settings)?;
     let known_key = site_key(root, &settings)?;
     // Everything that can be wrong is found out before the first file is made.

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use site::{ClusterId, Root, program};
+use site::{ClusterId, Root, facts, program};
 
 use super::config::file;
 use super::member::FINGERPRINT_TAG;
@@ -66,14 +66,8 @@ impl<'a> Patronictl<'a> {
 
     /// The members.
     pub fn members(&self) -> Result<Vec<Member>> {
-        let output = self.run(&["list", &self.scope, "--format", "json"], "")?;
-        let printed = self.printed(&output, "list")?;
-        let rows: Vec<Value> = match serde_json::from_str(&printed) {
-            Ok(rows) => rows,
-            Err(error) => bail!("patronictl list did not print JSON: {error}"),
-        };
-        let text = |row: &Value, key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        Ok(rows
+        Ok(self
+            .list()?
             .iter()
             .map(|row| Member {
                 name: text(row, "Member"),
@@ -85,6 +79,33 @@ impl<'a> Patronictl<'a> {
                     .map(str::to_owned),
             })
             .collect())
+    }
+
+    /// The members with their addresses. Patroni puts the port behind one only where it is not the same for all, and where it is not
+    /// 5432 (`output_members` in `patroni/ctl.py`).
+    pub fn addresses(&self) -> Result<Vec<site::members::Member>> {
+        let mut members = Vec::new();
+        for row in self.list()? {
+            let host = text(&row, "Host");
+            let name = text(&row, "Member");
+            let address = match host.rsplit_once(':') {
+                Some((start, _)) if start.ends_with(']') || !start.contains(':') => start,
+                _ => &host,
+            };
+            let address = facts::parse_address(address.trim_start_matches('[').trim_end_matches(']'));
+            members.push(site::members::Member { address: address.with_context(|| format!("member {name}"))?, name });
+        }
+        members.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(members)
+    }
+
+    fn list(&self) -> Result<Vec<Value>> {
+        let output = self.run(&["list", &self.scope, "--format", "json"], "")?;
+        let printed = self.printed(&output, "list")?;
+        match serde_json::from_str(&printed) {
+            Ok(rows) => Ok(rows),
+            Err(error) => bail!("patronictl list did not print JSON: {error}"),
+        }
     }
 
     /// Tells all members to read their files, and gives what went wrong for whom.
@@ -116,4 +137,8 @@ impl<'a> Patronictl<'a> {
             self.file.display()
         )
     }
+}
+
+fn text(row: &Value, key: &str) -> String {
+    row.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
 }

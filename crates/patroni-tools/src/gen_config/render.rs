@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use site::Root;
 
@@ -23,15 +24,7 @@ const CHECKSUM: &str = "# Checksum of what follows: ";
 
 /// The whole text of an instance's file.
 pub fn render(root: &Root, config: &Config, template: Option<&Path>) -> Result<String> {
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    // With it, an error would show the values of variables, passwords among them.
-    environment.set_debug(false);
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_keep_trailing_newline(true);
-    let loader_root = root.clone();
-    environment.set_loader(move |name| load(&loader_root, name));
+    let environment = environment(root);
     let body = match template {
         None => environment.get_template(NAME).and_then(|found| found.render(config)),
         Some(path) => {
@@ -40,17 +33,39 @@ pub fn render(root: &Root, config: &Config, template: Option<&Path>) -> Result<S
             environment.render_named_str(&format!("{}/{NAME}", path.display()), &text, config)
         }
     }
-    .map_err(|error| explain(&error))?;
+    .map_err(|error| explain(&error, NAME))?;
     let body = printable(&body);
-    let text = format!(
-        "{HEADER} from {} and {}.\n# Change it there or in {LOCAL}, and run: patroni-gen-config {}\n{CHECKSUM}{}\n{body}",
-        site::settings::SITE_FILE,
-        site::settings::instance_file(&config.id).display(),
-        config.id,
-        checksum(&body),
-    );
+    let sources = format!("{} and {}", site::settings::SITE_FILE, site::settings::instance_file(&config.id).display());
+    let text = with_header(&body, &sources, &config.id.slashed());
     read_back(&text, config)?;
     Ok(text)
+}
+
+/// The text that the template `name` makes of `values`.
+pub fn body(root: &Root, name: &str, values: impl Serialize) -> Result<String> {
+    let environment = environment(root);
+    environment.get_template(name).and_then(|template| template.render(values)).map_err(|error| explain(&error, name))
+}
+
+/// Says above a text where it comes from and how it is made anew, and who wrote it (see [`author`]).
+pub fn with_header(body: &str, sources: &str, arguments: &str) -> String {
+    format!(
+        "{HEADER} from {sources}.\n# Change it there or in {LOCAL}, and run: patroni-gen-config {arguments}\n{CHECKSUM}{}\n{body}",
+        checksum(body),
+    )
+}
+
+fn environment(root: &Root) -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    // With it, an error would show the values of variables, passwords among them.
+    environment.set_debug(false);
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_keep_trailing_newline(true);
+    let root = root.clone();
+    environment.set_loader(move |name| load(&root, name));
+    environment
 }
 
 /// JSON is YAML but for these characters: YAML 1.1 (5.1, 5.4) takes some for line breaks and refuses the others. They can
@@ -83,9 +98,11 @@ fn load(root: &Root, name: &str) -> Result<Option<String>, Error> {
     Ok(None)
 }
 
-fn explain(error: &Error) -> anyhow::Error {
+fn explain(error: &Error, template: &str) -> anyhow::Error {
     if error.kind() == ErrorKind::TemplateNotFound {
-        return anyhow::anyhow!("the template {SHIPPED}/{NAME} is missing: run apt install --reinstall patroni-tools");
+        return anyhow::anyhow!(
+            "the template {SHIPPED}/{template} is missing: run apt install --reinstall patroni-tools"
+        );
     }
     let place = match (error.name(), error.line()) {
         (Some(name), Some(line)) => format!("template {name}:{line}: "),

@@ -1,0 +1,213 @@
+//! `--for`: the configuration of the programs around a cluster, from the same settings.
+//!
+//! A module for each program makes text of what is set ([`Given`]) and touches nothing; here that text is shown, checked by the
+//! program that it is for, and put into its place.
+
+mod conffile;
+mod given;
+mod haproxy;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use site::report::{self, Reporter};
+use site::{ClusterId, Root, program};
+
+use super::install::{self, Prepared, Rights};
+use super::render::{self, Author};
+use super::{Args, diff};
+use given::Given;
+
+/// None of the programs needs long to look at a file.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A program that is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Program {
+    /// `HAProxy` in front of the members
+    Haproxy,
+}
+
+impl Program {
+    /// The name on the command line.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Haproxy => "haproxy",
+        }
+    }
+
+    /// Is it configured for instances, and not for the site as a whole?
+    fn is_for_instances(self) -> bool {
+        match self {
+            Self::Haproxy => true,
+        }
+    }
+
+    fn plan(self, given: &Given) -> Result<Plan> {
+        match self {
+            Self::Haproxy => haproxy::plan(given),
+        }
+    }
+}
+
+/// What is to be written, and what to say about it.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// The files. Either all of them are written or none.
+    pub files: Vec<Generated>,
+    /// What works, but needs a look.
+    pub warnings: Vec<String>,
+    /// What the administrator runs next to put it into force, and why; said only where something has changed.
+    pub next: Vec<String>,
+}
+
+/// A file that is generated.
+#[derive(Debug)]
+pub struct Generated {
+    /// Where it belongs.
+    pub path: PathBuf,
+    /// Its text without our header.
+    pub body: String,
+    /// Who may read it.
+    pub rights: Rights,
+    /// What looks at it before it takes its place.
+    pub validator: Option<Validator>,
+    /// What of its text nobody is to see.
+    pub secrets: Vec<String>,
+}
+
+/// A program that says whether a file is right, by its exit status.
+#[derive(Debug)]
+pub struct Validator {
+    /// Its name.
+    pub program: &'static str,
+    /// Debian's package of it.
+    pub package: &'static str,
+    /// Its arguments; the path of the file comes after them.
+    pub arguments: &'static [&'static str],
+}
+
+/// Everything that `--for` does.
+pub fn run(root: &Root, args: &Args, program: Program, ids: &[ClusterId], reporter: &Reporter) -> Result<()> {
+    if program.is_for_instances() && ids.is_empty() {
+        bail!("which cluster? name it, as in patroni-gen-config --for {} 16/main, or use --all", program.name());
+    }
+    let given = Given::resolve(root, args, ids)?;
+    let plan = program.plan(&given)?;
+    let files = plan.files.iter().map(|file| File::of(root, file, program, ids)).collect::<Result<Vec<_>>>()?;
+    if args.dry_run {
+        let shown = files.iter().map(|file| file.masked(&file.text));
+        report::print(&shown.collect::<Vec<_>>().join("\n"));
+        return Ok(());
+    }
+    if args.diff {
+        let differences: Vec<&File> = files.iter().filter(|file| file.changes()).collect();
+        for file in &differences {
+            report::print(&file.difference());
+        }
+        let paths: Vec<String> = differences.iter().map(|file| file.wanted.path.display().to_string()).collect();
+        return if paths.is_empty() { Ok(()) } else { bail!("{} would change", paths.join(", ")) };
+    }
+    for warning in &plan.warnings {
+        reporter.warn(warning);
+    }
+    write(root, args, &files)?;
+    if files.iter().any(File::changes) {
+        for next in &plan.next {
+            reporter.info(next);
+        }
+    }
+    Ok(())
+}
+
+/// A file beside what is in its place.
+struct File<'a> {
+    wanted: &'a Generated,
+    text: String,
+    present: Option<String>,
+    /// Who wrote what is there; a file of a package that nobody has changed is nobody's.
+    author: Option<Author>,
+}
+
+impl<'a> File<'a> {
+    fn of(root: &Root, wanted: &'a Generated, program: Program, ids: &[ClusterId]) -> Result<Self> {
+        let present = root.read(&wanted.path)?;
+        let author = match &present {
+            None => None,
+            Some(text) if conffile::is_as_shipped(root, &wanted.path, text)? => None,
+            Some(text) => Some(render::author(text)),
+        };
+        let words: Vec<String> = ids.iter().map(ClusterId::slashed).collect();
+        let command = [&["--for".to_owned(), program.name().to_owned()], words.as_slice()].concat().join(" ");
+        let settings = ids.iter().map(|id| site::settings::instance_file(id).display().to_string());
+        let sources: Vec<String> = std::iter::once(site::settings::SITE_FILE.to_owned()).chain(settings).collect();
+        let text = render::with_header(&wanted.body, &sources.join(" and "), &command);
+        Ok(Self { wanted, text, present, author })
+    }
+
+    fn changes(&self) -> bool {
+        self.present.as_deref() != Some(&self.text)
+    }
+
+    fn difference(&self) -> String {
+        let present = self.masked(self.present.as_deref().unwrap_or_default());
+        diff::unified(&self.wanted.path.display().to_string(), &present, &self.masked(&self.text))
+    }
+
+    fn masked(&self, text: &str) -> String {
+        let secrets = self.wanted.secrets.iter().zip(1..);
+        secrets.fold(text.to_owned(), |text, (secret, number)| text.replace(secret, &format!("(secret {number})")))
+    }
+}
+
+fn write(root: &Root, args: &Args, files: &[File]) -> Result<()> {
+    let _lock = install::Lock::take(root, Path::new(super::DIRECTORY))?;
+    let mut prepared: Vec<Prepared> = Vec::new();
+    for file in files.iter().filter(|file| file.changes()) {
+        let path = &file.wanted.path;
+        let keep = match &file.author {
+            Some(Author::Us) | None => None,
+            Some(_) if args.force => Some(PathBuf::from(format!("{}.old", path.display()))),
+            Some(author) => {
+                report::print(&file.difference());
+                bail!(
+                    "{} was {} by hand and is left as it is: put the difference into {} or a template in {}, or use --force",
+                    path.display(),
+                    if *author == Author::Somebody { "written" } else { "edited" },
+                    site::settings::SITE_FILE,
+                    render::LOCAL
+                );
+            }
+        };
+        install::clean(root, path)?;
+        let candidate = install::prepare(root, path, &file.text, file.wanted.rights, keep)?;
+        if let Some(validator) = &file.wanted.validator {
+            validate(root, validator, &candidate)?;
+        }
+        prepared.push(candidate);
+    }
+    for file in prepared {
+        file.put()?;
+    }
+    for file in files {
+        let what = if file.changes() { "written" } else { "up to date" };
+        report::print(&format!("{}: {what}\n", file.wanted.path.display()));
+    }
+    Ok(())
+}
+
+fn validate(root: &Root, validator: &Validator, candidate: &Prepared) -> Result<()> {
+    let Validator { program: name, package, arguments } = validator;
+    let Ok(mut command) = program::command(root, name) else {
+        bail!("{name} is not installed here, so that nothing was written: run apt install {package}");
+    };
+    let output = program::output_within(command.args(*arguments).arg(candidate.path()), "", LIMIT)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = [output.stderr, output.stdout].concat();
+    let said = String::from_utf8_lossy(&said).replace(&candidate.path().display().to_string(), &candidate.target());
+    bail!("{name} refuses what would be written, and the old file is as it was: {}", said.trim());
+}
