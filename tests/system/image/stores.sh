@@ -10,4 +10,4 @@ chroot "$root" apt-get -qq update
 DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install -y consul/bullseye
 rm "$list"
 
-systemctl --quiet --root="$root" disable consul.service zookeeper.service
+systemctl --quiet --root="$root" disable consul.service zookeeper.service haproxy.service keepalived.service pgbouncer.service

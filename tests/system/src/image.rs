@@ -32,7 +32,7 @@ const SERVER_AFTER: &str =
 const NODE_PACKAGES: &str = "apt-utils,systemd,systemd-sysv,dbus,iproute2,iputils-ping,procps,postgresql,\
     postgresql-contrib,patroni,python3-etcd,etcd-server,etcd-client,openssl,less,jq,man-db,bash-completion,\
     bind9,bind9-dnsutils,krb5-kdc,krb5-admin-server,krb5-user";
-const STORE_PACKAGES: &str = "zookeeperd,python3-consul,python3-kazoo,python3-pysyncobj";
+const STORE_PACKAGES: &str = "zookeeperd,python3-consul,python3-kazoo,python3-pysyncobj,haproxy,keepalived,pgbouncer";
 const PACKAGE_BUILDER_PACKAGES: &str = "build-essential,debhelper,scdoc,lintian,fakeroot,rustc-web,cargo-web,\
     libssl-dev,pkg-config,ca-certificates,git,make,man-db,systemd";
 const RUST_PACKAGES: &str = "rustc,cargo,gcc,libc6-dev,libssl-dev,pkg-config,ca-certificates,git,make";

@@ -20,6 +20,11 @@ impl<'a> Writer<'a> {
     /// Makes the table on the primary and starts the client on another machine. `hosts` is an address, or several with commas
     /// between them, of which libpq takes the first that can be written to.
     pub fn start(main: &Cluster, node: &'a Node, name: &'static str, hosts: &str) -> Result<Self> {
+        Self::start_at(main, node, name, hosts, 5432)
+    }
+
+    /// The same at another port.
+    pub fn start_at(main: &Cluster, node: &'a Node, name: &'static str, hosts: &str, port: u16) -> Result<Self> {
         let role = "do 'begin create role app login password ''app''; exception when duplicate_object then end'";
         main.sql(
             main.primary()?,
@@ -27,7 +32,7 @@ impl<'a> Writer<'a> {
         )?;
         node.write("/var/tmp/client.py", PROGRAM, 0o755)?;
         node.run(&format!(
-            "systemd-run --quiet --unit=client-{name} python3 /var/tmp/client.py {hosts} 5432 {name} /var/tmp/{name}"
+            "systemd-run --quiet --unit=client-{name} python3 /var/tmp/client.py {hosts} {port} {name} /var/tmp/{name}"
         ))?;
         Ok(Self { node, name })
     }

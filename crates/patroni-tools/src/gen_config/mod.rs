@@ -119,6 +119,9 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return reporter.usage(&error.to_string(), error.use_stderr()),
     };
+    if let (None, [_, _, extra, ..]) = (args.program, args.cluster.as_slice()) {
+        return reporter.usage(&format!("error: unexpected value '{extra}': one cluster at a time, or --all"), true);
+    }
     // A core dump would have the passwords. Where the kernel refuses, it also makes none.
     let _ = set_dumpable(false);
     reporter.finish(run(&Root::from_environment(), &args, &reporter))

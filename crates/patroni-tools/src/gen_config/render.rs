@@ -20,6 +20,7 @@ pub const LOCAL: &str = "/etc/patroni/templates";
 
 const NAME: &str = "patroni.yml.j2";
 const HEADER: &str = "# Written by patroni-gen-config";
+const RUN: &str = ", and run: patroni-gen-config ";
 const CHECKSUM: &str = "# Checksum of what follows: ";
 
 /// The whole text of an instance's file.
@@ -50,9 +51,15 @@ pub fn body(root: &Root, name: &str, values: impl Serialize) -> Result<String> {
 /// Says above a text where it comes from and how it is made anew, and who wrote it (see [`author`]).
 pub fn with_header(body: &str, sources: &str, arguments: &str) -> String {
     format!(
-        "{HEADER} from {sources}.\n# Change it there or in {LOCAL}, and run: patroni-gen-config {arguments}\n{CHECKSUM}{}\n{body}",
+        "{HEADER} from {sources}.\n# Change it there or in {LOCAL}{RUN}{arguments}\n{CHECKSUM}{}\n{body}",
         checksum(body),
     )
+}
+
+/// The arguments by which a text with our header was made.
+pub fn arguments(text: &str) -> Vec<&str> {
+    let line = text.lines().nth(1).and_then(|line| line.split_once(RUN));
+    line.map(|(_, arguments)| arguments.split(' ').collect()).unwrap_or_default()
 }
 
 fn environment(root: &Root) -> Environment<'static> {

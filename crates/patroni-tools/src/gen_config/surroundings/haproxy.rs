@@ -225,7 +225,6 @@ fn options(given: &Given, instance: &Instance, plan: &mut Plan) -> Result<String
         let secret = read(key)?;
         let both = format!("{}\n{}\n", read(certificate)?.trim_end(), secret.trim_end());
         options.extend([" crt ", &word(&path)?]);
-        // Before the configuration, in which its name is.
         let secrets = vec![secret.trim().to_owned()];
         plan.files.push(Generated { path, body: both, rights: SECRET, validator: None, secrets });
     }

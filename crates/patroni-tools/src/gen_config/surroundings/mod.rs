@@ -55,7 +55,8 @@ impl Program {
 /// What is to be written, and what to say about it.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// The files. Either all of them are written or none.
+    /// The files, written in this order: first those that others name. None is written if one of them is somebody's, and one that
+    /// its program refuses is not, nor those behind it.
     pub files: Vec<Generated>,
     /// What works, but needs a look.
     pub warnings: Vec<String>,
@@ -151,6 +152,30 @@ impl<'a> File<'a> {
         self.present.as_deref() != Some(&self.text)
     }
 
+    /// Neither what somebody wrote gets lost, nor an instance that the file serves and that was not named.
+    fn may_be_replaced(&self) -> Result<()> {
+        let path = self.wanted.path.display();
+        match &self.author {
+            None => return Ok(()),
+            Some(Author::Us) => {}
+            Some(author) => {
+                report::print(&self.difference());
+                bail!(
+                    "{path} was {} by hand and is left as it is: put the difference into {} or a template in {}, or use --force",
+                    if *author == Author::Somebody { "written" } else { "edited" },
+                    site::settings::SITE_FILE,
+                    render::LOCAL
+                );
+            }
+        }
+        let [present, wanted] = [self.present.as_deref().unwrap_or_default(), &self.text].map(render::arguments);
+        let lost: Vec<&str> = present.into_iter().filter(|word| word.contains('/') && !wanted.contains(word)).collect();
+        if !lost.is_empty() {
+            bail!("{path} serves {} too, and would not any more: name it as well, or use --force", lost.join(" and "));
+        }
+        Ok(())
+    }
+
     fn difference(&self) -> String {
         let present = self.masked(self.present.as_deref().unwrap_or_default());
         diff::unified(&self.wanted.path.display().to_string(), &present, &self.masked(&self.text))
@@ -164,32 +189,22 @@ impl<'a> File<'a> {
 
 fn write(root: &Root, args: &Args, files: &[File]) -> Result<()> {
     let _lock = install::Lock::take(root, Path::new(super::DIRECTORY))?;
-    let mut prepared: Vec<Prepared> = Vec::new();
-    for file in files.iter().filter(|file| file.changes()) {
+    let changed: Vec<&File> = files.iter().filter(|file| file.changes()).collect();
+    if !args.force {
+        changed.iter().try_for_each(|file| file.may_be_replaced())?;
+    }
+    for file in &changed {
+        install::clean(root, &file.wanted.path)?;
+    }
+    for file in changed {
         let path = &file.wanted.path;
-        let keep = match &file.author {
-            Some(Author::Us) | None => None,
-            Some(_) if args.force => Some(PathBuf::from(format!("{}.old", path.display()))),
-            Some(author) => {
-                report::print(&file.difference());
-                bail!(
-                    "{} was {} by hand and is left as it is: put the difference into {} or a template in {}, or use --force",
-                    path.display(),
-                    if *author == Author::Somebody { "written" } else { "edited" },
-                    site::settings::SITE_FILE,
-                    render::LOCAL
-                );
-            }
-        };
-        install::clean(root, path)?;
+        let foreign = !matches!(file.author, Some(Author::Us) | None);
+        let keep = foreign.then(|| PathBuf::from(format!("{}.old", path.display())));
         let candidate = install::prepare(root, path, &file.text, file.wanted.rights, keep)?;
         if let Some(validator) = &file.wanted.validator {
             validate(root, validator, &candidate)?;
         }
-        prepared.push(candidate);
-    }
-    for file in prepared {
-        file.put()?;
+        candidate.put()?;
     }
     for file in files {
         let what = if file.changes() { "written" } else { "up to date" };
