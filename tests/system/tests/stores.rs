@@ -72,10 +72,10 @@ struct Store<'a> {
 struct Fault {
     name: &'static str,
     make: Make,
-    /// What one line of the journal has; releases differ.
-    journal: &'static [&'static str],
-    /// By `patroni-gen-config --check`, where it can tell.
-    doctor: Option<&'static str>,
+    /// What a line of Patroni has in the journal; releases differ.
+    patroni: &'static [&'static str],
+    /// What the line of `patroni-gen-config --check` has, before the start as after it.
+    doctor: &'static str,
 }
 
 /// How the fault is made.
@@ -95,17 +95,19 @@ enum Make {
 }
 
 impl Fault {
-    fn new(name: &'static str, make: Make, journal: &'static [&'static str]) -> Self {
-        Self { name, make, journal, doctor: None }
+    fn new(name: &'static str, make: Make, patroni: &'static [&'static str], doctor: &'static str) -> Self {
+        Self { name, make, patroni, doctor }
     }
 
     fn unreachable(port: u16) -> Self {
-        let journal = &["10.88.0.99 timed out", "No route to host"];
-        Self::new("unreachable hosts", Make::Settings(format!("DCS_HOSTS=10.88.0.99:{port}\n")), journal)
+        let patroni = &["10.88.0.99 timed out", "No route to host"];
+        let make = Make::Settings(format!("DCS_HOSTS=10.88.0.99:{port}\n"));
+        Self::new("unreachable hosts", make, patroni, "it cannot be reached")
     }
 
     fn authority() -> Self {
-        Self::new("wrong CA", Make::Authority, &["certificate verify failed: unable to get local issuer certificate"])
+        let patroni = &["certificate verify failed: unable to get local issuer certificate"];
+        Self::new("wrong CA", Make::Authority, patroni, "its certificate is not signed by ")
     }
 }
 
@@ -162,23 +164,31 @@ impl Site<'_> {
             Release::Debian13 => &["waiting on etcd"],
         };
         let faults = [
-            Fault::new("wrong password", Make::Secret("wrong"), wrong_password),
+            Fault::new("wrong password", Make::Secret("wrong"), wrong_password, "it refuses the user "),
             Fault::authority(),
             Fault::new(
                 "expired certificate",
                 Make::Expired,
                 &["alert certificate expired", "EOF occurred in violation"],
+                "has expired (",
             ),
-            Fault::new("expired certificate of the server", Make::ExpiredServer, &["certificate has expired"]),
+            Fault::new(
+                "expired certificate of the server",
+                Make::ExpiredServer,
+                &["certificate has expired"],
+                "its certificate (O=Lab) expired on ",
+            ),
             Fault::new(
                 "certificate of the server for another name",
                 Make::Settings(format!("DCS_HOSTS={OTHER_NAME}:2379\n")),
                 &["certificate is not valid for 'store.lab'", "hostname 'store.lab' doesn't match"],
+                "its certificate is for ",
             ),
             Fault::new(
                 "certificate with a common name",
                 Make::Subject("/O=Lab/CN=patroni"),
                 &["CommonName of client sending a request against gateway"],
+                "takes no certificate that has a common name",
             ),
             Fault::unreachable(2379),
         ];
@@ -201,9 +211,19 @@ impl Site<'_> {
         self.life("Consul", &store)?;
         self.power_off("Consul", &store)?;
         let faults = [
-            Fault::new("wrong token", Make::Secret("00000000-1111-2222-3333-444444444444"), &["ACL not found"]),
+            Fault::new(
+                "wrong token",
+                Make::Secret("00000000-1111-2222-3333-444444444444"),
+                &["ACL not found"],
+                "it refuses our token",
+            ),
             Fault::authority(),
-            Fault::new("expired certificate", Make::Expired, &["alert bad certificate", "EOF occurred in violation"]),
+            Fault::new(
+                "expired certificate",
+                Make::Expired,
+                &["alert bad certificate", "EOF occurred in violation"],
+                "has expired (",
+            ),
             Fault::unreachable(consul::PORT),
         ];
         self.faults("Consul", &store, &faults)?;
@@ -244,8 +264,9 @@ impl Site<'_> {
                 "expired certificate",
                 Make::Expired,
                 &["alert certificate unknown", "EOF occurred in violation"],
+                "has expired (",
             ),
-            Fault::new("certificate of somebody else", Make::Subject("/O=Lab/CN=eve"), &["NoAuth"]),
+            Fault::new("certificate of somebody else", Make::Subject("/O=Lab/CN=eve"), &["NoAuth"], "we may not read "),
             Fault::unreachable(zookeeper::PORT),
         ];
         self.faults("ZooKeeper", &store, &faults)?;
@@ -272,7 +293,8 @@ impl Site<'_> {
         self.equip(store, node)?;
         node.write("/etc/patroni/store.password", "wrong\n", 0o600)?;
         node.run(&format!("patroni-gen-config {}", cluster.slashed()))?;
-        self.says(&cluster, node, &["NoAuthError"])?;
+        doctor_says(&cluster, node, "we may not read ")?;
+        self.says(&cluster, node, &[&["NoAuthError"], &["we may not read "]])?;
         node.run(&format!("rm {}", cluster.file())).map(drop)
     }
 
@@ -284,7 +306,8 @@ impl Site<'_> {
             format!("systemctl stop {} && pg_dropcluster {}", cluster.unit(), cluster.slashed().replace('/', " "));
         let generate = format!("patroni-gen-config {}", cluster.slashed());
         node.run(&format!("{forget} && cd /etc/patroni && mv site.key right.key && {generate}"))?;
-        self.says(cluster, node, &["password authentication failed for user"])?;
+        doctor_says(cluster, node, "the site key of this member (")?;
+        self.says(cluster, node, &[&["members derive it from the same /etc/patroni/site.key"]])?;
         node.run(&format!("mv /etc/patroni/right.key /etc/patroni/site.key && {generate}"))?;
         node.run(&format!("systemctl start {}", cluster.unit()))?;
         cluster.wait_streaming(2, Duration::from_secs(60))
@@ -340,7 +363,8 @@ impl Site<'_> {
             self.equip(&store, node)?;
             node.run("echo WATCHDOG=required >> /etc/default/patroni")?;
             node.run(&format!("patroni-gen-config {}", refused.slashed()))?;
-            self.says(&refused, node, &["Configuration requires watchdog, but watchdog could not be configured"])
+            doctor_says(&refused, node, "watchdog")?;
+            self.says(&refused, node, &[&["Configuration requires watchdog, but watchdog could not be configured"]])
         })
     }
 
@@ -476,28 +500,24 @@ impl Site<'_> {
             }
         }
         node.run(&format!("patroni-gen-config {}", cluster.slashed()))?;
-        if let Some(phrase) = fault.doctor {
-            let said = node.try_run(&format!("patroni-gen-config --check {}", cluster.slashed()))?;
-            ensure!(
-                !said.status.success() && said.stderr.contains(phrase),
-                "the doctor does not say {phrase:?}: {said}"
-            );
-        }
-        self.says(cluster, node, fault.journal)
+        doctor_says(cluster, node, fault.doctor)?;
+        self.says(cluster, node, &[fault.patroni, &[fault.doctor]])
     }
 
-    /// Starts the member, waits until a line of its journal has one of the phrases, and stops it.
-    fn says(&self, cluster: &Cluster, node: &Node, phrases: &[&str]) -> Result<()> {
+    /// Starts the member, waits until for each list a line of its journal has one of the phrases, and stops it.
+    fn says(&self, cluster: &Cluster, node: &Node, lists: &[&[&str]]) -> Result<()> {
         let unit = cluster.unit();
         node.run(&format!("systemctl start {unit}"))?;
-        let said = self.lab.wait_until(Duration::from_secs(20), &format!("the journal says one of {phrases:?}"), || {
+        let said = self.lab.wait_until(Duration::from_secs(20), &format!("the journal says one of each of {lists:?}"), || {
             let journal = node.run(&format!(
                 "journalctl --quiet --output=cat _SYSTEMD_INVOCATION_ID=$(systemctl show --property=InvocationID --value {unit})"
             ))?;
-            match journal.lines().find(|line| phrases.iter().any(|phrase| line.contains(phrase))) {
-                Some(line) => println!("  {}", line.chars().take(240).collect::<String>()),
-                None => bail!("{journal}"),
-            }
+            let said = |phrases: &&[&str]| {
+                journal.lines().find(|line| phrases.iter().any(|phrase| line.contains(phrase))).map(str::to_owned)
+            };
+            let lines: Option<Vec<String>> = lists.iter().map(said).collect();
+            let Some(lines) = lines else { bail!("{journal}") };
+            lines.iter().for_each(|line| println!("  {}", line.chars().take(240).collect::<String>()));
             Ok(true)
         });
         node.run(&format!("systemctl stop {unit}"))?;
@@ -517,5 +537,14 @@ fn list(cluster: &Cluster) -> Result<()> {
             ensure!(said.contains(&format!(" {} ", member.name())), "{} has {said}", node.name());
         }
     }
+    Ok(())
+}
+
+/// Before the start.
+fn doctor_says(cluster: &Cluster, node: &Node, phrase: &str) -> Result<()> {
+    let said = node.try_run(&format!("patroni-gen-config --check {}", cluster.slashed()))?;
+    let line = said.stderr.lines().find(|line| line.contains(phrase));
+    ensure!(!said.status.success() && line.is_some(), "the doctor does not say {phrase:?}: {said}");
+    line.iter().for_each(|line| println!("  {line}"));
     Ok(())
 }

@@ -82,6 +82,9 @@ pub struct Args {
     /// With --check: ask no server and run no program, and take only what keeps Patroni from starting for an error
     #[arg(long, requires = "check")]
     offline: bool,
+    /// With --check: only ask the servers of the store if they serve this member
+    #[arg(long, requires = "check", conflicts_with = "offline")]
+    store: bool,
     /// With --check: print what was found as JSON
     #[arg(long, requires = "check")]
     json: bool,

@@ -3,7 +3,8 @@
 //! The checks look at the Patroni file that is there, whoever wrote it. Each is a function from the [`Instance`] to findings, and one
 //! that cannot look says that, and keeps no other from looking. With `--offline`, as the unit asks before every start, no server is
 //! asked and no program is run, and only what certainly keeps Patroni or PostgreSQL from starting is an error: a member that could
-//! start must not stay away because of a certificate that expired in the night.
+//! start must not stay away because of a certificate that expired in the night. With `--store`, as the unit asks after every start, only
+//! the servers of the store are: not every Patroni says in its log why they do not serve it.
 
 mod certificates;
 mod clock;
@@ -190,7 +191,7 @@ pub fn run(root: &Root, args: &Args, ids: &[ClusterId], reporter: &Reporter) -> 
                 reporter.say(report::Level::Error, earlier);
             }
         }
-        if failed == 0 && !args.offline {
+        if failed == 0 && !args.offline && !args.store {
             let store = if asked { "" } else { " (its store was not asked)" };
             report::print(&format!("{id}: nothing was found that keeps it from working{store}\n"));
         }
@@ -243,6 +244,9 @@ fn look(root: &Root, id: &ClusterId, path: &Path, args: &Args) -> Looked {
         Err(finding) => return Looked { findings: vec![finding], asked: false },
     };
     let mut findings: Vec<Finding> = QUICK.iter().flat_map(|check| kept(check(&instance))).collect();
+    if args.store {
+        return Looked { findings: store::ask(&instance, &findings).findings, asked: true };
+    }
     if args.offline {
         return Looked { findings, asked: false };
     }
