@@ -1,16 +1,15 @@
 //! Asks the store through `patronictl`, which knows every kind of it. Nothing secret is on its command line: it reads the
-//! instance's file, and changes come to it on stdin.
+//! instance's file, and changes come to it on stdin. Used by the generator and by `pg_patronictl`.
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
 use site::{ClusterId, Root, program};
 
-use super::config::file;
-use super::member::FINGERPRINT_TAG;
+use crate::gen_config::{FINGERPRINT_TAG, patroni_file};
 use crate::yaml::Yaml;
 
 /// It waits without an end for some stores that are not there.
@@ -21,6 +20,7 @@ pub struct Patronictl<'a> {
     root: &'a Root,
     file: PathBuf,
     scope: String,
+    limit: Duration,
 }
 
 /// A member, as `patronictl list` has it.
@@ -30,6 +30,14 @@ pub struct Member {
     pub name: String,
     /// `Leader`, `Standby Leader`, `Replica`, `Sync Standby` …
     pub role: String,
+    /// Its address, and behind a colon its port where one of the members has another than 5432; IPv6 without brackets.
+    pub host: String,
+    /// `running`, `streaming`, `stopped` …
+    pub state: String,
+    /// Its timeline, where it has one.
+    pub timeline: Option<u64>,
+    /// How many megabytes it is behind, or `unknown`; a leader has none.
+    pub lag: Option<Value>,
     /// The fingerprint that it publishes.
     pub fingerprint: Option<String>,
 }
@@ -37,11 +45,16 @@ pub struct Member {
 impl<'a> Patronictl<'a> {
     /// For the instance, whose file must be there.
     pub fn new(root: &'a Root, id: &ClusterId, scope: &str) -> Result<Self> {
-        let file = file(id);
+        let file = patroni_file(id);
         if !root.path(&file).exists() {
             bail!("{} does not exist: run patroni-gen-config {id}", file.display());
         }
-        Ok(Self { root, file, scope: scope.to_owned() })
+        Ok(Self { root, file, scope: scope.to_owned(), limit: LIMIT })
+    }
+
+    /// The same with another time for each call.
+    pub fn within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
     }
 
     /// The dynamic configuration of the running cluster; `None` where there is none yet.
@@ -78,6 +91,11 @@ impl<'a> Patronictl<'a> {
             .map(|row| Member {
                 name: text(row, "Member"),
                 role: text(row, "Role"),
+                host: text(row, "Host"),
+                state: text(row, "State"),
+                timeline: row.get("TL").and_then(Value::as_u64),
+                // Patroni 4.1 has two lags.
+                lag: row.get("Lag in MB").or_else(|| row.get("Replay Lag")).filter(|lag| *lag != "").cloned(),
                 fingerprint: row
                     .get("Tags")
                     .and_then(|tags| tags.get(FINGERPRINT_TAG))
@@ -98,11 +116,9 @@ impl<'a> Patronictl<'a> {
     fn run(&self, words: &[&str], input: &str) -> Result<Output> {
         let mut command = program::command(self.root, "patronictl")?;
         command.env("LC_ALL", "C.UTF-8").arg("-c").arg(self.root.path(&self.file)).args(words);
-        // Patroni takes these before what is in the file.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PATRONI")) {
-            command.env_remove(name);
-        }
-        program::output_within(&mut command, input, LIMIT)
+        only_the_file(&mut command);
+        let output = program::output_within(&mut command, input, self.limit);
+        output.map_err(|error| anyhow!("{error:#}: {}", self.remedy()))
     }
 
     fn printed(&self, output: &Output, what: &str) -> Result<String> {
@@ -111,9 +127,20 @@ impl<'a> Patronictl<'a> {
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
-        bail!(
-            "patronictl {what} failed ({last}): see if the store answers, with patronictl -c {} list",
-            self.file.display()
-        )
+        bail!("patronictl {what} failed ({last}): {}", self.remedy())
+    }
+
+    fn remedy(&self) -> String {
+        format!("see if the store answers, with patronictl -c {} list", self.file.display())
+    }
+}
+
+/// Takes away the variables that Patroni takes before what is in the file (`patroni/config.py`), and the one that names another
+/// store (`patroni/ctl.py`).
+pub fn only_the_file(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PATRONI") || name == "DCS_URL" {
+            command.env_remove(name);
+        }
     }
 }
