@@ -1,4 +1,4 @@
-//! Runs the folders in gen-config/ and pg_patronictl/.
+//! Runs the folders in `gen-config` and `pg_patronictl`.
 
 use std::fmt::Write as _;
 use std::fs;

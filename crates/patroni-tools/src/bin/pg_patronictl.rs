@@ -1,4 +1,4 @@
-//! See pg_patronictl(1).
+//! See `pg_patronictl(1)`.
 
 fn main() -> std::process::ExitCode {
     patroni_tools::pg_patronictl::main()

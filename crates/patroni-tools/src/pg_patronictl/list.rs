@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::slice::from_ref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -134,7 +135,7 @@ fn all<T: Send>(ids: &[ClusterId], work: impl Fn(&ClusterId) -> Result<T> + Sync
 /// The members of one instance, and this host's own even where the store does not know it.
 fn look(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<Vec<Row>> {
     let file = patroni_file(id);
-    rights::check(root, std::slice::from_ref(&file))?;
+    rights::check(root, from_ref(&file))?;
     let yaml = read(root, &file)?;
     rights::check(root, &rights::of_store(&yaml))?;
     let members = Patronictl::new(root, id, &scope(&yaml, &file)?)?.within(LIMIT).members()?;

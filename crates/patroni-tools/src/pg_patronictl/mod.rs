@@ -10,6 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::slice::from_ref;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::error::{ContextKind, ErrorKind};
@@ -192,7 +193,7 @@ fn take_instance(words: &mut Vec<OsString>) -> Result<Option<ClusterId>> {
 /// Never returns but with an error.
 fn become_patronictl(root: &Root, id: &ClusterId, words: Vec<OsString>) -> Result<()> {
     let file = patroni_file(id);
-    rights::check(root, &[file.clone()])?;
+    rights::check(root, from_ref(&file))?;
     let yaml = read(root, &file)?;
     rights::check(root, &rights::of_store(&yaml))?;
     let mut command = Command::new(patronictl(root)?);
