@@ -175,7 +175,7 @@ fn commands(host: &Node, instances: &[&Cluster]) -> Result<()> {
     ensure!(holder["member"] == to, "the address is at {holder}");
 
     // It is patronictl itself that asks, with our terminal or pipe, and that ends.
-    let asked = host.try_run_as(PERSON, &format!("echo n | pg_patronictl {} restart pg1", app.slashed()))?;
+    let asked = host.try_run_as(PERSON, &format!("printf '\\nn\\n' | pg_patronictl {} restart pg1", app.slashed()))?;
     ensure!(asked.status.code() == Some(1) && asked.stdout.contains("[y/N]"), "{asked}");
     let which = host.try_run_as(PERSON, "pg_patronictl pause")?;
     ensure!(which.status.code() == Some(1), "{which}");
@@ -202,7 +202,7 @@ fn completion(host: &Node, main: &Cluster) -> Result<()> {
         (format!("{version}/m"), format!("{version}/main {version}/my-db")),
         ("''".to_owned(), format!("{version}/app")),
         (format!("{id} sw"), "switchover".to_owned()),
-        (format!("{} re", main.dashed()), "reinit reload restart resume".to_owned()),
+        (format!("{} re", main.dashed()), "reinit reload remove restart resume".to_owned()),
         (format!("{version} main restart ''"), "pg1 pg2".to_owned()),
         (format!("{id} switchover --candidate pg2"), "pg2".to_owned()),
         ("list -".to_owned(), "--help --json".to_owned()),
