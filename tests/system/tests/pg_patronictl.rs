@@ -150,6 +150,16 @@ fn guest(host: &Node, main: &Cluster) -> Result<()> {
             said.stderr
         );
     }
+    // The way to the store may need another group.
+    let (version, _) =
+        main.dashed().split_once('-').map(|(v, n)| (v.to_owned(), n.to_owned())).context("no version")?;
+    host.run(&format!(
+        "patroni-gen-config {version}/tls --set DCS_CERT=/etc/ssl/certs/ssl-cert-snakeoil.pem \
+         --set DCS_KEY=/etc/ssl/private/ssl-cert-snakeoil.key"
+    ))?;
+    let said = host.try_run_as(PERSON, &format!("pg_patronictl {version}/tls list"))?;
+    ensure!(said.stderr.contains(&format!("a member of group ssl-cert (adduser {PERSON} ssl-cert,")), "{said}");
+    host.run(&format!("rm /etc/patroni/{version}-tls.yml"))?;
     // What the message says helps.
     host.run(&format!("adduser {GUEST} postgres"))?;
     ensure!(list(host, GUEST)?.len() == 4, "a member of group postgres does not see all");
@@ -215,30 +225,37 @@ fn completion(host: &Node, main: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Something takes the connection and says nothing, so that patronictl would wait.
+/// One store refuses the connection, and one takes it and says nothing, so that patronictl would wait.
 fn silent_store(host: &Node, instances: &[&Cluster]) -> Result<()> {
-    let (version, _) =
-        instances[1].slashed().split_once('/').map(|(v, n)| (v.to_owned(), n.to_owned())).context("id")?;
-    host.run(&format!("patroni-gen-config {version}/new"))?;
+    let id = instances[1].slashed();
+    let (version, _) = id.split_once('/').context("no version")?;
     host.run(
         "systemd-run --quiet --unit silent python3 -c \
          \"import socket, time; s = socket.create_server(('127.0.0.1', 9)); time.sleep(300)\"",
     )?;
-    host.run(&format!("patroni-gen-config {version}/silent --set DCS_HOSTS=127.0.0.1:9"))?;
+    for (name, store) in
+        [("new", ""), ("silent", "--set DCS_HOSTS=127.0.0.1:9"), ("refusing", "--set DCS_HOSTS=127.0.0.1:1")]
+    {
+        host.run(&format!("patroni-gen-config {version}/{name} {store}"))?;
+    }
     let begin = Instant::now();
     let said = host.try_run_as(PERSON, "pg_patronictl list --json")?;
     let took = begin.elapsed();
-    ensure!(said.status.code() == Some(1) && took < Duration::from_secs(40), "after {took:?}: {said}");
-    let silent = format!("pg_patronictl: error: {version}/silent: ");
-    ensure!(said.stderr.starts_with(&silent) && said.stderr.contains("see if the store answers"), "{}", said.stderr);
-    ensure!(!said.stderr.contains("Traceback"), "{}", said.stderr);
-    println!("  a silent store: {took:.1?}, {}", said.stderr.trim_end());
+    println!("  after {took:.1?}: {}", said.stderr.trim_end());
+    ensure!(said.status.code() == Some(1) && took < Duration::from_secs(40), "{said}");
+    let lines: Vec<&str> = said.stderr.lines().collect();
+    ensure!(lines.len() == 2 && lines.iter().all(|line| line.contains("see if the store answers")), "{}", said.stderr);
+    for (line, name) in lines.iter().zip(["refusing", "silent"]) {
+        ensure!(line.starts_with(&format!("pg_patronictl: error: {version}/{name}: ")), "{line}");
+    }
     let rows: Vec<Value> = serde_json::from_str(&said.stdout)?;
-    let state = |name: &str| -> Vec<&str> {
+    let states = |name: &str| -> Vec<&str> {
         let of_name = rows.iter().filter(|row| row["cluster"] == name);
         of_name.map(|row| row["state"].as_str().unwrap_or_default()).collect()
     };
-    ensure!(state("silent") == ["unknown"] && state("new") == ["absent"], "{}", said.stdout);
-    ensure!(state("app") == ["running"] && state("main").len() == 2, "{}", said.stdout);
+    for (name, expected) in [("silent", "unknown"), ("refusing", "unknown"), ("new", "absent"), ("app", "running")] {
+        ensure!(states(name) == [expected], "{name}: {}", said.stdout);
+    }
+    ensure!(states("main").len() == 2, "{}", said.stdout);
     Ok(())
 }
