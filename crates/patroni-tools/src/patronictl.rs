@@ -21,6 +21,7 @@ pub struct Patronictl<'a> {
     file: PathBuf,
     scope: String,
     limit: Duration,
+    remedy: String,
 }
 
 /// A member, as `patronictl list` has it.
@@ -49,12 +50,13 @@ impl<'a> Patronictl<'a> {
         if !root.path(&file).exists() {
             bail!("{} does not exist: run patroni-gen-config {id}", file.display());
         }
-        Ok(Self { root, file, scope: scope.to_owned(), limit: LIMIT })
+        let remedy = format!("see if the store answers, with patronictl -c {} list", file.display());
+        Ok(Self { root, file, scope: scope.to_owned(), limit: LIMIT, remedy })
     }
 
-    /// The same with another time for each call.
-    pub fn within(self, limit: Duration) -> Self {
-        Self { limit, ..self }
+    /// The same with another time for each call, and another remedy where one fails.
+    pub fn within(self, limit: Duration, remedy: String) -> Self {
+        Self { limit, remedy, ..self }
     }
 
     /// The dynamic configuration of the running cluster; `None` where there is none yet.
@@ -118,7 +120,7 @@ impl<'a> Patronictl<'a> {
         command.env("LC_ALL", "C.UTF-8").arg("-c").arg(self.root.path(&self.file)).args(words);
         only_the_file(&mut command);
         let output = program::output_within(&mut command, input, self.limit);
-        output.map_err(|error| anyhow!("{error:#}: {}", self.remedy()))
+        output.map_err(|error| anyhow!("{error:#}: {}", self.remedy))
     }
 
     fn printed(&self, output: &Output, what: &str) -> Result<String> {
@@ -127,11 +129,7 @@ impl<'a> Patronictl<'a> {
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
-        bail!("patronictl {what} failed ({last}): {}", self.remedy())
-    }
-
-    fn remedy(&self) -> String {
-        format!("see if the store answers, with patronictl -c {} list", self.file.display())
+        bail!("patronictl {what} failed ({last}): {}", self.remedy)
     }
 }
 

@@ -244,7 +244,11 @@ fn silent_store(host: &Node, instances: &[&Cluster]) -> Result<()> {
     println!("  after {took:.1?}: {}", said.stderr.trim_end());
     ensure!(said.status.code() == Some(1) && took < Duration::from_secs(40), "{said}");
     let lines: Vec<&str> = said.stderr.lines().collect();
-    ensure!(lines.len() == 2 && lines.iter().all(|line| line.contains("see if the store answers")), "{}", said.stderr);
+    ensure!(
+        lines.len() == 2 && lines.iter().all(|line| line.contains("run patroni-gen-config --check")),
+        "{}",
+        said.stderr
+    );
     for (line, name) in lines.iter().zip(["refusing", "silent"]) {
         ensure!(line.starts_with(&format!("pg_patronictl: error: {version}/{name}: ")), "{line}");
     }

@@ -138,7 +138,8 @@ fn look(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<Vec<Row>> {
     rights::check(root, from_ref(&file))?;
     let yaml = read(root, &file)?;
     rights::check(root, &rights::of_store(&yaml))?;
-    let members = Patronictl::new(root, id, &scope(&yaml, &file)?)?.within(LIMIT).members()?;
+    let remedy = format!("run patroni-gen-config --check {id}, which says why");
+    let members = Patronictl::new(root, id, &scope(&yaml, &file)?)?.within(LIMIT, remedy).members()?;
     let point = Point::read(root, id).unwrap_or_else(|error| {
         reporter.warn(format!("{id}: {error:#}"));
         None
