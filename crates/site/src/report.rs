@@ -88,6 +88,12 @@ impl Reporter {
     }
 }
 
+/// Without control characters: what comes from a server must not move the cursor of a terminal.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// Writes results to stdout. A reader that has gone away (`| head`) is no failure.
 pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();

@@ -8,7 +8,7 @@ use site::ClusterId;
 use site::report::{self, Reporter};
 
 use super::diff;
-use super::patronictl::Patronictl;
+use crate::patronictl::Patronictl;
 use crate::yaml::Yaml;
 
 /// Of the running cluster only: `patronictl pause` sets it there.

@@ -16,7 +16,6 @@ mod installed;
 mod member;
 mod parameters;
 mod passwords;
-mod patronictl;
 mod point;
 mod render;
 mod rest;
@@ -33,17 +32,18 @@ use site::report::{self, Reporter};
 use site::settings::{Origin, Settings};
 use site::{ClusterId, Root, clusters, keys::SiteKey};
 
+use crate::patronictl::Patronictl;
 use crate::yaml::Yaml;
 pub(crate) use config::file as patroni_file;
 use config::{Config, Ports, file};
 use installed::Patroni;
+pub(crate) use member::FINGERPRINT_TAG;
 use passwords::Prepared;
-use patronictl::Patronictl;
 use render::Author;
 use surroundings::Program;
 
 /// Where Patroni files are.
-const DIRECTORY: &str = "/etc/patroni";
+pub(crate) const DIRECTORY: &str = "/etc/patroni";
 
 /// Writes the Patroni file of a PostgreSQL cluster from /etc/default/patroni and this host.
 #[derive(Debug, Parser)]
@@ -193,7 +193,7 @@ fn all_named(args: &Args) -> Result<Vec<ClusterId>> {
 }
 
 /// Every instance that has a Patroni file.
-fn instances(root: &Root) -> Result<Vec<ClusterId>> {
+pub(crate) fn instances(root: &Root) -> Result<Vec<ClusterId>> {
     let names = root.list(DIRECTORY)?;
     let mut ids: Vec<ClusterId> =
         names.iter().filter_map(|name| name.strip_suffix(".yml")).filter_map(|stem| stem.parse().ok()).collect();

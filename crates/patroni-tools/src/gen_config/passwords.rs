@@ -20,8 +20,8 @@ use site::{ClusterId, Root, program, scram};
 use super::access::{REPLICATION, REWIND, SUPERUSER, password_scope};
 use super::config::file;
 use super::member::FINGERPRINT_TAG;
-use super::patronictl::Patronictl;
 use super::{site_key, site_key_path};
+use crate::patronictl::Patronictl;
 use crate::yaml::Yaml;
 
 /// More generations than a cluster can have had.

@@ -30,7 +30,7 @@ use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use site::access::User;
 use site::net::reason;
-use site::report::{self, Reporter};
+use site::report::{self, Reporter, plain};
 use site::settings::Settings;
 use site::{ClusterId, Root};
 
@@ -97,17 +97,12 @@ impl Finding {
         self
     }
 
-    /// The line. What a server sent is in it, so nothing that moves a terminal's cursor is left.
+    /// The line. What a server sent is in it.
     fn line(&self, file: &Path) -> String {
         let place = self.place.clone().unwrap_or_else(|| file.display().to_string());
         let parts = [place.as_str(), &self.what, &self.remedy];
         plain(&parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "))
     }
-}
-
-/// Without control characters.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// What all checks look at.

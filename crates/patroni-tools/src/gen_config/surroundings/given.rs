@@ -9,8 +9,8 @@ use site::settings::Settings;
 use site::{ClusterId, Root, clusters, facts};
 
 use super::super::config::{REST_OFFSET, file};
-use super::super::patronictl::Patronictl;
 use super::super::{Args, settings};
+use crate::patronictl::Patronictl;
 use crate::yaml::Yaml;
 
 /// The site, and the instances that were named.

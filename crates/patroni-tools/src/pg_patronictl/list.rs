@@ -1,0 +1,234 @@
+//! One table of all instances of this host: `pg_lsclusters` for the members of clusters. Every instance is asked for itself and at
+//! the same time as the others, so that a store that is away keeps nobody else from being shown.
+
+use std::net::IpAddr;
+use std::panic::resume_unwind;
+use std::path::PathBuf;
+use std::slice::from_ref;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use serde::Serialize;
+use serde_json::Value;
+use site::point::Point;
+use site::report::{self, Level, Reporter};
+use site::{ClusterId, Root, clusters};
+
+use super::{patronictl, read, rights, scope};
+use crate::gen_config::patroni_file;
+use crate::patronictl::{Member, Patronictl};
+use crate::yaml::Yaml;
+
+/// How long one store may take: longer than a member of it that is away keeps patronictl waiting.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// How many are asked at a time; a host can have hundreds of instances.
+const AT_A_TIME: usize = 16;
+
+/// A member, or an instance of which nothing is known.
+#[derive(Debug, Default, Serialize)]
+struct Row {
+    version: String,
+    cluster: String,
+    port: Option<u16>,
+    member: Option<String>,
+    /// Is it the one on this host?
+    own: bool,
+    role: Option<String>,
+    state: String,
+    timeline: Option<u64>,
+    lag_in_mb: Option<Value>,
+    /// The addresses that this member is to have.
+    vip: Vec<IpAddr>,
+    /// The name that is to lead to it.
+    dns_name: Option<String>,
+    /// Why nothing is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl Row {
+    fn new(id: &ClusterId, state: &str) -> Self {
+        Self {
+            version: id.version.to_string(),
+            cluster: id.name.to_string(),
+            state: state.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    fn cells(&self) -> [String; 10] {
+        let vips: Vec<String> = self.vip.iter().map(ToString::to_string).collect();
+        let own = if self.own { "*" } else { "" };
+        let cells = [
+            self.version.clone(),
+            self.cluster.clone(),
+            self.port.map(|port| port.to_string()).unwrap_or_default(),
+            self.member.as_ref().map(|member| format!("{member}{own}")).unwrap_or_default(),
+            self.role.clone().unwrap_or_default(),
+            self.state.clone(),
+            self.timeline.map(|timeline| timeline.to_string()).unwrap_or_default(),
+            self.lag_in_mb
+                .as_ref()
+                .map(|lag| lag.as_str().map_or_else(|| lag.to_string(), str::to_owned))
+                .unwrap_or_default(),
+            vips.join(","),
+            self.dns_name.clone().unwrap_or_default(),
+        ];
+        // What others put into the store must not move the cursor.
+        cells.map(|cell| if cell.is_empty() { "-".to_owned() } else { report::plain(&cell) })
+    }
+}
+
+/// Prints the table; what could not be asked is a row of it, and the reason goes to stderr.
+pub fn run(root: &Root, ids: &[ClusterId], json: bool, reporter: &Reporter) -> Result<()> {
+    if !ids.is_empty() {
+        patronictl(root)?;
+    }
+    let mut rows = Vec::new();
+    let mut errors = Vec::new();
+    for (id, looked) in ids.iter().zip(all(ids, |id| look(root, id, reporter))) {
+        match looked {
+            Ok(members) => rows.extend(members),
+            Err(error) => {
+                let error = format!("{error:#}");
+                rows.push(Row { port: port_here(root, id), error: Some(error.clone()), ..Row::new(id, "unknown") });
+                errors.push((id, error));
+            }
+        }
+    }
+    report::print(&if json { format!("{}\n", serde_json::to_string_pretty(&rows)?) } else { table(&rows) });
+    let files: Vec<PathBuf> = ids.iter().map(patroni_file).collect();
+    let refused = rights::check(root, &files);
+    // One sentence for all files, which have the same remedy.
+    errors.retain(|(id, _)| !rights::refused(root, &patroni_file(id)));
+    let mut sentences: Vec<String> = errors.into_iter().map(|(id, error)| format!("{id}: {error}")).collect();
+    sentences.extend(refused.err().map(|error| format!("{error:#}")));
+    let last = sentences.pop();
+    for sentence in sentences {
+        reporter.say(Level::Error, sentence);
+    }
+    last.map_or(Ok(()), |last| Err(anyhow!(last)))
+}
+
+/// Does the same for all, some at a time; the answers are in the order of `ids`.
+fn all<T: Send>(ids: &[ClusterId], work: impl Fn(&ClusterId) -> Result<T> + Sync) -> Vec<Result<T>> {
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut done = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(id) = ids.get(index) else { return done };
+            done.push((index, work(id)));
+        }
+    };
+    let mut answers: Vec<(usize, Result<T>)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..ids.len().min(AT_A_TIME)).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    });
+    answers.sort_by_key(|(index, _)| *index);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+/// The members of one instance, and this host's own even where the store does not know it.
+fn look(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<Vec<Row>> {
+    let file = patroni_file(id);
+    rights::check(root, from_ref(&file))?;
+    let yaml = read(root, &file)?;
+    rights::check(root, &rights::of_store(&yaml))?;
+    let remedy = format!("run patroni-gen-config --check {id}, which says why");
+    let members = Patronictl::new(root, id, &scope(&yaml, &file)?)?.within(LIMIT, remedy).members()?;
+    let point = Point::read(root, id).unwrap_or_else(|error| {
+        reporter.warn(format!("{id}: {error:#}"));
+        None
+    });
+    let own = yaml.text(&["name"]);
+    let port = yaml.port("postgresql").ok();
+    let mut rows: Vec<Row> =
+        members.into_iter().map(|member| row(id, member, own.as_deref(), port, point.as_ref())).collect();
+    if !rows.iter().any(|row| row.own) {
+        rows.push(Row { port, member: own, own: true, ..Row::new(id, "absent") });
+    }
+    Ok(rows)
+}
+
+fn row(id: &ClusterId, member: Member, own: Option<&str>, port: Option<u16>, point: Option<&Point>) -> Row {
+    let own = own == Some(member.name.as_str());
+    let leads = match member.role.as_str() {
+        "Leader" => true,
+        "Standby Leader" => point.is_some_and(|point| point.standby_leader),
+        _ => false,
+    };
+    let point = point.filter(|_| leads);
+    Row {
+        port: member.address_and_port().map(|(_, port)| port).or(port.filter(|_| own)),
+        own,
+        timeline: member.timeline,
+        lag_in_mb: member.lag,
+        vip: point.map_or_else(Vec::new, |point| point.vips.iter().map(|vip| vip.address).collect()),
+        dns_name: point.and_then(|point| point.dns.as_ref()).map(|dns| dns.name.clone()),
+        role: Some(member.role),
+        member: Some(member.name),
+        ..Row::new(id, &member.state)
+    }
+}
+
+/// The port of an instance whose members are not known.
+fn port_here(root: &Root, id: &ClusterId) -> Option<u16> {
+    let listens = || Yaml::parse(&patroni_file(id), &root.read(patroni_file(id)).ok()??).ok()?.port("postgresql").ok();
+    listens().or_else(|| Some(clusters::find(root, id).ok()??.port))
+}
+
+/// Aligned as by `pg_lsclusters`.
+fn table(rows: &[Row]) -> String {
+    let header =
+        ["Ver", "Cluster", "Port", "Member", "Role", "State", "TL", "Lag in MB", "VIP", "DNS name"].map(str::to_owned);
+    let lines: Vec<[String; 10]> = std::iter::once(header).chain(rows.iter().map(Row::cells)).collect();
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..10).map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.extend([cells.join(" ").trim_end(), "\n"]);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_is_wanted_where_the_leader_is() {
+        let id: ClusterId = "16/main".parse().unwrap();
+        let point = |standby_leader| Point {
+            id: id.clone(),
+            vips: vec![site::point::Vip { address: IpAddr::from([10, 0, 3, 100]), prefix: Some(24) }],
+            interface: None,
+            lease: Duration::from_secs(10),
+            standby_leader,
+            dns: None,
+        };
+        for (role, standby_leader, has) in [
+            ("Leader", false, true),
+            ("Standby Leader", false, false),
+            ("Standby Leader", true, true),
+            ("Sync Standby", true, false),
+            ("Replica", true, false),
+        ] {
+            let member = Member {
+                name: "pg1".to_owned(),
+                role: role.to_owned(),
+                host: "10.0.3.1".to_owned(),
+                state: "running".to_owned(),
+                timeline: None,
+                lag: None,
+                fingerprint: None,
+            };
+            let row = row(&id, member, Some("pg1"), None, Some(&point(standby_leader)));
+            assert_eq!(!row.vip.is_empty(), has, "{role}, {standby_leader}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! May who calls read what patronictl has to read? patronictl itself answers with a stack trace, or not at all.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use nix::unistd::{Uid, User};
+use site::Root;
+
+use crate::yaml::Yaml;
+
+/// Where the Patroni file names files for the way to the store: sections and keys.
+const STORES: [&str; 4] = ["etcd3", "etcd", "consul", "zookeeper"];
+const FILES: [&str; 3] = ["cacert", "cert", "key"];
+
+/// The certificates and the key with which patronictl asks the store.
+pub fn of_store(yaml: &Yaml) -> Vec<PathBuf> {
+    let sections = STORES.iter().flat_map(|store| FILES.map(|file| [*store, file]));
+    sections.filter_map(|path| yaml.text(&path).map(PathBuf::from)).collect()
+}
+
+/// Is a file there which the caller cannot read? One that is not there is for others to tell.
+pub fn refused(root: &Root, path: &Path) -> bool {
+    File::open(root.path(path)).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+}
+
+/// Says which of the files the caller cannot read, and what to do.
+pub fn check(root: &Root, paths: &[PathBuf]) -> Result<()> {
+    let refused: Vec<&PathBuf> = paths.iter().filter(|path| refused(root, path)).collect();
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let names = refused.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    let groups: Option<BTreeSet<String>> = refused.iter().map(|path| group(root, path)).collect();
+    let Some(groups) = groups else { bail!("you cannot read {names}: run it as root (sudo)") };
+    let user = Uid::effective();
+    let user = User::from_uid(user).ok().flatten().map_or_else(|| user.to_string(), |user| user.name);
+    let commands = groups.iter().map(|group| format!("adduser {user} {group}")).collect::<Vec<_>>().join(", ");
+    bail!(
+        "you cannot read {names}: run it as root (sudo), or become a member of group {} ({commands}, and log in again)",
+        groups.into_iter().collect::<Vec<_>>().join(" and ")
+    )
+}
+
+/// The group, other than root's, that may what the caller may not: read the file, or enter the directory before it.
+fn group(root: &Root, path: &Path) -> Option<String> {
+    const READ: u32 = 0o040;
+    const ENTER: u32 = 0o010;
+    let (barrier, found) = path.ancestors().find_map(|barrier| Some((barrier, root.path(barrier).metadata().ok()?)))?;
+    let right = if barrier == path { READ } else { ENTER };
+    if found.gid() == 0 || found.mode() & right == 0 {
+        return None;
+    }
+    let groups = root.read("/etc/group").ok()??;
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(found.gid())).then(|| name.to_owned())
+    })
+}
