@@ -33,7 +33,9 @@ const NODE_PACKAGES: &str = "apt-utils,systemd,systemd-sysv,dbus,iproute2,iputil
     postgresql-contrib,patroni,python3-etcd,etcd-server,etcd-client,openssl,less,jq,man-db,bash-completion,\
     bind9,bind9-dnsutils,krb5-kdc,krb5-admin-server,krb5-user";
 const STORE_PACKAGES: &str = "zookeeperd,python3-consul,python3-kazoo,python3-pysyncobj,haproxy,keepalived,pgbouncer";
-/// Version 3, which Debian 12 has not: the package `vip-manager` is 1.0.2 in both.
+/// Version 1.0.2.
+const OLD_VIP_MANAGER: &str = "vip-manager";
+/// Version 3, which Debian 12 has not.
 const VIP_MANAGER: &str = "vip-manager2";
 const PACKAGE_BUILDER_PACKAGES: &str = "build-essential,debhelper,scdoc,lintian,fakeroot,rustc-web,cargo-web,\
     libssl-dev,pkg-config,ca-certificates,git,make,man-db,systemd";
@@ -167,7 +169,7 @@ impl Image {
             Self::Script => Recipe::server("bookworm", &[SCRIPT_PACKAGES]),
             Self::Samba12 => Recipe::server("bookworm", &[SAMBA_PACKAGES]),
             Self::Samba13 => Recipe::server("trixie", &[SAMBA_PACKAGES]),
-            Self::Stores12 => Recipe::stores("bookworm", &[NODE_PACKAGES, STORE_PACKAGES]),
+            Self::Stores12 => Recipe::stores("bookworm", &[NODE_PACKAGES, STORE_PACKAGES, OLD_VIP_MANAGER]),
             Self::Stores13 => Recipe::stores("trixie", &[NODE_PACKAGES, STORE_PACKAGES, VIP_MANAGER]),
         }
     }

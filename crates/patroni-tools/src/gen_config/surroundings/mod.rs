@@ -202,6 +202,10 @@ impl<'a> File<'a> {
 
 fn write(root: &Root, args: &Args, files: &[File]) -> Result<()> {
     let _lock = install::Lock::take(root, Path::new(super::DIRECTORY))?;
+    // Before the first is prepared, which would look like what a killed run has left.
+    for file in files {
+        install::clean(root, &file.wanted.path)?;
+    }
     let mut prepared: Vec<Prepared> = Vec::new();
     for file in files.iter().filter(|file| file.changes()) {
         let path = &file.wanted.path;
@@ -219,7 +223,6 @@ fn write(root: &Root, args: &Args, files: &[File]) -> Result<()> {
                 );
             }
         };
-        install::clean(root, path)?;
         let candidate = install::prepare(root, path, &file.text, file.wanted.rights, keep)?;
         if let Some(validator) = &file.wanted.validator {
             validate(root, validator, &candidate)?;
