@@ -14,6 +14,7 @@ use crate::dns::{self, Outcome};
 use crate::netlink::{self, Placed};
 use crate::plan::{self, Step};
 use crate::point::Dns;
+use crate::state;
 
 /// How long somebody has to answer that the address is his.
 const PROBE: Duration = Duration::from_millis(400);
@@ -22,7 +23,7 @@ const PROBE: Duration = Duration::from_millis(400);
 ///
 /// Gives what changed, for the log, and what failed.
 #[must_use]
-pub fn addresses(steps: &[Step]) -> (Vec<String>, Vec<String>) {
+pub fn addresses(root: &Root, steps: &[Step]) -> (Vec<String>, Vec<String>) {
     let (mut changes, mut faults) = (Vec::new(), Vec::new());
     let mut failed: Vec<IpAddr> = Vec::new();
     for step in steps {
@@ -44,6 +45,15 @@ pub fn addresses(steps: &[Step]) -> (Vec<String>, Vec<String>) {
                 }
                 result
             }
+            Step::Tell { file, primary, held } => state::tell(root, file, *primary, || {
+                held.iter().map(|address| connections::end(*address)).sum::<usize>()
+            })
+            .map(|change| {
+                changes.extend(change.map(|ended| match ended {
+                    0 => step.to_string(),
+                    number => format!("{step} ({number} connections reset)"),
+                }));
+            }),
             // Nobody is told about an address that is not here.
             Step::Announce(placed) if failed.contains(&placed.address) => Ok(()),
             Step::Announce(placed) => announce::send_once(placed.index, placed.address),

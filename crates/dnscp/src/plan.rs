@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::netlink::{Interface, Pick, Placed, pick};
-use crate::point::Point;
+use crate::point::{Manager, Point, state_file};
 use crate::rest::Standing;
 
 /// One step.
@@ -29,6 +30,15 @@ pub enum Step {
         /// Was it there already?
         renewal: bool,
     },
+    /// keepalived is told whether this member is the primary.
+    Tell {
+        /// By this file, which is there while it is.
+        file: PathBuf,
+        /// Is it?
+        primary: bool,
+        /// The virtual addresses that are here, whose connections end first when it is not.
+        held: Vec<IpAddr>,
+    },
     /// The neighbours are told.
     Announce(Placed),
     /// The name gets these addresses.
@@ -48,6 +58,9 @@ impl fmt::Display for Step {
                 let verb = if *renewal { "keep" } else { "add" };
                 write!(f, "{verb} {placed}")?;
                 lease.map_or(Ok(()), |lease| write!(f, " for {} s", lease.as_secs()))
+            }
+            Self::Tell { primary, .. } => {
+                write!(f, "tell keepalived that this member is {}the primary", if *primary { "" } else { "not " })
             }
             Self::Announce(placed) => write!(f, "announce {} on {}", placed.address, placed.interface),
             Self::Register { name, addresses } => write!(f, "register {name} as {}", listed(addresses)),
@@ -90,27 +103,30 @@ pub fn held(point: &Point, interfaces: &[Interface]) -> Vec<Step> {
 /// What this member does without: every virtual address of the site goes, wherever it is.
 #[must_use]
 pub fn give_up(point: &Point, interfaces: &[Interface]) -> Plan {
-    Plan { steps: held(point, interfaces), problems: Vec::new() }
+    let held = held(point, interfaces);
+    let steps = match point.manager {
+        Manager::Dnscp => held,
+        Manager::Keepalived => vec![tell(point, false, &held)],
+        Manager::VipManager => Vec::new(),
+    };
+    Plan { steps, problems: Vec::new() }
+}
+
+fn tell(point: &Point, primary: bool, held: &[Step]) -> Step {
+    let address = |step: &Step| if let Step::Release { address, .. } = step { Some(*address) } else { None };
+    Step::Tell { file: state_file(&point.id), primary, held: held.iter().filter_map(address).collect() }
 }
 
 /// What the primary has: addresses first, then the neighbours, then the name. `own` is what the name means where the site
-/// has no virtual address.
+/// has no virtual address. Without a lease keepalived is not told, since nobody would take that back if Patroni hung.
 #[must_use]
 pub fn take(point: &Point, interfaces: &[Interface], lease: Option<Duration>, own: Option<IpAddr>) -> Plan {
     let Pick { placed, problems } = pick(&point.vips, point.interface.as_deref(), interfaces);
-    // An address that is elsewhere than it belongs.
-    let mut steps: Vec<Step> = held(point, interfaces)
-        .into_iter()
-        .filter(|step| {
-            !matches!(step, Step::Release { index, address, .. }
-                if placed.iter().any(|placed| placed.index == *index && placed.address == *address))
-        })
-        .collect();
-    for placed in &placed {
-        let renewal = entry(interfaces, placed).is_some();
-        steps.push(Step::Hold { placed: placed.clone(), lease, renewal });
-    }
-    steps.extend(placed.iter().cloned().map(Step::Announce));
+    let mut steps = match point.manager {
+        Manager::Dnscp => hold(held(point, interfaces), &placed, interfaces, lease),
+        Manager::Keepalived => lease.map(|_| tell(point, true, &[])).into_iter().collect(),
+        Manager::VipManager => Vec::new(),
+    };
     if let Some(dns) = &point.dns {
         let mut addresses: Vec<IpAddr> = placed.iter().map(|placed| placed.address).collect();
         if point.vips.is_empty() {
@@ -121,6 +137,21 @@ pub fn take(point: &Point, interfaces: &[Interface], lease: Option<Duration>, ow
         }
     }
     Plan { steps, problems }
+}
+
+fn hold(held: Vec<Step>, placed: &[Placed], interfaces: &[Interface], lease: Option<Duration>) -> Vec<Step> {
+    let mut steps = held;
+    // What stays is an address that is elsewhere than it belongs.
+    steps.retain(|step| {
+        !matches!(step, Step::Release { index, address, .. }
+            if placed.iter().any(|placed| placed.index == *index && placed.address == *address))
+    });
+    for placed in placed {
+        let renewal = entry(interfaces, placed).is_some();
+        steps.push(Step::Hold { placed: placed.clone(), lease, renewal });
+    }
+    steps.extend(placed.iter().cloned().map(Step::Announce));
+    steps
 }
 
 /// The address as the interface has it.
@@ -181,6 +212,7 @@ mod tests {
         Point {
             id: "16/main".parse().unwrap(),
             vips: vips.iter().map(|vip| Vip { address: vip.parse().unwrap(), prefix: Some(24) }).collect(),
+            manager: Manager::Dnscp,
             interface: None,
             lease: Duration::from_secs(10),
             standby_leader: false,
@@ -224,6 +256,24 @@ mod tests {
             shown(&plan),
             ["add 10.0.0.9/24 on e2 for 10 s", "announce 10.0.0.9 on e2", "register pgsql.example.org as 10.0.0.9"]
         );
+    }
+
+    #[test]
+    fn what_another_program_moves_is_left_to_it() {
+        let mut point = point(&["10.0.0.9"]);
+        let interfaces = [interface(2, &["10.0.0.1", "10.0.0.9"])];
+        let lease = Some(Duration::from_secs(10));
+        point.manager = Manager::Keepalived;
+        let told = take(&point, &interfaces, lease, None);
+        let registered = "register pgsql.example.org as 10.0.0.9";
+        assert_eq!(shown(&told), ["tell keepalived that this member is the primary", registered]);
+        assert_eq!(shown(&take(&point, &interfaces, None, None)), [registered]);
+        let held = vec!["10.0.0.9".parse().unwrap()];
+        let file = PathBuf::from("/run/postgresql/.dnscp.16-main.primary");
+        assert_eq!(give_up(&point, &interfaces).steps, [Step::Tell { file, primary: false, held }]);
+        point.manager = Manager::VipManager;
+        assert_eq!(shown(&take(&point, &interfaces, lease, None)), [registered]);
+        assert!(give_up(&point, &interfaces).steps.is_empty());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::event::{Event, Wish};
 use crate::instance::Instance;
 use crate::netlink;
 use crate::plan::{self, Plan, Step};
-use crate::point::Point;
+use crate::point::{Manager, Point};
 use crate::rest::{Api, Standing};
 use crate::state::{Held, Locks, Moment};
 
@@ -77,8 +77,7 @@ impl Task {
             Wish::Take => plan::take(&self.point, &interfaces, self.lease(locks), self.own_address()),
             Wish::Register => {
                 let mut plan = plan::take(&self.point, &interfaces, None, self.own_address());
-                let held = |step: &Step| matches!(step, Step::Hold { renewal: true, .. });
-                let here = self.point.vips.is_empty() || plan.steps.iter().any(held);
+                let here = self.point.vips.is_empty() || !plan::held(&self.point, &interfaces).is_empty();
                 plan.steps.retain(|step| here && matches!(step, Step::Register { .. }));
                 plan
             }
@@ -126,7 +125,7 @@ impl Task {
             return Ok(());
         }
         let plan = plan::give_up(&self.point, &netlink::interfaces()?);
-        let (changes, faults) = apply::addresses(&plan.steps);
+        let (changes, faults) = apply::addresses(&self.root, &plan.steps);
         drop(lock);
         apply::say(&self.reporter, &event.name, &changes, &[]);
         finish(&faults)
@@ -145,16 +144,20 @@ impl Task {
         let interfaces = netlink::interfaces()?;
         let lease = self.lease(locks);
         let plan = plan::take(&self.point, &interfaces, lease, self.own_address());
-        let (changes, mut faults) = apply::addresses(&plan.steps);
+        let (changes, mut faults) = apply::addresses(&self.root, &plan.steps);
         drop(lock);
         faults.extend(plan.problems);
         let repeating = apply::repeat_announcements(&plan.steps, &self.reporter);
         apply::say(&self.reporter, &event.name, &changes, &[]);
         if lease.is_none() && self.followed && !self.point.vips.is_empty() {
-            self.reporter.warn(format!(
-                "the service dnscp@{0} does not run, so the address would stay on this host if Patroni hangs: systemctl start dnscp@{0}",
-                event.scope
-            ));
+            let so = match self.point.manager {
+                Manager::Dnscp => "the address would stay on this host if Patroni hangs",
+                Manager::Keepalived => "keepalived is not told that this member is the primary",
+                Manager::VipManager => "nobody looks after the DNS name",
+            };
+            let scope = &event.scope;
+            self.reporter
+                .warn(format!("the service dnscp@{scope} does not run, so {so}: systemctl start dnscp@{scope}"));
         }
         self.register(&plan.steps, false, &mut faults);
         if let Some(repeating) = repeating {

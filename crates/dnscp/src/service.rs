@@ -17,6 +17,7 @@ use crate::dns::Outcome;
 use crate::netlink::{self, Interface};
 use crate::notify::notify;
 use crate::plan::{self, Plan, Step, Turn};
+use crate::point::Manager;
 use crate::rest::{Api, Standing};
 use crate::run::{FRESH, REGISTER, Task};
 use crate::state::{Locks, Moment};
@@ -87,6 +88,8 @@ struct Service {
     locks: Locks,
     /// What Patroni said last.
     standing: Standing,
+    /// When it last said that this member is the primary, or when the service began.
+    primary: Moment,
     /// The addresses that are here, as text.
     here: Vec<String>,
     /// The last change, and when.
@@ -116,6 +119,7 @@ impl Service {
             task: Arc::new(task),
             locks,
             standing: Standing::Undecided,
+            primary: Moment::now(),
             here: Vec::new(),
             last: String::new(),
             faults: Vec::new(),
@@ -178,18 +182,32 @@ impl Service {
         self.heard(&standing, faults);
         let mut addresses = Vec::new();
         match plan::turn(&standing) {
-            Turn::Take => addresses = self.hold(&interfaces, looked, faults),
+            Turn::Take => {
+                self.primary = looked;
+                addresses = self.hold(&interfaces, looked, faults);
+            }
             Turn::GiveUp => {
-                self.foreign = None;
-                let (changes, failed) = apply::addresses(&plan::give_up(&task.point, &interfaces).steps);
-                self.changed("Patroni says that this member is not the primary", &changes);
-                faults.extend(failed);
+                self.give_up("Patroni says that this member is not the primary", &interfaces, faults);
+            }
+            // What keepalived was told has no lease in the kernel.
+            Turn::Leave if task.point.manager == Manager::Keepalived => {
+                if self.primary.elapsed() >= task.point.lease {
+                    self.give_up("Patroni did not say in time that this member is the primary", &interfaces, faults);
+                }
             }
             Turn::Leave => faults.extend(lend(&task, &interfaces)),
         }
         self.here = shown(&task, &netlink::interfaces()?);
         self.look_after_the_name(&addresses, faults);
         Ok(())
+    }
+
+    fn give_up(&mut self, reason: &str, interfaces: &[Interface], faults: &mut Vec<String>) {
+        self.foreign = None;
+        let steps = plan::give_up(&self.task.point, interfaces).steps;
+        let (changes, failed) = apply::addresses(&self.task.root, &steps);
+        self.changed(reason, &changes);
+        faults.extend(failed);
     }
 
     fn heard(&mut self, standing: &Standing, faults: &mut Vec<String>) {
@@ -242,7 +260,7 @@ impl Service {
         if looked.elapsed() > FRESH {
             return Vec::new();
         }
-        let (changes, failed) = apply::addresses(&steps);
+        let (changes, failed) = apply::addresses(&task.root, &steps);
         if !changes.is_empty() {
             self.announcing = apply::repeat_announcements(&steps, &task.reporter);
             self.name.due = Instant::now();
@@ -319,7 +337,7 @@ impl Service {
     }
 
     /// Without us nobody renews the lease. If this member is the primary, the address stays until Patroni's events take it
-    /// away; a service that comes back gives it a lease again.
+    /// away; a service that comes back gives it a lease again. What keepalived was told, the unit takes back.
     fn end(&self) {
         let Ok(Some(_lock)) = self.locks.act(WAIT) else { return };
         if self.task.standing() != Standing::Primary {
@@ -328,7 +346,7 @@ impl Service {
         let Ok(interfaces) = netlink::interfaces() else { return };
         let mut steps = plan::take(&self.task.point, &interfaces, None, None).steps;
         steps.retain(|step| matches!(step, Step::Hold { renewal: true, .. }));
-        let (_, faults) = apply::addresses(&steps);
+        let (_, faults) = apply::addresses(&self.task.root, &steps);
         apply::say(&self.task.reporter, "end", &[], &faults);
         if !steps.is_empty() && faults.is_empty() {
             self.task
@@ -345,7 +363,7 @@ fn lend(task: &Task, interfaces: &[Interface]) -> Vec<String> {
         matches!(step, Step::Hold { placed, renewal: true, .. }
             if plan::entry(interfaces, placed).is_some_and(|entry| entry.lifetime.is_none()))
     });
-    apply::addresses(&steps).1
+    apply::addresses(&task.root, &steps).1
 }
 
 /// The standing in a word.

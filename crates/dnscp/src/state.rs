@@ -2,9 +2,12 @@
 //!
 //! Both are `flock(2)` on files in `/run/postgresql`, which postgresql-common makes at every boot; the kernel gives a lock back
 //! when its holder is killed. Nothing is remembered from run to run: the kernel's addresses and Patroni's answer are the state.
+//! Beside the locks is the file by which keepalived is told who is the primary.
 
 use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -80,6 +83,37 @@ impl Locks {
     }
 }
 
+/// Makes or removes the file that is there while this member is the primary, if that changes anything; before the removal
+/// `end` is done. Gives what `end` gave, and 0 for a file that is made.
+///
+/// keepalived takes a file that is not there for a 0, and sees when one is closed after writing, or removed (`track_file.c`).
+pub fn tell(root: &Root, path: &Path, primary: bool, end: impl FnOnce() -> usize) -> Result<Option<usize>> {
+    const SAYS: &str = "1\n";
+    let real = root.path(path);
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let mut said = String::new();
+    let present = OpenOptions::new().read(true).custom_flags(flags.bits()).open(&real);
+    let there = !matches!(&present, Err(error) if error.kind() == ErrorKind::NotFound);
+    let whole = present.and_then(|file| file.take(16).read_to_string(&mut said)).is_ok() && said == SAYS;
+    if whole == primary && there == primary {
+        return Ok(None);
+    }
+    let ended = if primary { 0 } else { end() };
+    if there {
+        std::fs::remove_file(&real).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    if primary {
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&real)
+            .and_then(|mut file| file.write_all(SAYS.as_bytes()))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(Some(ended))
+}
+
 /// A clock that goes on while the process is stopped and while the host sleeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment(Duration);
@@ -102,6 +136,19 @@ impl Moment {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn the_file_is_there_while_this_member_is_the_primary() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, path) = (Root::new(folder.path()), Path::new("/16-main"));
+        let tell = |primary| tell(&root, path, primary, || 7).unwrap();
+        assert_eq!((tell(false), tell(true), tell(true)), (None, Some(0), None));
+        assert_eq!(root.read(path).unwrap().as_deref(), Some("1\n"));
+        // As a run leaves it that was killed after the first byte, or before.
+        std::fs::write(root.path(path), "").unwrap();
+        assert_eq!((tell(true), tell(true), tell(false), tell(false)), (Some(0), None, Some(7), None));
+        assert!(!root.path(path).exists());
+    }
 
     #[test]
     fn one_at_a_time_and_never_for_long() {

@@ -10,6 +10,7 @@ use site::{ClusterId, report};
 use crate::dns;
 use crate::netlink::{self, Interface};
 use crate::plan;
+use crate::point::{Manager, state_file};
 use crate::rest::{Api, Standing};
 use crate::run::Task;
 use crate::service::word;
@@ -33,6 +34,15 @@ pub fn run(task: &Task, locks: &Locks, id: &ClusterId, json: bool) -> Result<()>
         problems.push(format!("dnscp@{0} does not run: systemctl start dnscp@{0}", id.dashed()));
     }
     problems.extend(pick.problems.iter().cloned());
+    let manager = task.point.manager;
+    let told = manager == Manager::Keepalived && task.root.path(state_file(id)).exists();
+    if manager == Manager::Keepalived && told != primary && matches!(standing, Standing::Primary | Standing::Other) {
+        let not = if told { "" } else { "not " };
+        problems.push(format!(
+            "keepalived is told that this member is {not}the primary: systemctl restart dnscp@{}",
+            id.dashed()
+        ));
+    }
 
     let mut addresses = Vec::new();
     let mut lines = Vec::new();
@@ -50,7 +60,11 @@ pub fn run(task: &Task, locks: &Locks, id: &ClusterId, json: bool) -> Result<()>
         }
         lines.push(match (&interface, place) {
             (Some(name), _) => {
-                let left = lifetime.map_or_else(|| "without a lease".to_owned(), |left| format!("for {left} s"));
+                let left = match (manager, lifetime) {
+                    (Manager::Dnscp, Some(left)) => format!("for {left} s"),
+                    (Manager::Dnscp, None) => "without a lease".to_owned(),
+                    (manager, _) => format!("by {}", manager.name()),
+                };
                 format!("{} on {name} {left}", vip.address)
             }
             (None, Some(place)) => format!("{} not here (would be on {})", vip.address, place.interface),
@@ -74,6 +88,7 @@ pub fn run(task: &Task, locks: &Locks, id: &ClusterId, json: bool) -> Result<()>
             "role": word(&standing),
             "primary": primary,
             "service": served,
+            "manager": manager.name(),
             "addresses": addresses,
             "dns": name,
             "problems": problems,

@@ -56,7 +56,7 @@ pub fn run(task: &Task, locks: &Locks, exit: &Exit) -> Result<()> {
     } else {
         plan::give_up(&task.point, &interfaces).steps
     };
-    let (changes, faults) = apply::addresses(&steps);
+    let (changes, faults) = apply::addresses(&task.root, &steps);
     apply::say(&task.reporter, "Patroni ended", &changes, &[]);
     if faults.is_empty() { Ok(()) } else { bail!("{}", faults.join("\n")) }
 }

@@ -78,6 +78,8 @@ struct Route {
 #[derive(Deserialize)]
 struct Link {
     #[serde(default)]
+    ifname: String,
+    #[serde(default)]
     addr_info: Vec<Address>,
 }
 
@@ -93,17 +95,25 @@ struct Address {
     deprecated: bool,
 }
 
-/// The global addresses of this host with their prefixes, as `ip -j address` has them; temporary (RFC 8981) and
-/// deprecated ones left out, since they do not stay.
+/// The global addresses of this host with their prefixes.
 pub fn addresses(root: &Root) -> Result<Vec<HostAddress>> {
+    Ok(interface_addresses(root)?.into_iter().map(|(_, address)| address).collect())
+}
+
+/// The global addresses of this host with their interfaces and prefixes, as `ip -j address` has them; temporary (RFC 8981) and
+/// deprecated ones left out, since they do not stay.
+pub fn interface_addresses(root: &Root) -> Result<Vec<(String, HostAddress)>> {
     let mut command = program::command(root, "ip")?;
     let printed = program::capture(command.args(["-j", "address", "show", "scope", "global"]))?;
     let links: Vec<Link> = serde_json::from_str(&printed).context("cannot understand the output of ip -j address")?;
+    let lasts =
+        |address: &Address| address.scope.as_deref() == Some("global") && !address.temporary && !address.deprecated;
+    let of = |address: Address| IpNet::new(address.local?, address.prefixlen?).ok();
     Ok(links
         .into_iter()
-        .flat_map(|link| link.addr_info)
-        .filter(|address| address.scope.as_deref() == Some("global") && !address.temporary && !address.deprecated)
-        .filter_map(|address| IpNet::new(address.local?, address.prefixlen?).ok())
+        .flat_map(|link| link.addr_info.into_iter().map(move |address| (link.ifname.clone(), address)))
+        .filter(|(_, address)| lasts(address))
+        .filter_map(|(interface, address)| Some((interface, of(address)?)))
         .collect())
 }
 

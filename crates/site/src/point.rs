@@ -20,6 +20,44 @@ pub fn file(id: &ClusterId) -> PathBuf {
     PathBuf::from(format!("/etc/patroni/{}.dnscp", id.dashed()))
 }
 
+/// The file that is there, with a 1 in it, while this member is the primary, so that keepalived follows it. The directory is
+/// postgresql-common's, which makes it at every boot for postgres to write.
+#[must_use]
+pub fn state_file(id: &ClusterId) -> PathBuf {
+    PathBuf::from(format!("/run/postgresql/.dnscp.{}.primary", id.dashed()))
+}
+
+/// Who moves the virtual addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manager {
+    /// dnscp itself.
+    Dnscp,
+    /// keepalived, to which dnscp says who is the primary.
+    Keepalived,
+    /// vip-manager, which asks the store.
+    VipManager,
+}
+
+impl Manager {
+    const ALL: [Self; 3] = [Self::Dnscp, Self::Keepalived, Self::VipManager];
+
+    /// As it is set.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dnscp => "dnscp",
+            Self::Keepalived => "keepalived",
+            Self::VipManager => "vip-manager",
+        }
+    }
+
+    /// `VIP_MANAGER`.
+    pub fn read(settings: &Settings) -> Result<Self> {
+        let name = settings.choice("VIP_MANAGER", &Self::ALL.map(Self::name))?;
+        Ok(Self::ALL.into_iter().find(|manager| Some(manager.name()) == name).unwrap_or(Self::Dnscp))
+    }
+}
+
 /// The connection point of one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Point {
@@ -27,6 +65,8 @@ pub struct Point {
     pub id: ClusterId,
     /// The virtual addresses of the whole site, of which a member takes those that fit its interfaces.
     pub vips: Vec<Vip>,
+    /// Who moves them.
+    pub manager: Manager,
     /// The interface that gets the address, where the subnet does not decide.
     pub interface: Option<String>,
     /// For how long the kernel keeps the address when nobody renews it.
@@ -117,6 +157,7 @@ impl Point {
         Ok(Some(Self {
             id: id.clone(),
             vips,
+            manager: Manager::read(settings)?,
             interface: settings.text("VIP_INTERFACE").map(str::to_owned),
             lease: Duration::from_secs(settings.number("VIP_LEASE", LEAST_LEASE, 3600)?.unwrap_or(10)),
             standby_leader: settings.truth("VIP_STANDBY_LEADER")?.unwrap_or(false),
@@ -230,7 +271,7 @@ mod tests {
         let point = point(&[("VIPS", "10.0.3.100/24,fd00::64")]).unwrap().unwrap();
         assert_eq!(point.vips[0], Vip { address: "10.0.3.100".parse().unwrap(), prefix: Some(24) });
         assert_eq!(point.vips[1], Vip { address: "fd00::64".parse().unwrap(), prefix: None });
-        assert_eq!(point.lease, Duration::from_secs(10));
+        assert_eq!((point.lease, point.manager), (Duration::from_secs(10), Manager::Dnscp));
     }
 
     #[test]
@@ -254,9 +295,14 @@ mod tests {
 
     #[test]
     fn bad_values_are_named() {
-        for (key, value) in
-            [("VIPS", "10.0.3.0/24"), ("VIPS", "10.0.3"), ("DNS_ZONE", "a..b"), ("DNS_NAME", "-a"), ("VIP_LEASE", "1")]
-        {
+        for (key, value) in [
+            ("VIPS", "10.0.3.0/24"),
+            ("VIP_MANAGER", "ucarp"),
+            ("VIPS", "10.0.3"),
+            ("DNS_ZONE", "a..b"),
+            ("DNS_NAME", "-a"),
+            ("VIP_LEASE", "1"),
+        ] {
             assert!(point(&[("VIPS", "10.0.0.1"), (key, value)]).is_err(), "{key}={value}");
         }
         assert!(point(&[("DNS_ZONE", "a.b"), ("DNS_AUTH", "tsig")]).is_err());

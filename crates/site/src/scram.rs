@@ -13,12 +13,23 @@ const SALT_LENGTH: usize = 16;
 ///
 /// Of characters beyond ASCII a client sends a normal form (`SASLprep`, RFC 4013), which is not made here.
 pub fn verifier(password: &str) -> Result<String> {
-    if password.is_empty() || !password.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        bail!("the password has to be printable ASCII");
-    }
+    printable(password)?;
     let mut salt = [0; SALT_LENGTH];
     getrandom::fill(&mut salt).map_err(|error| anyhow!("the kernel gives no random bytes: {error}"))?;
     Ok(with_salt(password, &salt))
+}
+
+/// The verifier of a password that has a salt of its own for ever, because others compare the text.
+pub fn verifier_with(password: &str, salt: &[u8; SALT_LENGTH]) -> Result<String> {
+    printable(password)?;
+    Ok(with_salt(password, salt))
+}
+
+fn printable(password: &str) -> Result<()> {
+    if password.is_empty() || !password.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        bail!("the password has to be printable ASCII");
+    }
+    Ok(())
 }
 
 fn with_salt(password: &str, salt: &[u8]) -> String {

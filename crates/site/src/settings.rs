@@ -178,6 +178,7 @@ pub const KEYS: &[Key] = &[
     key("CLONE_COMPRESS", "none", "compression of a clone on the network: METHOD[:DETAIL] of pg_basebackup"),
     key("CLONE_CHECKPOINT", "fast", "fast, or spread to spare the primary's disks"),
     key("VIPS", "", "virtual addresses with prefix, separated by commas; the one in a subnet of this member is used"),
+    key("VIP_MANAGER", "dnscp", "who moves the virtual address: dnscp, keepalived or vip-manager"),
     key("VIP_INTERFACE", "the one with the address's subnet", "the interface that gets the virtual address"),
     key("VIP_LEASE", "10", "seconds for which the kernel keeps the address when nobody renews it"),
     key("VIP_STANDBY_LEADER", "no", "the leader of a standby cluster has the address too"),
@@ -197,6 +198,18 @@ pub const KEYS: &[Key] = &[
     key("HAPROXY_READ_PRIMARY", "no", "HAProxy reads from the primary too"),
     key("HAPROXY_MAX_LAG", "16MB", "HAProxy does not read from a replica that lags more: bytes, or as 16MB"),
     key("HAPROXY_STATS_PORT", "7000", "the port of HAProxy's statistics, on loopback"),
+    key(
+        "PGBOUNCER_SERVER",
+        "the address in VIPS, else the DNS name, else HAProxy on this host",
+        "where PgBouncer finds the primary: host[:port]",
+    ),
+    key("PGBOUNCER_LISTEN", "127.0.0.1", "the addresses on which PgBouncer listens, separated by commas, or *"),
+    key("PGBOUNCER_PORT", "6432", "the port of PgBouncer"),
+    key(
+        "PGBOUNCER_POOL_MODE",
+        "session",
+        "when PgBouncer gives a connection to another client: session or transaction",
+    ),
 ];
 
 /// Where a value came from.

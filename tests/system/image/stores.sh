@@ -10,4 +10,10 @@ chroot "$root" apt-get -qq update
 DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install -y consul/bullseye
 rm "$list"
 
-systemctl --quiet --root="$root" disable consul.service zookeeper.service haproxy.service keepalived.service pgbouncer.service
+systemctl --quiet --root="$root" disable consul.service zookeeper.service
+
+# Nor the programs around a cluster, before their configuration is there.
+systemctl --quiet --root="$root" disable haproxy.service keepalived.service pgbouncer.service
+if [ -e "$root/usr/lib/systemd/system/vip-manager.service" ]; then
+    systemctl --quiet --root="$root" disable vip-manager.service
+fi

@@ -33,6 +33,10 @@ const NODE_PACKAGES: &str = "apt-utils,systemd,systemd-sysv,dbus,iproute2,iputil
     postgresql-contrib,patroni,python3-etcd,etcd-server,etcd-client,openssl,less,jq,man-db,bash-completion,\
     bind9,bind9-dnsutils,krb5-kdc,krb5-admin-server,krb5-user";
 const STORE_PACKAGES: &str = "zookeeperd,python3-consul,python3-kazoo,python3-pysyncobj,haproxy,keepalived,pgbouncer";
+/// Version 1.0.2.
+const OLD_VIP_MANAGER: &str = "vip-manager";
+/// Version 3, which Debian 12 has not.
+const VIP_MANAGER: &str = "vip-manager2";
 const PACKAGE_BUILDER_PACKAGES: &str = "build-essential,debhelper,scdoc,lintian,fakeroot,rustc-web,cargo-web,\
     libssl-dev,pkg-config,ca-certificates,git,make,man-db,systemd";
 const RUST_PACKAGES: &str = "rustc,cargo,gcc,libc6-dev,libssl-dev,pkg-config,ca-certificates,git,make";
@@ -165,8 +169,8 @@ impl Image {
             Self::Script => Recipe::server("bookworm", &[SCRIPT_PACKAGES]),
             Self::Samba12 => Recipe::server("bookworm", &[SAMBA_PACKAGES]),
             Self::Samba13 => Recipe::server("trixie", &[SAMBA_PACKAGES]),
-            Self::Stores12 => Recipe::stores("bookworm"),
-            Self::Stores13 => Recipe::stores("trixie"),
+            Self::Stores12 => Recipe::stores("bookworm", &[NODE_PACKAGES, STORE_PACKAGES, OLD_VIP_MANAGER]),
+            Self::Stores13 => Recipe::stores("trixie", &[NODE_PACKAGES, STORE_PACKAGES, VIP_MANAGER]),
         }
     }
 }
@@ -197,8 +201,7 @@ impl Recipe {
         Self { suite, packages: &[NODE_PACKAGES], before: Some(NODE_BEFORE), after: &[NODE_AFTER] }
     }
 
-    fn stores(suite: &'static str) -> Self {
-        let packages = &[NODE_PACKAGES, STORE_PACKAGES];
+    fn stores(suite: &'static str, packages: &'static [&'static str]) -> Self {
         Self { suite, packages, before: Some(NODE_BEFORE), after: &[STORES, NODE_AFTER] }
     }
 

@@ -13,7 +13,7 @@ use site::createcluster::CreateCluster;
 use site::facts;
 use site::keys::SiteKey;
 use site::members::{self, Member};
-use site::point::Point;
+use site::point::{Manager, Point};
 use site::settings::Settings;
 use site::{ClusterId, Root};
 
@@ -237,7 +237,7 @@ impl Config {
 /// The address has to be gone before another member can take the leader lock.
 fn lease_doubt(settings: &Settings, point: &Point, dcs: &Dynamic) -> Option<String> {
     let lease = point.lease.as_secs();
-    (!point.vips.is_empty() && lease + dcs.loop_wait >= dcs.ttl).then(|| {
+    (!point.vips.is_empty() && point.manager != Manager::VipManager && lease + dcs.loop_wait >= dcs.ttl).then(|| {
         format!(
             "{}VIP_LEASE + LOOP_WAIT is {}, but TTL is {}: a primary that hangs could have the address when another one takes it; lower \
              VIP_LEASE",
@@ -422,7 +422,8 @@ fn missing_programs(root: &Root, point: &Point) -> Vec<String> {
     missing.map(|(program, package)| format!("DNS_AUTH=gss needs {program}: run apt install {package}")).collect()
 }
 
-fn namespace(settings: &Settings) -> Result<String> {
+/// Where in the store all instances are, with a slash at both ends.
+pub fn namespace(settings: &Settings) -> Result<String> {
     let namespace = settings.parse("NAMESPACE", |text| {
         if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_.-".contains(&b)) {
             Ok(format!("/{}/", text.trim_matches('/')))
@@ -433,7 +434,8 @@ fn namespace(settings: &Settings) -> Result<String> {
     Ok(namespace.unwrap_or_else(|| "/postgresql-common/".to_owned()))
 }
 
-fn member_name(root: &Root, settings: &Settings) -> Result<String> {
+/// The name of this member.
+pub fn member_name(root: &Root, settings: &Settings) -> Result<String> {
     let name = settings.parse("MEMBER_NAME", members::member_name)?;
     name.map_or_else(|| facts::host_name(root), Ok)
 }

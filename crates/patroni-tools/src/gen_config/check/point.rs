@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use ipnet::IpNet;
 use site::access::User;
-use site::point::{self, Auth, GssSecret, Point};
+use site::point::{self, Auth, GssSecret, Manager, Point};
 
 use super::super::config;
 use super::{Finding, Instance, Level, USER};
@@ -52,6 +52,7 @@ pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
     }
     findings.extend(addresses(instance, &point)?);
     findings.extend(lease(instance, &point));
+    findings.extend(manager(instance, &point)?);
     findings.extend(needs(instance, &point));
     Ok(findings)
 }
@@ -89,13 +90,31 @@ fn lease(instance: &Instance, point: &Point) -> Option<Finding> {
         instance.yaml.get(&["bootstrap", "dcs", key]).and_then(serde_json::Value::as_u64).unwrap_or(default)
     };
     let (ttl, used) = (seconds("ttl", 30), point.lease.as_secs() + seconds("loop_wait", 10));
-    if point.vips.is_empty() || used < ttl {
+    if point.vips.is_empty() || point.manager == Manager::VipManager || used < ttl {
         return None;
     }
     let what = format!(
         "VIP_LEASE + LOOP_WAIT is {used}, but TTL is {ttl}: a primary that hangs could have the address when another one takes it"
     );
     Some(Finding::warning(what, "lower VIP_LEASE").at(""))
+}
+
+/// Who moves the address in place of dnscp has to be told to.
+fn manager(instance: &Instance, point: &Point) -> Result<Option<Finding>> {
+    let Instance { root, id, .. } = instance;
+    let (file, says) = match point.manager {
+        Manager::Keepalived if !point.vips.is_empty() => {
+            ("/etc/keepalived/keepalived.conf".to_owned(), point::state_file(id).display().to_string())
+        }
+        Manager::VipManager if !point.vips.is_empty() => (format!("/etc/patroni/{}.vip", id.dashed()), String::new()),
+        _ => return Ok(None),
+    };
+    let name = point.manager.name();
+    let told = root.read(&file)?.is_some_and(|text| text.contains(&says));
+    Ok((!told).then(|| {
+        let what = format!("VIP_MANAGER is {name}, but {file} does not configure it for {id}");
+        Finding::warning(what, format!("run patroni-gen-config --for {name} {id}")).at("")
+    }))
 }
 
 /// The programs that dnscp runs, and the secrets that it reads.

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use site::facts;
 use site::settings::Settings;
@@ -15,7 +15,7 @@ use super::given::{Given, Instance};
 use super::{Generated, Plan, Validator};
 
 /// What Debian's unit reads (`haproxy.service`).
-const FILE: &str = "/etc/haproxy/haproxy.cfg";
+pub const FILE: &str = "/etc/haproxy/haproxy.cfg";
 
 const READABLE: Rights = Rights { user: "root", group: "root", mode: 0o644 };
 const SECRET: Rights = Rights { user: "root", group: "root", mode: 0o600 };
@@ -116,6 +116,14 @@ pub fn plan(given: &Given) -> Result<Plan> {
     });
     plan.next.push("run systemctl reload haproxy to put it into force, which breaks no connection".to_owned());
     Ok(plan)
+}
+
+/// The port that is the primary.
+pub fn write_port(instance: &Instance) -> Result<u16> {
+    let default = instance.port.checked_add(WRITE_OFFSET);
+    port(&instance.settings, "HAPROXY_WRITE_PORT")?
+        .or(default)
+        .with_context(|| format!("{} leaves no port for HAProxy above it: set HAPROXY_WRITE_PORT", instance.id))
 }
 
 fn kinds(instance: &Instance, patroni: &Patroni) -> Result<[Kind; 3]> {

@@ -6,7 +6,12 @@
 mod conffile;
 mod given;
 mod haproxy;
+mod keepalived;
+mod pgbouncer;
+mod vip;
+mod vip_manager;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,6 +33,12 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub enum Program {
     /// `HAProxy` in front of the members
     Haproxy,
+    /// keepalived, which moves the virtual addresses with VIP_MANAGER=keepalived
+    Keepalived,
+    /// vip-manager, which does with VIP_MANAGER=vip-manager
+    VipManager,
+    /// `PgBouncer`, a pool on this host
+    Pgbouncer,
 }
 
 impl Program {
@@ -35,19 +46,25 @@ impl Program {
     fn name(self) -> &'static str {
         match self {
             Self::Haproxy => "haproxy",
+            Self::Keepalived => "keepalived",
+            Self::VipManager => "vip-manager",
+            Self::Pgbouncer => "pgbouncer",
         }
     }
 
     /// Is it configured for instances, and not for the site as a whole?
     fn is_for_instances(self) -> bool {
         match self {
-            Self::Haproxy => true,
+            Self::Haproxy | Self::Keepalived | Self::VipManager | Self::Pgbouncer => true,
         }
     }
 
     fn plan(self, given: &Given) -> Result<Plan> {
         match self {
             Self::Haproxy => haproxy::plan(given),
+            Self::Keepalived => keepalived::plan(given),
+            Self::VipManager => vip_manager::plan(given),
+            Self::Pgbouncer => pgbouncer::plan(given),
         }
     }
 }
@@ -77,6 +94,26 @@ pub struct Generated {
     pub validator: Option<Validator>,
     /// What of its text nobody is to see.
     pub secrets: Vec<String>,
+}
+
+impl Generated {
+    /// What begins a comment in it.
+    fn comment(&self) -> &'static str {
+        match self.path.extension().and_then(OsStr::to_str) {
+            Some("sql") => "--",
+            Some("txt") => ";",
+            _ => "#",
+        }
+    }
+}
+
+/// The same text with the three lines of our header as comments of another kind.
+fn commented(text: &str, from: &str, to: &str) -> String {
+    let lines = text.splitn(4, '\n').enumerate().map(|(index, line)| match line.strip_prefix(from) {
+        Some(rest) if index < 3 => format!("{to}{rest}"),
+        _ => line.to_owned(),
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// A program that says whether a file is right, by its exit status.
@@ -138,13 +175,14 @@ impl<'a> File<'a> {
         let author = match &present {
             None => None,
             Some(text) if conffile::is_as_shipped(root, &wanted.path, text)? => None,
-            Some(text) => Some(render::author(text)),
+            Some(text) => Some(render::author(&commented(text, wanted.comment(), "#"))),
         };
         let words: Vec<String> = ids.iter().map(ClusterId::slashed).collect();
         let command = [&["--for".to_owned(), program.name().to_owned()], words.as_slice()].concat().join(" ");
         let settings = ids.iter().map(|id| site::settings::instance_file(id).display().to_string());
         let sources: Vec<String> = std::iter::once(site::settings::SITE_FILE.to_owned()).chain(settings).collect();
         let text = render::with_header(&wanted.body, &sources.join(" and "), &command);
+        let text = commented(&text, "#", wanted.comment());
         Ok(Self { wanted, text, present, author })
     }
 
