@@ -197,6 +197,10 @@ pub const KEYS: &[Key] = &[
     key("HAPROXY_READ_PRIMARY", "no", "HAProxy reads from the primary too"),
     key("HAPROXY_MAX_LAG", "16MB", "HAProxy does not read from a replica that lags more: bytes, or as 16MB"),
     key("HAPROXY_STATS_PORT", "7000", "the port of HAProxy's statistics, on loopback"),
+    // The store, where it runs on the members.
+    key("ETCD_CERT", "/etc/patroni/tls/etcd.pem", "file with the certificate of this server of etcd"),
+    key("ETCD_KEY", "/etc/patroni/tls/etcd.key", "file with the key of ETCD_CERT, readable by etcd"),
+    key("ETCD_STATE", "new", "existing: this server joins an etcd that is there already"),
 ];
 
 /// Where a value came from.

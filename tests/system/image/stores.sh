@@ -11,3 +11,6 @@ DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install -y consul/bullseye
 rm "$list"
 
 systemctl --quiet --root="$root" disable consul.service zookeeper.service
+for unit in haproxy.service keepalived.service pgbouncer.service vip-manager.service ssh.service ssh.socket; do
+    [ ! -e "$root/lib/systemd/system/$unit" ] || systemctl --quiet --root="$root" disable "$unit"
+done

@@ -32,7 +32,11 @@ const SERVER_AFTER: &str =
 const NODE_PACKAGES: &str = "apt-utils,systemd,systemd-sysv,dbus,iproute2,iputils-ping,procps,postgresql,\
     postgresql-contrib,patroni,python3-etcd,etcd-server,etcd-client,openssl,less,jq,man-db,bash-completion,\
     bind9,bind9-dnsutils,krb5-kdc,krb5-admin-server,krb5-user";
-const STORE_PACKAGES: &str = "zookeeperd,python3-consul,python3-kazoo,python3-pysyncobj";
+const STORE_PACKAGES: &str = "zookeeperd,python3-consul,python3-kazoo,python3-pysyncobj,haproxy,keepalived,pgbouncer";
+/// For `docs/three-nodes.md`, which copies files between machines.
+const COPY_PACKAGES: &str = "openssh-server,openssh-client";
+/// What Debian 12 has only in a version that is too old.
+const NEWER_PACKAGES: &str = "vip-manager";
 const PACKAGE_BUILDER_PACKAGES: &str = "build-essential,debhelper,scdoc,lintian,fakeroot,rustc-web,cargo-web,\
     libssl-dev,pkg-config,ca-certificates,git,make,man-db,systemd";
 const RUST_PACKAGES: &str = "rustc,cargo,gcc,libc6-dev,libssl-dev,pkg-config,ca-certificates,git,make";
@@ -165,8 +169,8 @@ impl Image {
             Self::Script => Recipe::server("bookworm", &[SCRIPT_PACKAGES]),
             Self::Samba12 => Recipe::server("bookworm", &[SAMBA_PACKAGES]),
             Self::Samba13 => Recipe::server("trixie", &[SAMBA_PACKAGES]),
-            Self::Stores12 => Recipe::stores("bookworm"),
-            Self::Stores13 => Recipe::stores("trixie"),
+            Self::Stores12 => Recipe::stores("bookworm", &[NODE_PACKAGES, STORE_PACKAGES, COPY_PACKAGES]),
+            Self::Stores13 => Recipe::stores("trixie", &[NODE_PACKAGES, STORE_PACKAGES, COPY_PACKAGES, NEWER_PACKAGES]),
         }
     }
 }
@@ -197,8 +201,7 @@ impl Recipe {
         Self { suite, packages: &[NODE_PACKAGES], before: Some(NODE_BEFORE), after: &[NODE_AFTER] }
     }
 
-    fn stores(suite: &'static str) -> Self {
-        let packages = &[NODE_PACKAGES, STORE_PACKAGES];
+    fn stores(suite: &'static str, packages: &'static [&'static str]) -> Self {
         Self { suite, packages, before: Some(NODE_BEFORE), after: &[STORES, NODE_AFTER] }
     }
 

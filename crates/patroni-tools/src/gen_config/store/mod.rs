@@ -20,7 +20,10 @@ use site::Root;
 use site::settings::{KEYS, Settings};
 
 pub use etcd::users_need;
+pub use hosts::{Server, is_name, server};
 pub use limits::{Finding, look};
+
+pub use tls::Tls;
 
 use super::installed::{self, Patroni};
 

@@ -4,8 +4,10 @@
 //! program that it is for, and put into its place.
 
 mod conffile;
+mod etcd;
 mod given;
 mod haproxy;
+mod tls;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,11 +15,12 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use site::report::{self, Reporter};
+use site::keys::SiteKey;
 use site::{ClusterId, Root, program};
 
 use super::install::{self, Prepared, Rights};
 use super::render::{self, Author};
-use super::{Args, diff};
+use super::{Args, diff, site_key_path};
 use given::Given;
 
 /// None of the programs needs long to look at a file.
@@ -28,6 +31,10 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub enum Program {
     /// `HAProxy` in front of the members
     Haproxy,
+    /// This member's certificates, by an authority that comes from the site key
+    Tls,
+    /// etcd on this member
+    Etcd,
 }
 
 impl Program {
@@ -35,6 +42,8 @@ impl Program {
     fn name(self) -> &'static str {
         match self {
             Self::Haproxy => "haproxy",
+            Self::Tls => "tls",
+            Self::Etcd => "etcd",
         }
     }
 
@@ -42,12 +51,23 @@ impl Program {
     fn is_for_instances(self) -> bool {
         match self {
             Self::Haproxy => true,
+            Self::Tls | Self::Etcd => false,
+        }
+    }
+
+    /// Is something of it made from the site key?
+    fn needs_site_key(self) -> bool {
+        match self {
+            Self::Haproxy | Self::Etcd => false,
+            Self::Tls => true,
         }
     }
 
     fn plan(self, given: &Given) -> Result<Plan> {
         match self {
             Self::Haproxy => haproxy::plan(given),
+            Self::Tls => tls::plan(given),
+            Self::Etcd => etcd::plan(given),
         }
     }
 }
@@ -55,6 +75,8 @@ impl Program {
 /// What is to be written, and what to say about it.
 #[derive(Debug, Default)]
 pub struct Plan {
+    /// Directories that are made where they are missing, open to everybody for reading.
+    pub directories: Vec<PathBuf>,
     /// The files. Either all of them are written or none.
     pub files: Vec<Generated>,
     /// What works, but needs a look.
@@ -94,8 +116,14 @@ pub fn run(root: &Root, args: &Args, program: Program, ids: &[ClusterId], report
     if program.is_for_instances() && ids.is_empty() {
         bail!("which cluster? name it, as in patroni-gen-config --for {} 16/main, or use --all", program.name());
     }
-    let given = Given::resolve(root, args, ids)?;
-    let plan = program.plan(&given)?;
+    let mut given = Given::resolve(root, args, ids)?;
+    let mut plan = program.plan(&given)?;
+    if program.needs_site_key() && given.key.is_none() && !args.dry_run && !args.diff {
+        let path = site_key_path(&given.settings)?;
+        given.key = Some(SiteKey::create(root, &path)?);
+        reporter.info(format!("made {}: copy it to the other members before you run this there", path.display()));
+        plan = program.plan(&given)?;
+    }
     let files = plan.files.iter().map(|file| File::of(root, file, program, ids)).collect::<Result<Vec<_>>>()?;
     if args.dry_run {
         let shown = files.iter().map(|file| file.masked(&file.text));
@@ -113,7 +141,7 @@ pub fn run(root: &Root, args: &Args, program: Program, ids: &[ClusterId], report
     for warning in &plan.warnings {
         reporter.warn(warning);
     }
-    write(root, args, &files)?;
+    write(root, args, &plan.directories, &files)?;
     if files.iter().any(File::changes) {
         for next in &plan.next {
             reporter.info(next);
@@ -162,8 +190,15 @@ impl<'a> File<'a> {
     }
 }
 
-fn write(root: &Root, args: &Args, files: &[File]) -> Result<()> {
+fn write(root: &Root, args: &Args, directories: &[PathBuf], files: &[File]) -> Result<()> {
     let _lock = install::Lock::take(root, Path::new(super::DIRECTORY))?;
+    for directory in directories {
+        install::open_directory(root, directory)?;
+    }
+    // Before the first one is made, which can be in the same directory.
+    for file in files {
+        install::clean(root, &file.wanted.path)?;
+    }
     let mut prepared: Vec<Prepared> = Vec::new();
     for file in files.iter().filter(|file| file.changes()) {
         let path = &file.wanted.path;
@@ -181,7 +216,6 @@ fn write(root: &Root, args: &Args, files: &[File]) -> Result<()> {
                 );
             }
         };
-        install::clean(root, path)?;
         let candidate = install::prepare(root, path, &file.text, file.wanted.rights, keep)?;
         if let Some(validator) = &file.wanted.validator {
             validate(root, validator, &candidate)?;
