@@ -422,7 +422,8 @@ fn missing_programs(root: &Root, point: &Point) -> Vec<String> {
     missing.map(|(program, package)| format!("DNS_AUTH=gss needs {program}: run apt install {package}")).collect()
 }
 
-fn namespace(settings: &Settings) -> Result<String> {
+/// Where in the store the instances are, with a slash at both ends.
+pub fn namespace(settings: &Settings) -> Result<String> {
     let namespace = settings.parse("NAMESPACE", |text| {
         if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_.-".contains(&b)) {
             Ok(format!("/{}/", text.trim_matches('/')))

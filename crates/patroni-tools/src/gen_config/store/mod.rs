@@ -109,6 +109,10 @@ impl Kind {
                 "CONSUL_SERVICE_TAGS",
                 "CONSUL_DC",
                 "CONSUL_CHECKS",
+                "CONSUL_SERVERS",
+                "CONSUL_CERT",
+                "CONSUL_KEY",
+                "CONSUL_AGENT_TOKEN_FILE",
             ],
             Self::Zookeeper => &[
                 "DCS_HOSTS",

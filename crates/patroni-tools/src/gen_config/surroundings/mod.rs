@@ -4,6 +4,7 @@
 //! program that it is for, and put into its place.
 
 mod conffile;
+mod consul;
 mod etcd;
 mod given;
 mod haproxy;
@@ -14,8 +15,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use site::report::{self, Reporter};
 use site::keys::SiteKey;
+use site::report::{self, Reporter};
 use site::{ClusterId, Root, program};
 
 use super::install::{self, Prepared, Rights};
@@ -35,6 +36,10 @@ pub enum Program {
     Tls,
     /// etcd on this member
     Etcd,
+    /// Consul on this member
+    Consul,
+    /// What Patroni and the agents may do in Consul
+    ConsulPolicy,
 }
 
 impl Program {
@@ -44,22 +49,24 @@ impl Program {
             Self::Haproxy => "haproxy",
             Self::Tls => "tls",
             Self::Etcd => "etcd",
+            Self::Consul => "consul",
+            Self::ConsulPolicy => "consul-policy",
         }
     }
 
     /// Is it configured for instances, and not for the site as a whole?
     fn is_for_instances(self) -> bool {
         match self {
-            Self::Haproxy => true,
-            Self::Tls | Self::Etcd => false,
+            Self::Haproxy | Self::ConsulPolicy => true,
+            Self::Tls | Self::Etcd | Self::Consul => false,
         }
     }
 
     /// Is something of it made from the site key?
     fn needs_site_key(self) -> bool {
         match self {
-            Self::Haproxy | Self::Etcd => false,
-            Self::Tls => true,
+            Self::Haproxy | Self::Etcd | Self::ConsulPolicy => false,
+            Self::Tls | Self::Consul => true,
         }
     }
 
@@ -68,6 +75,8 @@ impl Program {
             Self::Haproxy => haproxy::plan(given),
             Self::Tls => tls::plan(given),
             Self::Etcd => etcd::plan(given),
+            Self::Consul => consul::plan(given),
+            Self::ConsulPolicy => consul::policies(given),
         }
     }
 }

@@ -28,7 +28,7 @@ use super::super::install::Rights;
 use super::super::render;
 use super::super::store::is_name;
 use super::given::Given;
-use super::{Generated, Plan};
+use super::{Generated, Plan, consul};
 
 /// Where all of it is. The settings that name the files are shown in the shipped `/etc/default/patroni`.
 pub const DIRECTORY: &str = "/etc/patroni/tls";
@@ -98,7 +98,9 @@ fn kinds(given: &Given, members: &[Member], member: &Member) -> Result<Vec<Kind>
         postgresql,
     ];
     // As a server a store is asked, as a client it asks its other members.
-    let stores = [of("etcd", "etcd", true, true)];
+    let mut consul = of("consul", "consul", true, true);
+    consul.names.insert(format!("server.{}.consul", consul::datacenter(&given.settings)));
+    let stores = [of("etcd", "etcd", true, true), consul];
     kinds.extend(stores.into_iter().filter(|store| given.root.group_id(store.group).is_ok()));
     Ok(kinds)
 }
@@ -230,7 +232,11 @@ impl Authority {
         }
         let mut names = SubjectAlternativeName::new();
         for name in &kind.names {
-            if name.parse::<IpAddr>().is_ok() { names.ip(name) } else { names.dns(name) };
+            if name.parse::<IpAddr>().is_ok() {
+                names.ip(name)
+            } else {
+                names.dns(name)
+            };
         }
         let context = builder.x509v3_context(Some(&authority), None);
         let mut extensions = vec![
