@@ -51,7 +51,7 @@ check-point: setup deb lab
 # Every store with its real servers, secured, on three machines of each release: six minutes.
 check-stores: export REQUIRE_ALL = 1
 check-stores: setup deb lab
-	$(CARGO) test -p lab --test stores -- --nocapture
+	$(CARGO) test -p lab --test stores --test three_nodes -- --nocapture
 
 check-theirs: setup lab
 	tests/cases/findings/run theirs

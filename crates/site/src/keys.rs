@@ -22,6 +22,9 @@ const SALT: &[u8] = b"patroni-tools password 1";
 /// The same for fingerprints: one that everybody may see tells nothing about a password.
 const FINGERPRINT_SALT: &[u8] = b"patroni-tools fingerprint 1";
 
+/// The same for what is no password of an instance.
+const PURPOSE_SALT: &[u8] = b"patroni-tools purpose 1";
+
 /// The word before an instance and the generation of its passwords.
 const GENERATION: &str = "generation";
 
@@ -175,6 +178,12 @@ impl SiteKey {
     pub fn fingerprint(&self, scope: &str) -> String {
         let number = self.generation(scope).to_string();
         to_hex(&self.derive::<4>(FINGERPRINT_SALT, &[scope.as_bytes(), b"\0", number.as_bytes()]))
+    }
+
+    /// Bytes for one purpose of the whole site, the same on every member and in all generations.
+    #[must_use]
+    pub fn bytes_for<const LENGTH: usize>(&self, purpose: &str) -> [u8; LENGTH] {
+        self.derive::<LENGTH>(PURPOSE_SALT, &[purpose.as_bytes()])
     }
 
     fn derive<const LENGTH: usize>(&self, salt: &[u8], info: &[&[u8]]) -> [u8; LENGTH] {

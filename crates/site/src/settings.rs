@@ -210,6 +210,14 @@ pub const KEYS: &[Key] = &[
         "session",
         "when PgBouncer gives a connection to another client: session or transaction",
     ),
+    // The store, where it runs on the members.
+    key("ETCD_CERT", "/etc/patroni/tls/etcd.pem", "file with the certificate of this server of etcd"),
+    key("ETCD_KEY", "/etc/patroni/tls/etcd.key", "file with the key of ETCD_CERT, readable by etcd"),
+    key("ETCD_STATE", "new", "existing: this server joins an etcd that is there already"),
+    key("CONSUL_SERVERS", "all of MEMBERS", "the members with a server of Consul, by name; the others have an agent"),
+    key("CONSUL_CERT", "/etc/patroni/tls/consul.pem", "file with the certificate of this agent of Consul"),
+    key("CONSUL_KEY", "/etc/patroni/tls/consul.key", "file with the key of CONSUL_CERT, readable by consul"),
+    key("CONSUL_AGENT_TOKEN_FILE", "", "file with the ACL token that Consul's agents have themselves"),
 ];
 
 /// Where a value came from.

@@ -65,6 +65,17 @@ pub fn directory(root: &Root, path: &Path) -> Result<()> {
         .with_context(|| format!("cannot open {} to postgres", path.display()))
 }
 
+/// Makes a directory of root's that everybody reads, where there is none; its parent must be there.
+pub fn open_directory(root: &Root, path: &Path) -> Result<()> {
+    let real = root.path(path);
+    if real.exists() {
+        return Ok(());
+    }
+    std::fs::create_dir(&real)
+        .and_then(|()| std::fs::set_permissions(&real, Permissions::from_mode(0o755)))
+        .with_context(|| format!("cannot make the directory {}: run this program as root", path.display()))
+}
+
 /// Who a file belongs to, and what they may do with it.
 #[derive(Debug, Clone, Copy)]
 pub struct Rights {

@@ -73,6 +73,9 @@ pub struct Args {
     /// With --for: ask the running cluster who its members are, and not MEMBERS
     #[arg(long, requires = "program")]
     members_from_cluster: bool,
+    /// With --for tls: new certificates and keys, also where the old ones are still good
+    #[arg(long, requires = "program")]
+    renew: bool,
     /// Replace a file that somebody edited or wrote by hand; it is kept beside it with .old at its end
     #[arg(long)]
     force: bool,

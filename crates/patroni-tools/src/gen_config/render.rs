@@ -159,6 +159,13 @@ fn read_back(text: &str, config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// What is below our header, where we wrote it and nobody has changed it since.
+#[must_use]
+pub fn body_of(text: &str) -> Option<&str> {
+    let body = text.splitn(4, '\n').nth(3);
+    body.filter(|_| author(text) == Author::Us)
+}
+
 fn checksum(body: &str) -> String {
     site::keys::to_hex(&Sha256::digest(body.as_bytes()))
 }

@@ -20,7 +20,10 @@ use site::Root;
 use site::settings::{KEYS, Settings};
 
 pub use etcd::users_need;
+pub use hosts::{Server, is_name, server};
 pub use limits::{Finding, look};
+
+pub use tls::Tls;
 
 use super::installed::{self, Patroni};
 
@@ -106,6 +109,10 @@ impl Kind {
                 "CONSUL_SERVICE_TAGS",
                 "CONSUL_DC",
                 "CONSUL_CHECKS",
+                "CONSUL_SERVERS",
+                "CONSUL_CERT",
+                "CONSUL_KEY",
+                "CONSUL_AGENT_TOKEN_FILE",
             ],
             Self::Zookeeper => &[
                 "DCS_HOSTS",

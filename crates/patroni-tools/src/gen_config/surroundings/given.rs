@@ -4,12 +4,13 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use site::keys::SiteKey;
 use site::members::{self, Member};
 use site::settings::Settings;
 use site::{ClusterId, Root, clusters, facts};
 
 use super::super::config::{REST_OFFSET, file};
-use super::super::{Args, settings};
+use super::super::{Args, settings, site_key};
 use crate::patronictl::Patronictl;
 use crate::yaml::Yaml;
 
@@ -21,6 +22,10 @@ pub struct Given<'a> {
     pub settings: Settings,
     /// The instances, in the order in which they were named.
     pub instances: Vec<Instance>,
+    /// The site key, where there is one.
+    pub key: Option<SiteKey>,
+    /// `--renew`.
+    pub renew: bool,
 }
 
 /// An instance as its surroundings see it.
@@ -57,13 +62,19 @@ impl<'a> Given<'a> {
             [one] => one.settings.clone(),
             _ => settings(root, args, None)?,
         };
-        Ok(Self { root, settings, instances })
+        let key = site_key(root, &settings)?;
+        Ok(Self { root, settings, instances, key, renew: args.renew })
     }
 
     /// The name of this member.
     pub fn name(&self) -> Result<String> {
         let name = self.settings.parse("MEMBER_NAME", members::member_name)?;
         name.map_or_else(|| facts::host_name(self.root), Ok)
+    }
+
+    /// The site key; where there is none yet, one from which nothing may be written.
+    pub fn key(&self) -> SiteKey {
+        self.key.clone().unwrap_or_else(SiteKey::placeholder)
     }
 
     /// The members as `MEMBERS` lists them, for what is not of one instance.

@@ -4,10 +4,13 @@
 //! program that it is for, and put into its place.
 
 mod conffile;
+mod consul;
+mod etcd;
 mod given;
 mod haproxy;
 mod keepalived;
 mod pgbouncer;
+mod tls;
 mod vip;
 mod vip_manager;
 
@@ -17,12 +20,13 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
+use site::keys::SiteKey;
 use site::report::{self, Reporter};
 use site::{ClusterId, Root, program};
 
 use super::install::{self, Prepared, Rights};
 use super::render::{self, Author};
-use super::{Args, diff};
+use super::{Args, diff, site_key_path};
 use given::Given;
 
 /// None of the programs needs long to look at a file.
@@ -39,24 +43,30 @@ pub enum Program {
     VipManager,
     /// `PgBouncer`, a pool on this host
     Pgbouncer,
+    /// This member's certificates, by an authority that comes from the site key
+    Tls,
+    /// etcd on this member
+    Etcd,
+    /// Consul on this member
+    Consul,
+    /// What Patroni and the agents may do in Consul
+    ConsulPolicy,
 }
 
 impl Program {
     /// The name on the command line.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Haproxy => "haproxy",
-            Self::Keepalived => "keepalived",
-            Self::VipManager => "vip-manager",
-            Self::Pgbouncer => "pgbouncer",
-        }
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
     /// Is it configured for instances, and not for the site as a whole?
     fn is_for_instances(self) -> bool {
-        match self {
-            Self::Haproxy | Self::Keepalived | Self::VipManager | Self::Pgbouncer => true,
-        }
+        !matches!(self, Self::Tls | Self::Etcd | Self::Consul)
+    }
+
+    /// Is something of it made from the site key?
+    fn needs_site_key(self) -> bool {
+        matches!(self, Self::Tls | Self::Consul)
     }
 
     fn plan(self, given: &Given) -> Result<Plan> {
@@ -65,6 +75,10 @@ impl Program {
             Self::Keepalived => keepalived::plan(given),
             Self::VipManager => vip_manager::plan(given),
             Self::Pgbouncer => pgbouncer::plan(given),
+            Self::Tls => tls::plan(given),
+            Self::Etcd => etcd::plan(given),
+            Self::Consul => consul::plan(given),
+            Self::ConsulPolicy => consul::policies(given),
         }
     }
 }
@@ -72,6 +86,8 @@ impl Program {
 /// What is to be written, and what to say about it.
 #[derive(Debug, Default)]
 pub struct Plan {
+    /// Directories that are made where they are missing, open to everybody for reading.
+    pub directories: Vec<PathBuf>,
     /// The files, written in this order: first those that others name. None is written if one of them is somebody's, and one that
     /// its program refuses is not, nor those behind it.
     pub files: Vec<Generated>,
@@ -132,8 +148,14 @@ pub fn run(root: &Root, args: &Args, program: Program, ids: &[ClusterId], report
     if program.is_for_instances() && ids.is_empty() {
         bail!("which cluster? name it, as in patroni-gen-config --for {} 16/main, or use --all", program.name());
     }
-    let given = Given::resolve(root, args, ids)?;
-    let plan = program.plan(&given)?;
+    let mut given = Given::resolve(root, args, ids)?;
+    let mut plan = program.plan(&given)?;
+    if program.needs_site_key() && given.key.is_none() && !args.dry_run && !args.diff {
+        let path = site_key_path(&given.settings)?;
+        given.key = Some(SiteKey::create(root, &path)?);
+        reporter.info(format!("made {}: copy it to the other members before you run this there", path.display()));
+        plan = program.plan(&given)?;
+    }
     let files = plan.files.iter().map(|file| File::of(root, file, program, ids)).collect::<Result<Vec<_>>>()?;
     if args.dry_run {
         let shown = files.iter().map(|file| file.masked(&file.text));
@@ -151,7 +173,7 @@ pub fn run(root: &Root, args: &Args, program: Program, ids: &[ClusterId], report
     for warning in &plan.warnings {
         reporter.warn(warning);
     }
-    write(root, args, &files)?;
+    write(root, args, &plan.directories, &files)?;
     if files.iter().any(File::changes) {
         for next in &plan.next {
             reporter.info(next);
@@ -178,7 +200,7 @@ impl<'a> File<'a> {
             Some(text) => Some(render::author(&commented(text, wanted.comment(), "#"))),
         };
         let words: Vec<String> = ids.iter().map(ClusterId::slashed).collect();
-        let command = [&["--for".to_owned(), program.name().to_owned()], words.as_slice()].concat().join(" ");
+        let command = [&["--for".to_owned(), program.name()], words.as_slice()].concat().join(" ");
         let settings = ids.iter().map(|id| site::settings::instance_file(id).display().to_string());
         let sources: Vec<String> = std::iter::once(site::settings::SITE_FILE.to_owned()).chain(settings).collect();
         let text = render::with_header(&wanted.body, &sources.join(" and "), &command);
@@ -225,8 +247,11 @@ impl<'a> File<'a> {
     }
 }
 
-fn write(root: &Root, args: &Args, files: &[File]) -> Result<()> {
+fn write(root: &Root, args: &Args, directories: &[PathBuf], files: &[File]) -> Result<()> {
     let _lock = install::Lock::take(root, Path::new(super::DIRECTORY))?;
+    for directory in directories {
+        install::open_directory(root, directory)?;
+    }
     let changed: Vec<&File> = files.iter().filter(|file| file.changes()).collect();
     if !args.force {
         changed.iter().try_for_each(|file| file.may_be_replaced())?;

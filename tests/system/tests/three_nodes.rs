@@ -1,0 +1,217 @@
+//! `docs/three-nodes.md`: its commands, as they stand there, make a site of three bare machines. Then programs of others look at it.
+
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use lab::patroni::{self, Cluster};
+use lab::{Lab, Node, Release};
+
+const PAGE: &str = include_str!("../../../docs/three-nodes.md");
+const MACHINES: [&str; 3] = ["pg1", "pg2", "pg3"];
+
+/// The longest is the installation.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// What the page takes for given, and what a machine that has just been installed has not: root's way from the first machine to the
+/// others is open, and no store is there.
+const BARE: &str =
+    "apt-get purge -y etcd-server consul && rm -rf /var/lib/etcd /etc/etcd /var/lib/consul /etc/consul.d &&
+    mkdir -p -m 0700 /root/.ssh && systemctl start ssh";
+
+const TLS: &str = "--cacert=/etc/patroni/tls/ca.pem --cert=/etc/patroni/tls/store.pem --key=/etc/patroni/tls/store.key";
+
+/// The status of a page of the REST API, which has to be shown with a certificate that the site's authority signs; or why there is none.
+const ASK: &str = r#"python3 - "$@" <<'END'
+import ssl, sys, urllib.error, urllib.request
+url, signers = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
+try:
+    print(urllib.request.urlopen(url, timeout=5, context=ssl.create_default_context(cafile=signers)).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+except Exception as error:
+    print(error)
+END"#;
+
+#[test]
+fn etcd_12() -> Result<()> {
+    lab::test_with_stores(Release::Debian12, &MACHINES, |lab| site(lab, "etcd"))
+}
+
+#[test]
+fn etcd_13() -> Result<()> {
+    lab::test_with_stores(Release::Debian13, &MACHINES, |lab| site(lab, "etcd"))
+}
+
+fn site(lab: &Lab, store: &str) -> Result<()> {
+    lab.offer(&[patroni::package()?])?;
+    lab.each(|node| node.run_within(LIMIT, BARE).map(drop))?;
+    trust(lab)?;
+    for block in blocks(store)? {
+        for node in &block.nodes {
+            let begin = Instant::now();
+            let said = lab.node(node).try_run_within(LIMIT, &format!("set -e\n{}", block.commands))?;
+            let shown = block.commands.lines().next().unwrap_or_default();
+            ensure!(said.status.success(), "{node}: {shown} …: {said}");
+            println!("Debian {}, {store}, {node}: {shown} …: {:.1} s", lab.release(), begin.elapsed().as_secs_f32());
+        }
+    }
+    let main = Cluster::new(lab, "main");
+    main.wait_streaming(2, Duration::from_secs(60))?;
+    nothing_is_left_to_do(lab, store)?;
+    through_haproxy(lab, &main)?;
+    rest_api(lab)?;
+    match store {
+        "etcd" => etcd(lab)?,
+        other => bail!("no store {other}"),
+    }
+    renewal(lab, &main, store)
+}
+
+/// Commands of the page, and where they are run.
+struct Block {
+    nodes: Vec<&'static str>,
+    commands: String,
+}
+
+/// The blocks that begin with "```sh on …", but those that are for another store: "```sh on …, with Consul".
+fn blocks(store: &str) -> Result<Vec<Block>> {
+    let mut found = Vec::new();
+    let mut lines = PAGE.lines();
+    while let Some(line) = lines.next() {
+        let Some(heading) = line.strip_prefix("```") else { continue };
+        let commands: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+        let place = heading.strip_prefix("sh on ").with_context(|| format!("a block has no place: {line}"))?;
+        let (place, with) = place.split_once(", with ").map_or((place, store), |(place, with)| (place, with));
+        let nodes: Vec<&str> = match place {
+            "every member" => MACHINES.to_vec(),
+            place => MACHINES.into_iter().filter(|name| place.split(' ').any(|word| word == *name)).collect(),
+        };
+        ensure!(!nodes.is_empty() && ["etcd", "Consul"].contains(&with), "what is this? {line}");
+        if with == store {
+            found.push(Block { nodes, commands: commands.join("\n") });
+        }
+    }
+    ensure!(found.len() > 5, "the page has only {} blocks", found.len());
+    Ok(found)
+}
+
+fn trust(lab: &Lab) -> Result<()> {
+    let first = lab.node("pg1");
+    first.run("ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")?;
+    let key = first.read("/root/.ssh/id_ed25519.pub")?;
+    let mut known = String::new();
+    for node in lab.nodes() {
+        node.write("/root/.ssh/authorized_keys", &key, 0o600)?;
+        writeln!(known, "{} {}", node.name(), node.read("/etc/ssh/ssh_host_ed25519_key.pub")?.trim())?;
+    }
+    first.write("/root/.ssh/known_hosts", known, 0o600)
+}
+
+/// What was generated is there and is what would be generated now; and nobody reads a key who has nothing to do with it.
+fn nothing_is_left_to_do(lab: &Lab, store: &str) -> Result<()> {
+    lab.each(|node| {
+        for what in ["tls", &store.to_lowercase(), "haproxy --all"] {
+            node.run(&format!("patroni-gen-config --diff --for {what}"))?;
+        }
+        node.run("patroni-gen-config --diff --all")?;
+        let keys = node.run("cd /etc/patroni/tls && stat -c '%n %U:%G %a' *.key")?;
+        let keys: Vec<&str> = keys.lines().collect();
+        let server = format!("{0}.key root:{0} 640", store.to_lowercase());
+        let expected =
+            ["member.key root:postgres 640", "postgresql.key root:postgres 640", "store.key root:postgres 640"];
+        let mut expected: Vec<&str> = expected.into_iter().chain([server.as_str()]).collect();
+        expected.sort_unstable();
+        ensure!(keys == expected, "the keys are {keys:?}");
+        Ok(())
+    })
+}
+
+/// Through HAProxy of every machine: one port writes on the primary, the other reads from both replicas.
+fn through_haproxy(lab: &Lab, main: &Cluster) -> Result<()> {
+    let primary = main.primary()?.ipv4();
+    let asks = |from: &Node, to: &Node, port: u16, sql: &str| {
+        from.run(&format!(
+            "PGPASSWORD=Change-me-1 PGSSLMODE=verify-full PGSSLROOTCERT=/etc/patroni/tls/ca.pem timeout 20 \
+             psql -XAtq -v ON_ERROR_STOP=1 'host={} port={port} user=app dbname=app' -c \"{sql}\"",
+            to.name()
+        ))
+    };
+    let first = lab.node("pg1");
+    asks(first, first, 15432, "create table seen (what text)")?;
+    for (from, to) in lab.nodes().iter().zip(lab.nodes().iter().cycle().skip(1)) {
+        let found = asks(from, to, 15432, "insert into seen values ('x') returning host(inet_server_addr())")?;
+        ensure!(found.trim() == primary, "{} writes on {found}, the primary is {primary}", to.name());
+        let mut readers = Vec::new();
+        for _ in 0..4 {
+            readers.push(asks(from, to, 25432, "select host(inet_server_addr()), pg_is_in_recovery()")?);
+        }
+        readers.sort_unstable();
+        readers.dedup();
+        ensure!(
+            readers.len() == 2 && readers.iter().all(|reader| reader.trim().ends_with("|t")),
+            "{} reads from {readers:?}",
+            to.name()
+        );
+    }
+    Ok(())
+}
+
+/// Every machine believes every machine, by its own copy of the authority; who does not know the authority believes none.
+fn rest_api(lab: &Lab) -> Result<()> {
+    for from in lab.nodes() {
+        for to in lab.nodes() {
+            let ask = |url: &str, signers: &str| from.run(&ASK.replace("\"$@\"", &format!("{url} {signers}")));
+            let url = format!("https://{}:8008/liveness", to.name());
+            let said = ask(&url, "/etc/patroni/tls/ca.pem")?;
+            ensure!(said.trim() == "200", "{}: {url}: {said}", from.name());
+            let said = ask(&url, "")?;
+            ensure!(said.contains("CERTIFICATE_VERIFY_FAILED"), "{}: {url} without the authority: {said}", from.name());
+            let said = ask(&url.replace("https:", "http:"), "")?;
+            ensure!(said.parse::<u16>().is_err(), "{}: {url} in the clear: {said}", from.name());
+        }
+    }
+    Ok(())
+}
+
+/// Each server is healthy, for whoever has a certificate.
+fn etcd(lab: &Lab) -> Result<()> {
+    lab.each(|node| {
+        let all = "--endpoints=https://pg1:2379,https://pg2:2379,https://pg3:2379";
+        let health = node.try_run(&format!("ETCDCTL_API=3 etcdctl {all} {TLS} endpoint health"))?;
+        let said = health.to_string();
+        ensure!(health.status.success() && said.matches("is healthy").count() == 3, "{said}");
+        let authority = "--endpoints=https://pg1:2379 --cacert=/etc/patroni/tls/ca.pem --command-timeout=3s";
+        let refused = node.try_run(&format!("ETCDCTL_API=3 etcdctl {authority} get --prefix /"))?;
+        ensure!(!refused.status.success(), "who shows no certificate reads what etcd has: {refused}");
+        let members = node.run(&format!("ETCDCTL_API=3 etcdctl {all} {TLS} member list"))?;
+        ensure!(members.lines().count() == 3 && !members.contains("http:"), "the servers are {members}");
+        Ok(())
+    })
+}
+
+/// New certificates on one machine: the others still believe it, and it has them in use once it is told.
+fn renewal(lab: &Lab, main: &Cluster, store: &str) -> Result<()> {
+    let node = main.replica()?;
+    let serial = || {
+        node.run(
+            "openssl s_client -connect localhost:5432 -starttls postgres </dev/null 2>/dev/null | openssl x509 -noout -serial",
+        )
+    };
+    let before = serial()?;
+    node.run("patroni-gen-config --for tls --renew")?;
+    node.run(&format!(
+        "systemctl reload {} haproxy && pg_ctlcluster {} reload",
+        main.unit(),
+        main.slashed().replace('/', " ")
+    ))?;
+    lab.wait_until(Duration::from_secs(20), "PostgreSQL shows its new certificate", || Ok(serial()? != before))?;
+    node.run("patroni-gen-config --for tls --diff")?;
+    if store == "etcd" {
+        node.run_within(LIMIT, "systemctl restart etcd")?;
+        etcd(lab)?;
+    }
+    main.switch_over(node)?;
+    main.wait_streaming(2, Duration::from_secs(60))?;
+    rest_api(lab)
+}
