@@ -170,14 +170,16 @@ fn reload(lab: &Lab, main: &Cluster) -> Result<()> {
     open.wait(Duration::from_secs(20))?;
     ensure!(node.read("/var/tmp/open")?.contains("42"), "an open connection was broken by the reload");
     // Another instance on the same HAProxy, with members of its own, from the members that the running cluster has.
-    node.write("/etc/default/patroni@99-other", "PORT=5499\n", 0o644)?;
+    node.write("/etc/default/patroni@99-other", "PORT=5499\nHAPROXY_SYNC_PORT=30499\n", 0o644)?;
     node.run(&format!("patroni-gen-config --for haproxy {} 99/other && systemctl reload haproxy", main.slashed()))?;
     let listening = node.run("ss -Hltn")?;
-    for port in ["15432", "25432", "30432", "15499", "25499"] {
+    for port in ["15432", "25432", "30432", "15499", "25499", "30499"] {
         ensure!(listening.contains(&format!(":{port} ")), "nobody listens on {port}: {listening}");
     }
     node.write("/etc/default/patroni", SETTINGS, 0o644)?;
-    node.run(&format!("patroni-gen-config --for haproxy {} && systemctl reload haproxy", main.slashed()))?;
+    let forgets = node.try_run(&format!("patroni-gen-config --for haproxy {}", main.slashed()))?;
+    ensure!(!forgets.status.success() && forgets.stderr.contains("serves 99/other too"), "{forgets}");
+    node.run(&format!("patroni-gen-config --for haproxy {} --force && systemctl reload haproxy", main.slashed()))?;
     let own = node.read("/etc/haproxy/haproxy.cfg")?;
     node.run(&format!("patroni-gen-config --for haproxy --members-from-cluster {}", main.slashed()))?;
     ensure!(node.read("/etc/haproxy/haproxy.cfg")? == own, "the running cluster has other members than MEMBERS");
