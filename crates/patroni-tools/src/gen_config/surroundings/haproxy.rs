@@ -47,7 +47,7 @@ struct Service {
     /// In turn, or always the only one.
     balance: bool,
     check: String,
-    /// What else the answer must have.
+    /// What else the answer must have, or must not.
     expect: Option<&'static str>,
     options: String,
     servers: Vec<Server>,
@@ -137,8 +137,12 @@ fn kinds(instance: &Instance, patroni: &Patroni) -> Result<[Kind; 3]> {
     })?;
     let with_primary = settings.truth("HAPROXY_READ_PRIMARY")?.unwrap_or(false);
     let tail = format!("?lag={}", lag.as_deref().unwrap_or("16MB"));
-    // The primary has no such state, and an older Patroni does not say it.
-    let streams = (!with_primary && patroni.says_replication_state()).then_some("\"replication_state\": \"streaming\"");
+    // An older Patroni says no more than that nothing was received yet. The primary says neither.
+    let streams = (!with_primary).then_some(if patroni.says_replication_state() {
+        r#"string \"replication_state\":\ \"streaming\""#
+    } else {
+        r#"! string \"received_location\":\ 0,"#
+    });
     let read = if with_primary { "/read-only" } else { "/replica" };
     let most = |offset: u16| instance.port.checked_add(offset);
     let (Some(write_port), Some(read_port)) = (most(WRITE_OFFSET), most(READ_OFFSET)) else {
