@@ -11,9 +11,6 @@ DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install -y consul/bullseye
 rm "$list"
 
 systemctl --quiet --root="$root" disable consul.service zookeeper.service
-
-# Nor the programs around a cluster, before their configuration is there.
-systemctl --quiet --root="$root" disable haproxy.service keepalived.service pgbouncer.service
-if [ -e "$root/usr/lib/systemd/system/vip-manager.service" ]; then
-    systemctl --quiet --root="$root" disable vip-manager.service
-fi
+for unit in haproxy.service keepalived.service pgbouncer.service vip-manager.service ssh.service ssh.socket; do
+    [ ! -e "$root/lib/systemd/system/$unit" ] || systemctl --quiet --root="$root" disable "$unit"
+done

@@ -33,6 +33,8 @@ const NODE_PACKAGES: &str = "apt-utils,systemd,systemd-sysv,dbus,iproute2,iputil
     postgresql-contrib,patroni,python3-etcd,etcd-server,etcd-client,openssl,less,jq,man-db,bash-completion,\
     bind9,bind9-dnsutils,krb5-kdc,krb5-admin-server,krb5-user";
 const STORE_PACKAGES: &str = "zookeeperd,python3-consul,python3-kazoo,python3-pysyncobj,haproxy,keepalived,pgbouncer";
+/// For `docs/three-nodes.md`, which copies files between machines.
+const COPY_PACKAGES: &str = "openssh-server,openssh-client";
 /// Version 1.0.2.
 const OLD_VIP_MANAGER: &str = "vip-manager";
 /// Version 3, which Debian 12 has not.
@@ -169,8 +171,10 @@ impl Image {
             Self::Script => Recipe::server("bookworm", &[SCRIPT_PACKAGES]),
             Self::Samba12 => Recipe::server("bookworm", &[SAMBA_PACKAGES]),
             Self::Samba13 => Recipe::server("trixie", &[SAMBA_PACKAGES]),
-            Self::Stores12 => Recipe::stores("bookworm", &[NODE_PACKAGES, STORE_PACKAGES, OLD_VIP_MANAGER]),
-            Self::Stores13 => Recipe::stores("trixie", &[NODE_PACKAGES, STORE_PACKAGES, VIP_MANAGER]),
+            Self::Stores12 => {
+                Recipe::stores("bookworm", &[NODE_PACKAGES, STORE_PACKAGES, COPY_PACKAGES, OLD_VIP_MANAGER])
+            }
+            Self::Stores13 => Recipe::stores("trixie", &[NODE_PACKAGES, STORE_PACKAGES, COPY_PACKAGES, VIP_MANAGER]),
         }
     }
 }
