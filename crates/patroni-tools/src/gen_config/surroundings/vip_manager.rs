@@ -61,10 +61,7 @@ pub fn plan(given: &Given) -> Result<Plan> {
         }
         plan.files.push(Generated { path: file(id), body, rights: SECRET, validator: None, secrets });
         let unit = id.dashed();
-        plan.next.push(format!(
-            "run patroni-gen-config {id} where VIP_MANAGER was set just now, and systemctl reload dnscp@{unit}, which then leaves the \
-             address to vip-manager"
-        ));
+        plan.next.push(vip::handed_over(id, Manager::VipManager));
         plan.next.push(format!("run systemctl enable vip-manager@{unit} and systemctl restart vip-manager@{unit}"));
     }
     Ok(plan)
