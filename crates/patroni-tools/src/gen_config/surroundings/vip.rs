@@ -111,8 +111,8 @@ pub fn only(vips: &[Vip]) -> Option<IpAddr> {
 /// What comes before the start of a manager.
 pub fn handed_over(id: &ClusterId, manager: Manager) -> String {
     format!(
-        "where VIPS or VIP_MANAGER is new, run patroni-gen-config {id} and systemctl reload-or-restart patroni@{0} dnscp@{0} first, so \
-         that dnscp leaves the address to {1}",
+        "where VIPS or VIP_MANAGER is new, run patroni-gen-config {id}, systemctl reload patroni@{0} and systemctl reload-or-restart \
+         dnscp@{0} first, so that dnscp leaves the address to {1}",
         id.dashed(),
         manager.name()
     )
