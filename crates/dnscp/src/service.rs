@@ -143,6 +143,11 @@ impl Service {
                 new.rest.clone_from(&old.rest);
             }
         }
+        if self.task.point.manager == Manager::Keepalived && task.point.manager != Manager::Keepalived {
+            // Nobody would take back later what it was told.
+            let (_, faults) = apply::addresses(&task.root, &plan::give_up(&self.task.point, &[]).steps);
+            apply::say(&task.reporter, "reload", &[], &faults);
+        }
         self.task = Arc::new(task);
         self.name.due = Instant::now();
         self.task.reporter.info("settings read again");

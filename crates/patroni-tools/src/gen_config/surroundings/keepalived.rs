@@ -8,12 +8,13 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use site::ClusterId;
 use site::point::{Manager, state_file};
 
 use super::super::install::Rights;
 use super::super::{config, render};
 use super::given::Given;
-use super::vip::{Here, Placed};
+use super::vip::{self, Here, Placed};
 use super::{Generated, Plan, Validator};
 
 /// What Debian's unit reads (`keepalived.service`).
@@ -42,7 +43,8 @@ struct Cluster {
 #[derive(Debug, Serialize)]
 struct Router {
     name: String,
-    router: u8,
+    /// `virtual_router_id`.
+    id: u8,
     interface: String,
     /// With its prefix.
     address: String,
@@ -73,6 +75,7 @@ pub fn plan(given: &Given) -> Result<Plan> {
         ));
     }
     let mut clusters = Vec::new();
+    let mut claimed: Vec<(IpAddr, &ClusterId)> = Vec::new();
     for (instance, here) in given.instances.iter().zip(&all) {
         let id = &instance.id;
         let peers: Vec<IpAddr> =
@@ -100,6 +103,16 @@ pub fn plan(given: &Given) -> Result<Plan> {
                 here.own
             );
         };
+        for placed in &here.placed {
+            if let Some((address, claimant)) = claimed.iter().find(|(address, _)| *address == placed.address) {
+                bail!(
+                    "{claimant} and {id} would both have {address}, and their primaries can be on two hosts: set VIPS for each in a \
+                     file such as {}",
+                    site::settings::instance_file(id).display()
+                );
+            }
+            claimed.push((placed.address, id));
+        }
         let place = format!("{}{}", config::namespace(&instance.settings)?, id.dashed());
         let text = |placed: &Placed| format!("{}/{}", placed.address, placed.prefix);
         clusters.push(Cluster {
@@ -110,17 +123,13 @@ pub fn plan(given: &Given) -> Result<Plan> {
             peers,
             instances: vec![Router {
                 name: format!("{}-vip", id.dashed()),
-                router: routers.get(&format!("{place} {}", placed.address)).copied().unwrap_or(1),
+                id: routers.get(&format!("{place} {}", placed.address)).copied().unwrap_or(1),
                 interface: placed.interface.clone(),
                 address: text(placed),
                 other: other.map(|other| Other { interface: other.interface.clone(), address: text(other) }),
             }],
         });
-        plan.next.push(format!(
-            "run patroni-gen-config {id} where VIP_MANAGER was set just now, and systemctl reload dnscp@{}, which then leaves the \
-             address to keepalived",
-            id.dashed()
-        ));
+        plan.next.push(vip::handed_over(id, Manager::Keepalived));
     }
     let name = given.name()?;
     let body = render::body(given.root, "keepalived.conf.j2", Values { name, clusters })?;

@@ -37,9 +37,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub enum Program {
     /// `HAProxy` in front of the members
     Haproxy,
-    /// keepalived, which moves the virtual addresses with VIP_MANAGER=keepalived
+    /// keepalived, which moves the virtual addresses in place of dnscp
     Keepalived,
-    /// vip-manager, which does with VIP_MANAGER=vip-manager
+    /// vip-manager, which moves one in place of dnscp
     VipManager,
     /// `PgBouncer`, a pool on this host
     Pgbouncer,

@@ -92,12 +92,12 @@ pub fn plan(given: &Given) -> Result<Plan> {
         validator: None,
         secrets: vec![secret.to_owned()],
     };
-    let mut plan = Plan::default();
-    plan.files = vec![
+    let files = vec![
         file(USERS, format!("\"{ROLE}\" \"{password}\"\n"), &password),
         file(SQL, sql(&verifier), &verifier),
         Generated { secrets: Vec::new(), ..file(FILE, render::body(given.root, "pgbouncer.ini.j2", values)?, "") },
     ];
+    let mut plan = Plan { files, ..Plan::default() };
     let run = |database: &str| format!("runuser -u postgres -- psql --cluster {id} -d {database} -f {SQL}");
     plan.next.push(format!("run this once on the primary, which makes the role {ROLE}: {}", run("postgres")));
     if !auth_database {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use site::members;
 use site::point::{Manager, Point, Vip};
-use site::{Root, facts};
+use site::{ClusterId, Root, facts};
 
 use super::super::config;
 use super::given::{Given, Instance};
@@ -106,6 +106,16 @@ pub fn only(vips: &[Vip]) -> Option<IpAddr> {
         ([one], _) | ([], [one]) => Some(one.address),
         _ => None,
     }
+}
+
+/// What comes before the start of a manager.
+pub fn handed_over(id: &ClusterId, manager: Manager) -> String {
+    format!(
+        "where VIPS or VIP_MANAGER is new, run patroni-gen-config {id}, systemctl reload patroni@{0} and systemctl reload-or-restart \
+         dnscp@{0} first, so that dnscp leaves the address to {1}",
+        id.dashed(),
+        manager.name()
+    )
 }
 
 /// Fails where a program is not here.

@@ -35,7 +35,7 @@ fn file(id: &ClusterId) -> PathBuf {
 /// One file for each instance.
 pub fn plan(given: &Given) -> Result<Plan> {
     vip::installed(given.root, PROGRAM, PACKAGE)?;
-    new_enough(given.root)?;
+    let of_debian = new_enough(given.root)?;
     let mut plan = Plan::default();
     for instance in &given.instances {
         let id = &instance.id;
@@ -54,30 +54,29 @@ pub fn plan(given: &Given) -> Result<Plan> {
             ("VIP_INTERFACE", placed.interface.clone()),
         ];
         let mut secrets = Vec::new();
-        values.extend(store(given, instance, &here, &mut secrets)?);
+        values.extend(store(given, instance, &here, of_debian, &mut secrets)?);
         let mut body = String::new();
         for (key, value) in values {
             let _ = writeln!(body, "{key}={}", envfile::quote(&value));
         }
         plan.files.push(Generated { path: file(id), body, rights: SECRET, validator: None, secrets });
         let unit = id.dashed();
-        plan.next.push(format!(
-            "run patroni-gen-config {id} where VIP_MANAGER was set just now, and systemctl reload dnscp@{unit}, which then leaves the \
-             address to vip-manager"
-        ));
+        plan.next.push(vip::handed_over(id, Manager::VipManager));
         plan.next.push(format!("run systemctl enable vip-manager@{unit} and systemctl restart vip-manager@{unit}"));
     }
     Ok(plan)
 }
 
-/// `vip-manager --version` of version 3 prints `version: 3.0.0-2+b7`, that of version 1 `version: 1.0.2` or nothing of the kind.
-fn new_enough(root: &Root) -> Result<()> {
+/// `vip-manager --version` of version 3 prints `version: 3.0.0`, with Debian's revision (`-2+b7`) where it is Debian's; that of
+/// version 1 nothing of the kind. Is it Debian's?
+fn new_enough(root: &Root) -> Result<bool> {
     let mut command = program::command(root, PROGRAM)?;
     let output = program::output_within(command.arg("--version"), "", LIMIT)?;
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    match major(&said) {
-        Some(version) if version >= LEAST => Ok(()),
+    match version(&said) {
+        Some((version, of_debian)) if version >= LEAST => Ok(of_debian),
         found => {
+            let found = found.map(|(version, _)| version);
             let found = found.map_or_else(|| "an old version".to_owned(), |version| format!("version {version}"));
             bail!(
                 "vip-manager is {found} here, which asks etcd by its second API alone, and Patroni uses the third: install version \
@@ -87,9 +86,10 @@ fn new_enough(root: &Root) -> Result<()> {
     }
 }
 
-fn major(said: &str) -> Option<u32> {
-    let line = said.lines().find_map(|line| line.trim().strip_prefix("version:"))?;
-    line.trim().trim_start_matches('v').split('.').next()?.parse().ok()
+/// The first number, and whether a revision of Debian's follows.
+fn version(said: &str) -> Option<(u32, bool)> {
+    let version = said.lines().find_map(|line| line.trim().strip_prefix("version:"))?.trim().trim_start_matches('v');
+    Some((version.split('.').next()?.parse().ok()?, version.contains('-')))
 }
 
 /// The leader key, and where and how it is asked.
@@ -97,6 +97,7 @@ fn store(
     given: &Given,
     instance: &Instance,
     here: &Here,
+    of_debian: bool,
     secrets: &mut Vec<String>,
 ) -> Result<Vec<(&'static str, String)>> {
     let Instance { id, settings, .. } = instance;
@@ -135,6 +136,11 @@ fn store(
                 bail!("{place}vip-manager shows its certificate to etcd only with DCS_CACERT: set it");
             }
         }
+        // It knows the word, and ends with "given endpoint type not supported" (measured with 3.0.0-2+b7).
+        Kind::Consul if of_debian => bail!(
+            "{place}Debian builds vip-manager without Consul: set VIP_MANAGER=keepalived or VIP_MANAGER=dnscp, or install the \
+             developers' own vip-manager"
+        ),
         Kind::Consul => {
             let scheme = text("scheme").unwrap_or_else(|| "http".to_owned());
             values.extend([
@@ -172,13 +178,13 @@ mod tests {
 
     #[test]
     fn versions() {
-        for (said, version) in [
-            ("version: 3.0.0-2+b7\ncommit:  none\ndate:    2025-06-22\n", Some(3)),
-            ("version: v4.2.0\n", Some(4)),
-            ("version: 1.0.2\n", Some(1)),
+        for (said, expected) in [
+            ("version: 3.0.0-2+b7\ncommit:  none\ndate:    2025-06-22\n", Some((3, true))),
+            ("version: v4.2.0\n", Some((4, false))),
+            ("version: 1.0.2\n", Some((1, false))),
             ("flag provided but not defined: -version\n", None),
         ] {
-            assert_eq!(major(said), version, "{said}");
+            assert_eq!(version(said), expected, "{said}");
         }
     }
 }
