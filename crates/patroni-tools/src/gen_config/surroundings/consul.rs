@@ -105,7 +105,7 @@ pub fn plan(given: &Given) -> Result<Plan> {
         rights: SECRET,
         validator: Some(Validator {
             program: "consul",
-            package: "consul, of Debian 11, or of its makers",
+            package: "consul",
             arguments: &["validate", "-config-format=hcl"],
         }),
         secrets,
