@@ -35,8 +35,10 @@ const NODE_PACKAGES: &str = "apt-utils,systemd,systemd-sysv,dbus,iproute2,iputil
 const STORE_PACKAGES: &str = "zookeeperd,python3-consul,python3-kazoo,python3-pysyncobj,haproxy,keepalived,pgbouncer";
 /// For `docs/three-nodes.md`, which copies files between machines.
 const COPY_PACKAGES: &str = "openssh-server,openssh-client";
-/// What Debian 12 has only in a version that is too old.
-const NEWER_PACKAGES: &str = "vip-manager";
+/// Version 1.0.2.
+const OLD_VIP_MANAGER: &str = "vip-manager";
+/// Version 3, which Debian 12 has not.
+const VIP_MANAGER: &str = "vip-manager2";
 const PACKAGE_BUILDER_PACKAGES: &str = "build-essential,debhelper,scdoc,lintian,fakeroot,rustc-web,cargo-web,\
     libssl-dev,pkg-config,ca-certificates,git,make,man-db,systemd";
 const RUST_PACKAGES: &str = "rustc,cargo,gcc,libc6-dev,libssl-dev,pkg-config,ca-certificates,git,make";
@@ -169,8 +171,10 @@ impl Image {
             Self::Script => Recipe::server("bookworm", &[SCRIPT_PACKAGES]),
             Self::Samba12 => Recipe::server("bookworm", &[SAMBA_PACKAGES]),
             Self::Samba13 => Recipe::server("trixie", &[SAMBA_PACKAGES]),
-            Self::Stores12 => Recipe::stores("bookworm", &[NODE_PACKAGES, STORE_PACKAGES, COPY_PACKAGES]),
-            Self::Stores13 => Recipe::stores("trixie", &[NODE_PACKAGES, STORE_PACKAGES, COPY_PACKAGES, NEWER_PACKAGES]),
+            Self::Stores12 => {
+                Recipe::stores("bookworm", &[NODE_PACKAGES, STORE_PACKAGES, COPY_PACKAGES, OLD_VIP_MANAGER])
+            }
+            Self::Stores13 => Recipe::stores("trixie", &[NODE_PACKAGES, STORE_PACKAGES, COPY_PACKAGES, VIP_MANAGER]),
         }
     }
 }
