@@ -238,19 +238,22 @@ fn consul(lab: &Lab) -> Result<()> {
 /// New certificates on one machine: the others still believe it, and it has them in use once it is told.
 fn renewal(lab: &Lab, main: &Cluster, store: &str) -> Result<()> {
     let node = main.replica()?;
-    let serial = || {
-        node.run(
-            "openssl s_client -connect localhost:5432 -starttls postgres </dev/null 2>/dev/null | openssl x509 -noout -serial",
-        )
+    let serial = |of: &str| {
+        node.run(&format!("openssl s_client -connect {of} </dev/null 2>/dev/null | openssl x509 -noout -serial"))
     };
-    let before = serial()?;
+    let (postgresql, rest) = ("localhost:5432 -starttls postgres", "localhost:8008");
+    let before = (serial(postgresql)?, serial(rest)?);
     node.run("patroni-gen-config --for tls --renew")?;
     node.run(&format!(
         "systemctl reload {} haproxy && pg_ctlcluster {} reload",
         main.unit(),
         main.slashed().replace('/', " ")
     ))?;
-    lab.wait_until(Duration::from_secs(20), "PostgreSQL shows its new certificate", || Ok(serial()? != before))?;
+    // Patroni reads its file at its next look, and is not to be asked for anything while its REST API begins anew.
+    lab.wait_until(Duration::from_secs(30), "PostgreSQL and Patroni show their new certificates", || {
+        let now = (serial(postgresql)?, serial(rest)?);
+        Ok(now.0 != before.0 && now.1 != before.1)
+    })?;
     node.run("patroni-gen-config --for tls --diff")?;
     node.run_within(LIMIT, &format!("systemctl restart {}", store.to_lowercase()))?;
     healthy(lab, store)?;
