@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::patroni::{self, Cluster};
 use lab::{Lab, Node, Release};
 
@@ -43,6 +43,16 @@ fn etcd_13() -> Result<()> {
     lab::test_with_stores(Release::Debian13, &MACHINES, |lab| site(lab, "etcd"))
 }
 
+#[test]
+fn consul_12() -> Result<()> {
+    lab::test_with_stores(Release::Debian12, &MACHINES, |lab| site(lab, "Consul"))
+}
+
+#[test]
+fn consul_13() -> Result<()> {
+    lab::test_with_stores(Release::Debian13, &MACHINES, |lab| site(lab, "Consul"))
+}
+
 fn site(lab: &Lab, store: &str) -> Result<()> {
     lab.offer(&[patroni::package()?])?;
     lab.each(|node| node.run_within(LIMIT, BARE).map(drop))?;
@@ -61,10 +71,7 @@ fn site(lab: &Lab, store: &str) -> Result<()> {
     nothing_is_left_to_do(lab, store)?;
     through_haproxy(lab, &main)?;
     rest_api(lab)?;
-    match store {
-        "etcd" => etcd(lab)?,
-        other => bail!("no store {other}"),
-    }
+    healthy(lab, store)?;
     renewal(lab, &main, store)
 }
 
@@ -174,6 +181,10 @@ fn rest_api(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+fn healthy(lab: &Lab, store: &str) -> Result<()> {
+    if store == "etcd" { etcd(lab) } else { consul(lab) }
+}
+
 /// Each server is healthy, for whoever has a certificate.
 fn etcd(lab: &Lab) -> Result<()> {
     lab.each(|node| {
@@ -190,27 +201,62 @@ fn etcd(lab: &Lab) -> Result<()> {
     })
 }
 
+/// All servers vote, and are in the catalogue; nobody does anything without a certificate or without a token, and Patroni's own lets it
+/// do nothing outside of its keys.
+fn consul(lab: &Lab) -> Result<()> {
+    let bare = "CONSUL_HTTP_ADDR=https://127.0.0.1:8501 CONSUL_CACERT=/etc/patroni/tls/ca.pem";
+    let shown =
+        format!("{bare} CONSUL_CLIENT_CERT=/etc/patroni/tls/store.pem CONSUL_CLIENT_KEY=/etc/patroni/tls/store.key");
+    let with = |token: &str| format!("{shown} CONSUL_HTTP_TOKEN_FILE={token} timeout 20 consul");
+    let first = lab.node("pg1");
+    lab.wait_until(Duration::from_secs(40), "three servers of Consul vote", || {
+        let peers = first.run(&format!("{} operator raft list-peers", with("/root/consul.token")))?;
+        let voters = peers.lines().filter(|line| line.split_whitespace().nth(4) == Some("true")).count();
+        ensure!(voters == 3, "the servers are {peers}");
+        Ok(true)
+    })?;
+    lab.each(|node| {
+        node.run("consul validate /etc/consul.d")?;
+        let own = with("/etc/patroni/store.token");
+        let nodes = node.run(&format!("{own} catalog nodes"))?;
+        ensure!(lab.nodes().iter().all(|node| nodes.contains(&node.ipv4())), "the catalogue has {nodes}");
+        let keys = node.run(&format!("{own} kv get -keys postgresql-common/"))?;
+        ensure!(keys.contains("-main/"), "Patroni's keys are {keys}");
+        for refused in [
+            format!("{own} kv put other/key value"),
+            format!("{own} acl token list"),
+            format!("{shown} timeout 20 consul kv get -keys postgresql-common/ | grep ."),
+            format!("CONSUL_HTTP_TOKEN_FILE=/etc/patroni/store.token {bare} timeout 20 consul catalog nodes"),
+        ] {
+            let said = node.try_run(&format!("set -o pipefail; {refused}"))?;
+            ensure!(!said.status.success(), "{refused}: {said}");
+        }
+        Ok(())
+    })
+}
+
 /// New certificates on one machine: the others still believe it, and it has them in use once it is told.
 fn renewal(lab: &Lab, main: &Cluster, store: &str) -> Result<()> {
     let node = main.replica()?;
-    let serial = || {
-        node.run(
-            "openssl s_client -connect localhost:5432 -starttls postgres </dev/null 2>/dev/null | openssl x509 -noout -serial",
-        )
+    let serial = |of: &str| {
+        node.run(&format!("openssl s_client -connect {of} </dev/null 2>/dev/null | openssl x509 -noout -serial"))
     };
-    let before = serial()?;
+    let (postgresql, rest) = ("localhost:5432 -starttls postgres", "localhost:8008");
+    let before = (serial(postgresql)?, serial(rest)?);
     node.run("patroni-gen-config --for tls --renew")?;
     node.run(&format!(
         "systemctl reload {} haproxy && pg_ctlcluster {} reload",
         main.unit(),
         main.slashed().replace('/', " ")
     ))?;
-    lab.wait_until(Duration::from_secs(20), "PostgreSQL shows its new certificate", || Ok(serial()? != before))?;
+    // Patroni reads its file at its next look, and is not to be asked for anything while its REST API begins anew.
+    lab.wait_until(Duration::from_secs(30), "PostgreSQL and Patroni show their new certificates", || {
+        let now = (serial(postgresql)?, serial(rest)?);
+        Ok(now.0 != before.0 && now.1 != before.1)
+    })?;
     node.run("patroni-gen-config --for tls --diff")?;
-    if store == "etcd" {
-        node.run_within(LIMIT, "systemctl restart etcd")?;
-        etcd(lab)?;
-    }
+    node.run_within(LIMIT, &format!("systemctl restart {}", store.to_lowercase()))?;
+    healthy(lab, store)?;
     main.switch_over(node)?;
     main.wait_streaming(2, Duration::from_secs(60))?;
     rest_api(lab)

@@ -48,6 +48,7 @@ pub fn server(text: &str, default_port: u16) -> Result<Server> {
 }
 
 /// Has this only characters of a host name?
+#[must_use]
 pub fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
 }

@@ -63,13 +63,12 @@ pub fn plan(given: &Given) -> Result<Plan> {
         }
     })?;
     let servers = servers.unwrap_or_else(|| members.iter().map(|member| member.name.clone()).collect());
-    let signers = match (Tls::read(given.root, settings)?, settings.path("DCS_CACERT")?) {
-        (Some(_), Some(signers)) => signers,
-        _ => bail!(
+    let (Some(_), Some(signers)) = (Tls::read(given.root, settings)?, settings.path("DCS_CACERT")?) else {
+        bail!(
             "{}Consul is configured with TLS alone, because its tokens would be read by everybody otherwise: run \
              patroni-gen-config --for tls, and set DCS_CACERT, DCS_CERT and DCS_KEY",
             settings.place(&["DCS"])
-        ),
+        )
     };
     let (certificate, key) = match (settings.path("CONSUL_CERT")?, settings.path("CONSUL_KEY")?) {
         (Some(certificate), Some(key)) => (certificate, key),
@@ -105,7 +104,7 @@ pub fn plan(given: &Given) -> Result<Plan> {
         rights: SECRET,
         validator: Some(Validator {
             program: "consul",
-            package: "consul, of Debian 11, or of its makers",
+            package: "consul",
             arguments: &["validate", "-config-format=hcl"],
         }),
         secrets,

@@ -47,8 +47,8 @@ struct Service {
     /// In turn, or always the only one.
     balance: bool,
     check: String,
-    /// What else the answer must have, or must not.
-    expect: Option<&'static str>,
+    /// How a member is known to follow the primary, where it has to.
+    follows: Option<Follows>,
     options: String,
     servers: Vec<Server>,
     /// By which servers are taken when none is left: any replica that runs.
@@ -64,8 +64,20 @@ struct Fallback {
 #[derive(Debug, Serialize)]
 struct Server {
     name: String,
+    /// The name as a regular expression.
+    pattern: String,
     address: String,
     rest_port: u16,
+}
+
+/// By what a replica is known to follow the primary.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Follows {
+    /// It says itself that it streams.
+    Streaming,
+    /// An older Patroni does not say that, but what the members have in the store: it must be on the leader's timeline there.
+    Timeline,
 }
 
 /// Which members a service has.
@@ -75,7 +87,7 @@ struct Kind {
     key: &'static str,
     port: Option<u16>,
     check: String,
-    expect: Option<&'static str>,
+    follows: Option<Follows>,
     fallback: Option<String>,
 }
 
@@ -137,12 +149,8 @@ fn kinds(instance: &Instance, patroni: &Patroni) -> Result<[Kind; 3]> {
     })?;
     let with_primary = settings.truth("HAPROXY_READ_PRIMARY")?.unwrap_or(false);
     let tail = format!("?lag={}", lag.as_deref().unwrap_or("16MB"));
-    // An older Patroni says no more than that nothing was received yet. The primary says neither.
-    let streams = (!with_primary).then_some(if patroni.says_replication_state() {
-        r#"string \"replication_state\":\ \"streaming\""#
-    } else {
-        r#"! string \"received_location\":\ 0,"#
-    });
+    let says = if patroni.says_replication_state() { Follows::Streaming } else { Follows::Timeline };
+    let follows = (!with_primary).then_some(says);
     let read = if with_primary { "/read-only" } else { "/replica" };
     let most = |offset: u16| instance.port.checked_add(offset);
     let (Some(write_port), Some(read_port)) = (most(WRITE_OFFSET), most(READ_OFFSET)) else {
@@ -159,7 +167,7 @@ fn kinds(instance: &Instance, patroni: &Patroni) -> Result<[Kind; 3]> {
             key: "HAPROXY_WRITE_PORT",
             port: Some(port(settings, "HAPROXY_WRITE_PORT")?.unwrap_or(write_port)),
             check: "/primary".to_owned(),
-            expect: None,
+            follows: None,
             fallback: None,
         },
         Kind {
@@ -168,8 +176,8 @@ fn kinds(instance: &Instance, patroni: &Patroni) -> Result<[Kind; 3]> {
             key: "HAPROXY_READ_PORT",
             port: Some(port(settings, "HAPROXY_READ_PORT")?.unwrap_or(read_port)),
             check: format!("{read}{tail}"),
-            expect: streams,
-            fallback: streams.map(|_| read.to_owned()),
+            follows,
+            fallback: follows.map(|_| read.to_owned()),
         },
         Kind {
             suffix: "sync",
@@ -177,7 +185,7 @@ fn kinds(instance: &Instance, patroni: &Patroni) -> Result<[Kind; 3]> {
             key: "HAPROXY_SYNC_PORT",
             port: port(settings, "HAPROXY_SYNC_PORT")?,
             check: "/sync".to_owned(),
-            expect: None,
+            follows: None,
             fallback: None,
         },
     ])
@@ -194,7 +202,8 @@ fn service(instance: &Instance, name: String, port: u16, kind: Kind, options: &s
             );
         }
         let address = facts::host_port(member.address, instance.port);
-        Ok(Server { name: member.name.clone(), address, rest_port: instance.rest_port })
+        let pattern = member.name.replace('.', r"\.");
+        Ok(Server { name: member.name.clone(), pattern, address, rest_port: instance.rest_port })
     });
     Ok(Service {
         servers: servers.collect::<Result<_>>()?,
@@ -203,7 +212,7 @@ fn service(instance: &Instance, name: String, port: u16, kind: Kind, options: &s
         port,
         balance: kind.suffix != "write",
         check: kind.check,
-        expect: kind.expect,
+        follows: kind.follows,
         options: options.to_owned(),
         fallback: kind.fallback.map(|check| Fallback { name: format!("{name}-any"), check }),
         name,

@@ -16,6 +16,7 @@ mod vip_manager;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -143,6 +144,16 @@ pub struct Validator {
     pub arguments: &'static [&'static str],
 }
 
+impl Validator {
+    fn command(&self, root: &Root) -> Result<Command> {
+        let Self { program: name, package, .. } = self;
+        let Ok(command) = program::command(root, name) else {
+            bail!("{name} is not installed here, so that nothing was written: run apt install {package}");
+        };
+        Ok(command)
+    }
+}
+
 /// Everything that `--for` does.
 pub fn run(root: &Root, args: &Args, program: Program, ids: &[ClusterId], reporter: &Reporter) -> Result<()> {
     if program.is_for_instances() && ids.is_empty() {
@@ -249,6 +260,9 @@ impl<'a> File<'a> {
 
 fn write(root: &Root, args: &Args, directories: &[PathBuf], files: &[File]) -> Result<()> {
     let _lock = install::Lock::take(root, Path::new(super::DIRECTORY))?;
+    for validator in files.iter().filter(|file| file.changes()).filter_map(|file| file.wanted.validator.as_ref()) {
+        validator.command(root)?;
+    }
     for directory in directories {
         install::open_directory(root, directory)?;
     }
@@ -277,11 +291,8 @@ fn write(root: &Root, args: &Args, directories: &[PathBuf], files: &[File]) -> R
 }
 
 fn validate(root: &Root, validator: &Validator, candidate: &Prepared) -> Result<()> {
-    let Validator { program: name, package, arguments } = validator;
-    let Ok(mut command) = program::command(root, name) else {
-        bail!("{name} is not installed here, so that nothing was written: run apt install {package}");
-    };
-    let output = program::output_within(command.args(*arguments).arg(candidate.path()), "", LIMIT)?;
+    let (name, mut command) = (validator.program, validator.command(root)?);
+    let output = program::output_within(command.args(validator.arguments).arg(candidate.path()), "", LIMIT)?;
     if output.status.success() {
         return Ok(());
     }
