@@ -12,7 +12,8 @@ CARGO ?= cargo
 LAB = target/debug/lab
 sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates systemd udev debian docs/man docs/passwords.md)
 
-.PHONY: demo demo-down check check-fast check-host check-point check-stores check-theirs deb bench setup lab msrv lintian system
+.PHONY: demo demo-down check check-fast check-host check-point check-stores check-surroundings check-theirs deb bench setup lab msrv \
+	lintian system system-long system-others
 
 demo: setup deb lab
 	tests/demo $(RELEASE)
@@ -39,19 +40,36 @@ check-host:
 	PROPERTY_CASES=1000000 PROPERTY_SEED=$${PROPERTY_SEED:-$$(date +%s)} $(CARGO) test -p patroni-tools --test cases values::
 	$(CARGO) test -p patroni-tools -p dnscp --test hooks --test vip --test callback --test netns_dns --test runs --test doctor
 
+# Two at a time, because most of them wait for a store or for Patroni most of the time.
 system: lab
 	tests/cases/findings/run ours
-	$(CARGO) test -p lab -- --nocapture
+	$(CARGO) test --quiet -p lab --doc
+	$(CARGO) test -p lab --no-run
+	$(MAKE) --jobs=2 system-long system-others
+
+long = point stores
+others = $(filter-out $(long),$(basename $(notdir $(wildcard tests/system/tests/*.rs))))
+
+system-long:
+	$(CARGO) test -p lab $(addprefix --test ,$(long)) -- --nocapture
+
+system-others:
+	$(CARGO) test -p lab --lib --bins $(addprefix --test ,$(others)) -- --nocapture
 
 # Who holds the virtual address, on three machines of each release: ten minutes. A part of check.
 check-point: export REQUIRE_ALL = 1
 check-point: setup deb lab
 	$(CARGO) test -p lab --test point -- --nocapture
 
-# Every store with its real servers, secured, on three machines of each release: six minutes.
+# Every store with its real servers, secured, on three machines of each release: six minutes. A part of check.
 check-stores: export REQUIRE_ALL = 1
 check-stores: setup deb lab
-	$(CARGO) test -p lab --test stores --test three_nodes -- --nocapture
+	$(CARGO) test -p lab --test stores -- --nocapture
+
+# The programs around a cluster, on three machines of each release. A part of check.
+check-surroundings: export REQUIRE_ALL = 1
+check-surroundings: setup deb lab
+	$(CARGO) test -p lab --test haproxy --test edge --test three_nodes --test pg_patronictl -- --nocapture
 
 check-theirs: setup lab
 	tests/cases/findings/run theirs

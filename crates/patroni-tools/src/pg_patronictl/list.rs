@@ -206,6 +206,7 @@ mod tests {
         let point = |standby_leader| Point {
             id: id.clone(),
             vips: vec![site::point::Vip { address: IpAddr::from([10, 0, 3, 100]), prefix: Some(24) }],
+            manager: site::point::Manager::Dnscp,
             interface: None,
             lease: Duration::from_secs(10),
             standby_leader,
