@@ -219,10 +219,15 @@ fn moves(
     only_the_primary_has_it(main).map(drop)
 }
 
-/// Nobody who could not take it back leaves it there.
+/// Without the word of dnscp nobody has it, no replica either.
 fn keepalived_loses_it_with_dnscp_and_patroni(lab: &Lab, main: &Cluster) -> Result<()> {
     let primary = main.primary()?;
-    let gone = |what: &str| lab.wait_until(Duration::from_secs(10), what, || Ok(!holds(primary)?));
+    let gone = |what: &str| {
+        lab.wait_until(Duration::from_secs(10), what, || {
+            let held: Vec<bool> = main.nodes().iter().map(holds).collect::<Result<_>>()?;
+            Ok(held.iter().all(|held| !held))
+        })
+    };
     let back = || lab.wait_until(Duration::from_secs(20), "it is back", || only_the_primary_has_it(main));
     let service = format!("dnscp@{}", main.dashed());
     for (event, begin, end) in [
