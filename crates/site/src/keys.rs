@@ -267,6 +267,11 @@ mod tests {
             key.password("16-main", "replicator"),
             "c795ad6757b351c6eae8f678d9db5d7f52bed07ae686e94c77e33bad6cdcc7c1"
         );
+        // And here, out of Consul, or out of the authority that the others believe.
+        assert_eq!(
+            to_hex(&key.bytes_for::<32>("consul gossip")),
+            "bed0669997e386c1db9ee368be5276a94271115de4820052843fa6b3d75430d8"
+        );
     }
 
     #[test]

@@ -241,7 +241,7 @@ fn renewal(lab: &Lab, main: &Cluster, store: &str) -> Result<()> {
     let serial = |of: &str| {
         node.run(&format!("openssl s_client -connect {of} </dev/null 2>/dev/null | openssl x509 -noout -serial"))
     };
-    let (postgresql, rest) = ("localhost:5432 -starttls postgres", "localhost:8008");
+    let (postgresql, rest) = ("localhost:5432 -starttls postgres", &format!("{}:8008", node.ipv4()));
     let before = (serial(postgresql)?, serial(rest)?);
     node.run("patroni-gen-config --for tls --renew")?;
     node.run(&format!(
