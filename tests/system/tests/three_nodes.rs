@@ -134,7 +134,7 @@ fn nothing_is_left_to_do(lab: &Lab, store: &str) -> Result<()> {
     })
 }
 
-/// Through HAProxy of every machine: one port writes on the primary, the other reads from both replicas.
+/// Through `HAProxy` of every machine: one port writes on the primary, the other reads from both replicas.
 fn through_haproxy(lab: &Lab, main: &Cluster) -> Result<()> {
     let primary = main.primary()?.ipv4();
     let asks = |from: &Node, to: &Node, port: u16, sql: &str| {
