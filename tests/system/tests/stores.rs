@@ -517,7 +517,9 @@ impl Site<'_> {
             };
             let lines: Option<Vec<String>> = lists.iter().map(said).collect();
             let Some(lines) = lines else { bail!("{journal}") };
-            lines.iter().for_each(|line| println!("  {}", line.chars().take(240).collect::<String>()));
+            for line in lines {
+                println!("  {}", line.chars().take(240).collect::<String>());
+            }
             Ok(true)
         });
         node.run(&format!("systemctl stop {unit}"))?;
@@ -545,6 +547,6 @@ fn doctor_says(cluster: &Cluster, node: &Node, phrase: &str) -> Result<()> {
     let said = node.try_run(&format!("patroni-gen-config --check {}", cluster.slashed()))?;
     let line = said.stderr.lines().find(|line| line.contains(phrase));
     ensure!(!said.status.success() && line.is_some(), "the doctor does not say {phrase:?}: {said}");
-    line.iter().for_each(|line| println!("  {line}"));
+    println!("  {}", line.unwrap_or_default());
     Ok(())
 }
