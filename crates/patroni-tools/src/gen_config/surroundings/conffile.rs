@@ -4,14 +4,12 @@ use std::path::Path;
 
 use anyhow::Result;
 use openssl::hash::{MessageDigest, hash};
-use site::Root;
+use site::{Root, program};
 
-/// What dpkg knows of the packages, each conffile with the MD5 of the package's own version of it (`deb-conffiles(5)`, `dpkg(1)`).
-const STATUS: &str = "/var/lib/dpkg/status";
-
-/// Is this text what the package of this file has installed there?
+/// Is this text what the package of this file has installed there? dpkg has the MD5 of each (`dpkg-query(1)`, `Conffiles`).
 pub fn is_as_shipped(root: &Root, path: &Path, text: &str) -> Result<bool> {
-    let status = root.read(STATUS)?.unwrap_or_default();
+    let Ok(mut command) = program::command(root, "dpkg-query") else { return Ok(false) };
+    let status = program::capture(command.args(["--show", "--showformat=${Conffiles}\n"]))?;
     let digest = hash(MessageDigest::md5(), text.as_bytes())?;
     let line = format!(" {} {}", path.display(), site::keys::to_hex(&digest));
     Ok(status.lines().any(|found| found == line))
@@ -20,16 +18,21 @@ pub fn is_as_shipped(root: &Root, path: &Path, text: &str) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
     fn a_conffile_is_known_by_its_sum() {
         let folder = tempfile::tempdir().unwrap();
         let root = Root::new(folder.path());
-        std::fs::create_dir_all(root.path("/var/lib/dpkg")).unwrap();
+        assert!(!is_as_shipped(&root, Path::new("/etc/x"), "hello\n").unwrap());
+        std::fs::create_dir_all(root.path("/usr/bin")).unwrap();
         // The sum is that of "hello\n" by md5sum.
-        let status = "Package: x\nConffiles:\n /etc/x b1946ac92492d2347c6235b4d2611184\n /etc/y 00\nDescription: x\n";
-        std::fs::write(root.path(STATUS), status).unwrap();
+        let says = "#!/bin/sh\nprintf '\\n /etc/x b1946ac92492d2347c6235b4d2611184\\n /etc/y 00\\n\\n'\n";
+        let query = root.path("/usr/bin/dpkg-query");
+        std::fs::write(&query, says).unwrap();
+        std::fs::set_permissions(&query, std::fs::Permissions::from_mode(0o755)).unwrap();
         assert!(is_as_shipped(&root, Path::new("/etc/x"), "hello\n").unwrap());
         assert!(!is_as_shipped(&root, Path::new("/etc/x"), "hello you\n").unwrap());
         assert!(!is_as_shipped(&root, Path::new("/etc/y"), "hello\n").unwrap());
