@@ -90,6 +90,9 @@ pub struct Rights {
 /// Of a Patroni file, in which passwords are.
 pub const OF_PATRONI: Rights = Rights { user: "root", group: "postgres", mode: 0o640 };
 
+/// Of a file without a secret.
+pub const READABLE: Rights = Rights { user: "root", group: "root", mode: 0o644 };
+
 /// A file that is whole, but not in its place yet. It vanishes if it is never put there.
 pub struct Prepared {
     file: NamedTempFile,

@@ -11,11 +11,9 @@ use site::net::Fault;
 use site::net::http::{Question, Server};
 use site::net::tls::{Client, Files, Own, Verify};
 
+use super::super::FINGERPRINT_TAG;
 use super::store::Content;
 use super::{Finding, Instance, LIMIT};
-
-/// The tag by which members see that they have the same site key.
-const FINGERPRINT_TAG: &str = "site_key";
 
 /// Where PostgreSQL keeps the number of its cluster, in the first eight bytes (`ControlFileData`).
 const CONTROL_FILE: &str = "global/pg_control";

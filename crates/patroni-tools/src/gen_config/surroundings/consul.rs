@@ -11,7 +11,7 @@ use site::settings::Settings;
 
 use super::super::certificate;
 use super::super::config::namespace;
-use super::super::install::Rights;
+use super::super::install::{READABLE, Rights};
 use super::super::render;
 use super::super::store::Tls;
 use super::given::Given;
@@ -24,7 +24,6 @@ const FILE: &str = "/etc/consul.d/patroni-tools.hcl";
 const POLICIES: &str = "/etc/patroni/consul";
 
 const SECRET: Rights = Rights { user: "root", group: "consul", mode: 0o640 };
-const READABLE: Rights = Rights { user: "root", group: "root", mode: 0o644 };
 
 #[derive(Debug, Serialize)]
 struct Values {

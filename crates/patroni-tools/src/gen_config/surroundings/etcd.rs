@@ -11,7 +11,7 @@ use site::settings::Settings;
 use site::{Root, envfile};
 
 use super::super::certificate;
-use super::super::install::Rights;
+use super::super::install::READABLE;
 use super::super::render;
 use super::super::store::{Server, Tls, is_name, server};
 use super::given::Given;
@@ -22,8 +22,6 @@ const FILE: &str = "/etc/default/etcd";
 
 /// What the unit lacks.
 const DROP_IN: &str = "/etc/systemd/system/etcd.service.d";
-
-const READABLE: Rights = Rights { user: "root", group: "root", mode: 0o644 };
 
 const CLIENT_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;

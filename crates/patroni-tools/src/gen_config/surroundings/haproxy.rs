@@ -8,7 +8,7 @@ use serde::Serialize;
 use site::facts;
 use site::settings::Settings;
 
-use super::super::install::Rights;
+use super::super::install::{READABLE, Rights};
 use super::super::installed::Patroni;
 use super::super::render;
 use super::given::{Given, Instance};
@@ -17,7 +17,6 @@ use super::{Generated, Plan, Validator};
 /// What Debian's unit reads (`haproxy.service`).
 pub const FILE: &str = "/etc/haproxy/haproxy.cfg";
 
-const READABLE: Rights = Rights { user: "root", group: "root", mode: 0o644 };
 const SECRET: Rights = Rights { user: "root", group: "root", mode: 0o600 };
 
 /// The ports, as far from `PostgreSQL`'s on every host, so that both can be on the same.

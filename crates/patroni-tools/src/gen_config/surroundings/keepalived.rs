@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use site::ClusterId;
 use site::point::{Manager, state_file};
 
-use super::super::install::Rights;
+use super::super::install::READABLE;
 use super::super::{config, render};
 use super::given::Given;
 use super::vip::{self, Here, Placed};
@@ -19,8 +19,6 @@ use super::{Generated, Plan, Validator};
 
 /// What Debian's unit reads (`keepalived.service`).
 const FILE: &str = "/etc/keepalived/keepalived.conf";
-
-const READABLE: Rights = Rights { user: "root", group: "root", mode: 0o644 };
 
 #[derive(Debug, Serialize)]
 struct Values {

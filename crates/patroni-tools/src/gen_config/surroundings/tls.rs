@@ -24,7 +24,7 @@ use site::members::{self, Member};
 use site::point::Point;
 use site::{Root, facts};
 
-use super::super::install::Rights;
+use super::super::install::{READABLE, Rights};
 use super::super::render;
 use super::super::store::is_name;
 use super::given::Given;
@@ -43,8 +43,6 @@ const AUTHORITY_UNTIL: i64 = 2_524_608_000 - 1;
 /// The validity of a certificate, and how long before its end it is replaced, in days.
 const VALIDITY: u32 = 3 * 365;
 const RENEWAL: u32 = 30;
-
-const READABLE: Rights = Rights { user: "root", group: "root", mode: 0o644 };
 
 /// A certificate that a member has.
 struct Kind {
