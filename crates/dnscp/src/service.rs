@@ -106,10 +106,25 @@ struct Service {
 struct Name {
     work: Option<JoinHandle<Result<Outcome>>>,
     due: Instant,
+    /// When it was asked for while the work was being done, which may have looked before.
+    again: Option<Instant>,
     retry: Duration,
     refreshed: Instant,
     refreshing: bool,
     shown: String,
+}
+
+impl Name {
+    /// It is to be compared then.
+    fn ask(&mut self, then: Instant) {
+        self.due = then;
+        self.again = self.work.is_some().then_some(then);
+    }
+
+    /// The work is done, and the next is due after a pause, or when it was asked for.
+    fn next(&mut self, pause: Duration) {
+        self.due = self.again.take().unwrap_or_else(|| Instant::now() + pause);
+    }
 }
 
 impl Service {
@@ -128,6 +143,7 @@ impl Service {
             name: Name {
                 work: None,
                 due: now,
+                again: None,
                 retry: FIRST_RETRY,
                 refreshed: now,
                 refreshing: false,
@@ -149,7 +165,7 @@ impl Service {
             apply::say(&task.reporter, "reload", &[], &faults);
         }
         self.task = Arc::new(task);
-        self.name.due = Instant::now();
+        self.name.ask(Instant::now());
         self.task.reporter.info("settings read again");
     }
 
@@ -221,7 +237,7 @@ impl Service {
         }
         faults.extend(self.task.rest().and_then(Api::doubt));
         if *standing == Standing::Primary && self.standing != Standing::Primary {
-            self.name.due = Instant::now() + AFTER_GAIN;
+            self.name.ask(Instant::now() + AFTER_GAIN);
             self.name.retry = FIRST_RETRY;
         }
         self.standing = standing.clone();
@@ -268,7 +284,7 @@ impl Service {
         let (changes, failed) = apply::addresses(&task.root, &steps);
         if !changes.is_empty() {
             self.announcing = apply::repeat_announcements(&steps, &task.reporter);
-            self.name.due = Instant::now();
+            self.name.ask(Instant::now());
         }
         self.changed("Patroni says that this member is the primary", &changes);
         let well = failed.is_empty();
@@ -295,7 +311,7 @@ impl Service {
             match work.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the registration of {} broke off", dns.name))) {
                 Ok(outcome) => {
                     name.retry = FIRST_RETRY;
-                    name.due = Instant::now() + if outcome == Outcome::NotPrimary { FIRST_RETRY } else { COMPARE };
+                    name.next(if outcome == Outcome::NotPrimary { FIRST_RETRY } else { COMPARE });
                     if name.refreshing {
                         name.refreshed = Instant::now();
                     }
@@ -306,7 +322,7 @@ impl Service {
                 }
                 Err(error) => {
                     name.shown = format!("{error:#}");
-                    name.due = Instant::now() + name.retry;
+                    name.next(name.retry);
                     name.retry = (name.retry * 2).min(COMPARE);
                     faults.push(format!("{error:#}"));
                 }
@@ -413,6 +429,29 @@ fn utc(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_was_asked_for_meanwhile_is_compared_at_once() {
+        let now = Instant::now();
+        let mut name = Name {
+            work: None,
+            due: now,
+            again: None,
+            retry: FIRST_RETRY,
+            refreshed: now,
+            refreshing: false,
+            shown: String::new(),
+        };
+        name.ask(now);
+        name.next(COMPARE);
+        assert!(name.due >= now + COMPARE);
+        name.work = Some(thread::spawn(|| Ok(Outcome::NotPrimary)));
+        name.ask(now);
+        name.next(COMPARE);
+        assert_eq!(name.due, now);
+        name.next(COMPARE);
+        assert!(name.due >= now + COMPARE);
+    }
 
     #[test]
     fn dates() {
