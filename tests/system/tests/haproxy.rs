@@ -41,9 +41,10 @@ fn access(lab: &Lab) -> Result<()> {
         "create role app login password 'app' in role pg_monitor; create role anybody login password 'x'",
     )?;
 
-    let steps: [(&str, &dyn Fn() -> Result<()>); 6] = [
+    let steps: [(&str, &dyn Fn() -> Result<()>); 7] = [
         ("generated, validated, started", &|| generate(lab, &main)),
         ("through any of the three", &|| through_any(lab, &main)),
+        ("a member that refuses", &|| refuses(lab, &main)),
         ("a replica that was stopped", &|| stopped_replica(lab, &main)),
         ("more services, reloaded", &|| reload(lab, &main)),
         ("what somebody edited stays", &|| edited(&main)),
@@ -112,6 +113,25 @@ fn through_any(lab: &Lab, main: &Cluster) -> Result<()> {
         }
         Ok(true)
     })
+}
+
+/// While `HAProxy` still takes a member for good that takes no connection any more: who reads is on another one and never notices, who
+/// writes hears it at once and can ask anew.
+fn refuses(lab: &Lab, main: &Cluster) -> Result<()> {
+    let primary = main.primary()?;
+    let [first, second] = replicas(lab, main)?[..] else { bail!("there are two replicas") };
+    let out = |node: &Node| format!("to {} ipproto tcp dport 5432 unreachable", node.ipv4());
+    primary.run(&format!("ip rule add pref 10 {}", out(first)))?;
+    let read = readers(primary, 8)?;
+    ensure!(read == addresses(&[second]), "reads go to {read:?}, and {} takes none", first.ipv4());
+    primary.run(&format!("ip rule del pref 10 {}", out(first)))?;
+
+    first.run(&format!("ip rule add pref 10 {}", out(primary)))?;
+    let asked = first.try_run(&format!(
+        "PGPASSWORD=app timeout 1 psql -XAtqw -h 127.0.0.1 -p {WRITE} -U app -d postgres -c 'select 1'"
+    ))?;
+    ensure!(asked.status.code() == Some(2), "who writes does not hear at once that nobody is there: {asked}");
+    first.run(&format!("ip rule del pref 10 {}", out(primary))).map(drop)
 }
 
 /// It is out of the rotation; the timeline changes without it; and while it is back, who reads from it is on the primary's timeline.
