@@ -53,6 +53,7 @@ impl Space {
 #[derive(Debug)]
 pub(crate) struct Holder {
     child: Child,
+    image: PathBuf,
     // The lab lives until this end of the pipe is closed, by us or by the kernel after us.
     stdin: Option<ChildStdin>,
 }
@@ -80,7 +81,12 @@ impl Holder {
             let status = child.wait()?;
             bail!("cannot make the namespaces of the lab ({status}): {}", text(&log)?.trim_end());
         };
-        Ok((Self { child, stdin }, space))
+        Ok((Self { child, image: image.to_owned(), stdin }, space))
+    }
+
+    /// The image that the machines' disks are made from.
+    pub(crate) fn image(&self) -> &Path {
+        &self.image
     }
 
     /// Lets the lab live on without us.

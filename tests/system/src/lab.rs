@@ -161,6 +161,15 @@ impl Lab {
         }
     }
 
+    /// Cuts the power of a machine and puts a new one in its place: the same name and addresses, an empty disk.
+    pub fn replace(&self, node: &Node) -> Result<()> {
+        let image = self.holder.as_ref().context("the machines of a detached lab stay")?.image();
+        node.power_off()?;
+        node.prepare(image, &node.read("/etc/hosts")?)?;
+        node.start()?;
+        node.on_any_disk("apt-get -qq update").map(drop)
+    }
+
     /// Makes these packages, and no others, available to `apt-get install` on all machines.
     ///
     /// The image's own packages stay available. A machine that is off gets them as well.

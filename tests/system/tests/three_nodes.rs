@@ -10,6 +10,9 @@ use lab::{Lab, Node, Release};
 const PAGE: &str = include_str!("../../../docs/three-nodes.md");
 const MACHINES: [&str; 3] = ["pg1", "pg2", "pg3"];
 
+/// The section for which a machine has to be lost first.
+const LOST: &str = "A machine is lost";
+
 /// The longest is the installation.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -57,35 +60,75 @@ fn site(lab: &Lab, store: &str) -> Result<()> {
     lab.offer(&[patroni::package()?])?;
     lab.each(|node| node.run_within(LIMIT, BARE).map(drop))?;
     trust(lab)?;
-    for block in blocks(store)? {
-        for node in &block.nodes {
-            let begin = Instant::now();
-            let said = lab.node(node).try_run_within(LIMIT, &format!("set -e\n{}", block.commands))?;
-            let shown = block.commands.lines().next().unwrap_or_default();
-            ensure!(said.status.success(), "{node}: {shown} …: {said}");
-            println!("Debian {}, {store}, {node}: {shown} …: {:.1} s", lab.release(), begin.elapsed().as_secs_f32());
-        }
+    let blocks = blocks(store)?;
+    for block in blocks.iter().filter(|block| block.section != LOST) {
+        block.run(lab, &block.nodes)?;
     }
     let main = Cluster::new(lab, "main");
     main.wait_streaming(2, Duration::from_secs(60))?;
+    look(lab, &main, store)?;
+    renewal(lab, &main, store)?;
+    lost(lab, &main, store, &blocks)
+}
+
+/// What others than ourselves see of the site.
+fn look(lab: &Lab, main: &Cluster, store: &str) -> Result<()> {
     nothing_is_left_to_do(lab, store)?;
-    through_haproxy(lab, &main)?;
+    through_haproxy(lab, main)?;
     rest_api(lab)?;
-    healthy(lab, store)?;
-    renewal(lab, &main, store)
+    healthy(lab, store)
+}
+
+/// A machine is lost with its disk; the page puts a new one in its place.
+fn lost(lab: &Lab, main: &Cluster, store: &str, blocks: &[Block]) -> Result<()> {
+    let node = lab.node("pg3");
+    if main.primary()?.name() == node.name() {
+        main.switch_over(main.candidate()?)?;
+        main.wait_streaming(2, Duration::from_secs(60))?;
+    }
+    lab.replace(node)?;
+    node.run_within(LIMIT, BARE)?;
+    trust(lab)?;
+    let packages = |block: &&Block| block.section == "Packages";
+    ensure!(blocks.iter().any(|block| packages(&block)), "the page has no packages");
+    for block in blocks.iter().filter(packages) {
+        block.run(lab, &[node.name()])?;
+    }
+    for block in blocks.iter().filter(|block| block.section == LOST) {
+        block.run(lab, &block.nodes)?;
+    }
+    main.wait_streaming(2, Duration::from_secs(60))?;
+    look(lab, main, store)
 }
 
 /// Commands of the page, and where they are run.
 struct Block {
+    section: &'static str,
     nodes: Vec<&'static str>,
     commands: String,
+}
+
+impl Block {
+    fn run(&self, lab: &Lab, nodes: &[&str]) -> Result<()> {
+        for node in nodes {
+            let begin = Instant::now();
+            let said = lab.node(node).try_run_within(LIMIT, &format!("set -e\n{}", self.commands))?;
+            let shown = self.commands.lines().next().unwrap_or_default();
+            ensure!(said.status.success(), "{node}: {shown} …: {said}");
+            let seconds = begin.elapsed().as_secs_f32();
+            println!("Debian {}, {}, {node}: {shown} …: {seconds:.1} s", lab.release(), self.section);
+        }
+        Ok(())
+    }
 }
 
 /// The blocks that begin with "```sh on …", but those that are for another store: "```sh on …, with Consul".
 fn blocks(store: &str) -> Result<Vec<Block>> {
     let mut found = Vec::new();
     let mut lines = PAGE.lines();
+    let mut section = "";
     while let Some(line) = lines.next() {
+        section = line.strip_prefix("## ").unwrap_or(section);
         let Some(heading) = line.strip_prefix("```") else { continue };
         let commands: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
         let place = heading.strip_prefix("sh on ").with_context(|| format!("a block has no place: {line}"))?;
@@ -96,7 +139,7 @@ fn blocks(store: &str) -> Result<Vec<Block>> {
         };
         ensure!(!nodes.is_empty() && ["etcd", "Consul"].contains(&with), "what is this? {line}");
         if with == store {
-            found.push(Block { nodes, commands: commands.join("\n") });
+            found.push(Block { section, nodes, commands: commands.join("\n") });
         }
     }
     ensure!(found.len() > 5, "the page has only {} blocks", found.len());
@@ -105,7 +148,7 @@ fn blocks(store: &str) -> Result<Vec<Block>> {
 
 fn trust(lab: &Lab) -> Result<()> {
     let first = lab.node("pg1");
-    first.run("ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")?;
+    first.run("test -e /root/.ssh/id_ed25519 || ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")?;
     let key = first.read("/root/.ssh/id_ed25519.pub")?;
     let mut known = String::new();
     for node in lab.nodes() {
@@ -145,7 +188,7 @@ fn through_haproxy(lab: &Lab, main: &Cluster) -> Result<()> {
         ))
     };
     let first = lab.node("pg1");
-    asks(first, first, 15432, "create table seen (what text)")?;
+    asks(first, first, 15432, "create table if not exists seen (what text)")?;
     for (from, to) in lab.nodes().iter().zip(lab.nodes().iter().cycle().skip(1)) {
         let found = asks(from, to, 15432, "insert into seen values ('x') returning host(inet_server_addr())")?;
         ensure!(found.trim() == primary, "{} writes on {found}, the primary is {primary}", to.name());
