@@ -367,13 +367,17 @@ fn purge_in_use(m: &Machine) -> Result<()> {
 
 fn purge_unused(m: &Machine) -> Result<()> {
     m.run(&format!("systemctl disable --now {}", m.cluster.unit()))?;
-    m.run("apt-get -qq purge -y patroni-tools")?;
+    m.run("echo MEMBERS=pg1=10.88.0.11 >> /etc/default/patroni && patroni-gen-config --for tls")?;
+    let policy = format!("patroni-gen-config --for consul-policy {}", m.cluster.slashed());
+    m.run(&format!("echo DCS=consul >> /etc/default/patroni && {policy}"))?;
+    let said = m.run("apt-get -qq purge -y patroni-tools 2>&1")?;
+    ensure!(said.contains("may use it: /etc/patroni/tls"), "said: {said}");
     m.is_debians()?;
     let left = m.run(
         "cd / && ls etc/patroni etc/default/patroni* var/lib/postgresql usr/share/patroni-tools 2>/dev/null || :",
     )?;
     let version = m.cluster.slashed().replace("/main", "");
-    let expected = format!("etc/patroni:\nconfig.yml.in\ndcs.yml\n\nvar/lib/postgresql:\n{version}");
+    let expected = format!("etc/patroni:\nconfig.yml.in\ndcs.yml\ntls\n\nvar/lib/postgresql:\n{version}");
     ensure!(left == expected, "left:\n{left}");
     // The database is not the package's to remove.
     let data = format!("/var/lib/postgresql/{}/PG_VERSION", m.cluster.slashed());
