@@ -178,7 +178,7 @@ impl Authority {
             (Some(certificate), Some(key)) if !given.renew && self.keeps(certificate, key, kind)? => {
                 (certificate.to_owned(), key.to_owned())
             }
-            _ => self.issue(kind, member)?,
+            _ => self.issue(kind, member, VALIDITY)?,
         };
         // A key of somebody else, who would be shown the difference.
         let secrets = present.1.iter().chain([&key]).map(|text| text.trim().to_owned()).collect();
@@ -208,14 +208,15 @@ impl Authority {
             && certificate.not_after() > Asn1Time::days_from_now(RENEWAL)?.as_ref())
     }
 
-    fn issue(&self, kind: &Kind, member: &str) -> Result<(String, String)> {
+    /// A new pair, valid for some days.
+    fn issue(&self, kind: &Kind, member: &str, days: u32) -> Result<(String, String)> {
         let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
         let key = PKey::from_ec_key(EcKey::generate(&group)?)?;
         // A client of etcd must have no common name once etcd has users: its gateway refuses every request of one that has.
         let name = subject(kind.server.then_some(member))?;
         // A clock that is behind by less than that believes it.
         let from = Asn1Time::from_unix(now()? - 86_400)?;
-        let mut builder = builder(&key, &name, &from, Asn1Time::days_from_now(VALIDITY)?.as_ref())?;
+        let mut builder = builder(&key, &name, &from, Asn1Time::days_from_now(days)?.as_ref())?;
         let mut serial = BigNum::new()?;
         serial.rand(120, MsbOption::MAYBE_ZERO, false)?;
         builder.set_serial_number(&*serial.to_asn1_integer()?)?;
@@ -307,4 +308,21 @@ pub fn files(root: &Root, name: &str) -> Result<(PathBuf, PathBuf)> {
         }
     }
     Ok((path("pem"), path("key")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_kept_until_thirty_days_before_its_end() -> Result<()> {
+        let authority = Authority::of(&SiteKey::placeholder())?;
+        let names = BTreeSet::from(["pg1".to_owned(), "10.88.0.11".to_owned()]);
+        let kind = Kind { name: "member", group: "postgres", server: true, client: true, names };
+        for (days, kept) in [(VALIDITY, true), (31, true), (29, false), (0, false)] {
+            let (certificate, key) = authority.issue(&kind, "pg1", days)?;
+            assert_eq!(authority.keeps(&certificate, &key, &kind)?, kept, "{days} days before its end");
+        }
+        Ok(())
+    }
 }
