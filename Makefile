@@ -13,7 +13,7 @@ LAB = target/debug/lab
 sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates systemd udev debian docs/man docs/passwords.md)
 
 .PHONY: demo demo-down check check-fast check-host check-point check-stores check-surroundings check-theirs deb bench setup lab msrv \
-	lintian system system-long system-others
+	lintian system system-first system-second
 
 demo: setup deb lab
 	tests/demo $(RELEASE)
@@ -45,16 +45,16 @@ system: lab
 	tests/cases/findings/run ours
 	$(CARGO) test --quiet -p lab --doc
 	$(CARGO) test -p lab --no-run
-	$(MAKE) --jobs=2 system-long system-others
+	$(MAKE) --jobs=2 system-first system-second
 
-long = point stores
-others = $(filter-out $(long),$(basename $(notdir $(wildcard tests/system/tests/*.rs))))
+first = point stores haproxy three_nodes
+second = $(filter-out $(first),$(basename $(notdir $(wildcard tests/system/tests/*.rs))))
 
-system-long:
-	$(CARGO) test -p lab $(addprefix --test ,$(long)) -- --nocapture
+system-first:
+	$(CARGO) test -p lab $(addprefix --test ,$(first)) -- --nocapture
 
-system-others:
-	$(CARGO) test -p lab --lib --bins $(addprefix --test ,$(others)) -- --nocapture
+system-second:
+	$(CARGO) test -p lab --lib --bins $(addprefix --test ,$(second)) -- --nocapture
 
 # Who holds the virtual address, on three machines of each release: ten minutes. A part of check.
 check-point: export REQUIRE_ALL = 1
@@ -66,10 +66,8 @@ check-stores: export REQUIRE_ALL = 1
 check-stores: setup deb lab
 	$(CARGO) test -p lab --test stores -- --nocapture
 
-# The programs around a cluster, on three machines of each release. A part of check, which looks at keepalived's journal for a
-# minute and not for ten.
+# The programs around a cluster, on three machines of each release: twenty minutes. A part of check.
 check-surroundings: export REQUIRE_ALL = 1
-check-surroundings: export KEEPALIVED_QUIET = 600
 check-surroundings: setup deb lab
 	$(CARGO) test -p lab --test haproxy --test edge --test three_nodes --test pg_patronictl -- --nocapture
 
