@@ -17,9 +17,10 @@ const LOST: &str = "A machine is lost";
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// What the page takes for given, and what a machine that has just been installed has not: root's way from the first machine to the
-/// others is open, and no store is there.
-const BARE: &str =
-    "apt-get purge -y etcd-server consul && rm -rf /var/lib/etcd /etc/etcd /var/lib/consul /etc/consul.d &&
+/// others is open, and nothing is there that the page installs.
+const BARE: &str = "apt-get purge -y --autoremove postgresql-client-common patroni haproxy keepalived pgbouncer etcd-server etcd-client \
+        consul python3-etcd python3-consul &&
+    rm -rf /var/lib/etcd /etc/etcd /var/lib/consul /etc/consul.d /etc/patroni /var/lib/postgresql &&
     mkdir -p -m 0700 /root/.ssh && systemctl start ssh";
 
 const TLS: &str = "--cacert=/etc/patroni/tls/ca.pem --cert=/etc/patroni/tls/store.pem --key=/etc/patroni/tls/store.key";
