@@ -17,6 +17,7 @@ const SETTINGS: &str = "TTL=20\nLOOP_WAIT=2\nRETRY_TIMEOUT=5\nSYNCHRONOUS_MODE=y
 
 const WRITE: u16 = 15432;
 const READ: u16 = 25432;
+const POOL: u16 = 6432;
 
 #[test]
 fn haproxy_12() -> Result<()> {
@@ -41,14 +42,16 @@ fn access(lab: &Lab) -> Result<()> {
         "create role app login password 'app' in role pg_monitor; create role anybody login password 'x'",
     )?;
 
-    let steps: [(&str, &dyn Fn() -> Result<()>); 7] = [
+    let steps: [(&str, &dyn Fn() -> Result<()>); 9] = [
         ("generated, validated, started", &|| generate(lab, &main)),
         ("through any of the three", &|| through_any(lab, &main)),
+        ("a pool on every member", &|| pools(lab, &main)),
         ("a member that refuses", &|| refuses(lab, &main)),
         ("a replica that was stopped", &|| stopped_replica(lab, &main)),
         ("more services, reloaded", &|| reload(lab, &main)),
         ("what somebody edited stays", &|| edited(&main)),
         ("a client during changes of the primary", &|| gaps(lab, &main)),
+        ("the pools after them", &|| through_the_pools(lab, &main)),
     ];
     for (name, step) in steps {
         let begin = Instant::now();
@@ -110,6 +113,30 @@ fn through_any(lab: &Lab, main: &Cluster) -> Result<()> {
             ensure!(written == format!("f|{}", main.primary()?.ipv4()), "{}: writes go to {written}", node.name());
             let read = readers(node, 6)?;
             ensure!(read == expected, "{}: reads go to {read:?}, not to {expected:?}", node.name());
+        }
+        Ok(true)
+    })
+}
+
+/// `PgBouncer` finds the primary by `HAProxy` of its host, because there is neither a virtual address nor a name.
+fn pools(lab: &Lab, main: &Cluster) -> Result<()> {
+    lab.each(|node| {
+        node.run(&format!("patroni-gen-config --for pgbouncer {}", main.slashed()))?;
+        let file = node.read("/etc/pgbouncer/pgbouncer.ini")?;
+        ensure!(file.contains(&format!("host=127.0.0.1 port={WRITE}\n")), "the pool goes elsewhere: {file}");
+        node.run("systemctl enable --quiet pgbouncer && systemctl restart pgbouncer").map(drop)
+    })?;
+    let sql = format!("psql --cluster {} -d postgres -f /etc/pgbouncer/auth.sql", main.slashed());
+    main.primary()?.run(&format!("runuser -u postgres -- {sql}"))?;
+    through_the_pools(lab, main)
+}
+
+fn through_the_pools(lab: &Lab, main: &Cluster) -> Result<()> {
+    let expected = format!("f|{}", main.primary()?.ipv4());
+    lab.wait_until(Duration::from_secs(15), "every pool leads to the primary", || {
+        for node in lab.nodes() {
+            let found = ask(node, POOL, "select pg_is_in_recovery(), host(inet_server_addr())")?;
+            ensure!(found == expected, "the pool of {} leads to {found}, the primary is {expected}", node.name());
         }
         Ok(true)
     })
