@@ -219,10 +219,13 @@ fn reload(lab: &Lab, main: &Cluster) -> Result<()> {
     // Another instance on the same HAProxy, with members of its own, from the members that the running cluster has.
     node.write("/etc/default/patroni@99-other", "PORT=5499\nHAPROXY_SYNC_PORT=30499\n", 0o644)?;
     node.run(&format!("patroni-gen-config --for haproxy {} 99/other && systemctl reload haproxy", main.slashed()))?;
-    let listening = node.run("ss -Hltn")?;
-    for port in ["15432", "25432", "30432", "15499", "25499", "30499"] {
-        ensure!(listening.contains(&format!(":{port} ")), "nobody listens on {port}: {listening}");
-    }
+    lab.wait_until(Duration::from_secs(10), "both instances are served", || {
+        let listening = node.run("ss -Hltn")?;
+        for port in ["15432", "25432", "30432", "15499", "25499", "30499"] {
+            ensure!(listening.contains(&format!(":{port} ")), "nobody listens on {port}: {listening}");
+        }
+        Ok(true)
+    })?;
     node.write("/etc/default/patroni", SETTINGS, 0o644)?;
     let forgets = node.try_run(&format!("patroni-gen-config --for haproxy {}", main.slashed()))?;
     ensure!(!forgets.status.success() && forgets.stderr.contains("serves 99/other too"), "{forgets}");
