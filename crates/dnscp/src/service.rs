@@ -115,6 +115,18 @@ struct Name {
 }
 
 impl Name {
+    fn new(now: Instant) -> Self {
+        Self {
+            work: None,
+            due: now,
+            again: None,
+            retry: FIRST_RETRY,
+            refreshed: now,
+            refreshing: false,
+            shown: "not compared yet".to_owned(),
+        }
+    }
+
     /// It is to be compared then.
     fn ask(&mut self, then: Instant) {
         self.due = then;
@@ -129,7 +141,6 @@ impl Name {
 
 impl Service {
     fn new(task: Task, locks: Locks) -> Self {
-        let now = Instant::now();
         Self {
             task: Arc::new(task),
             locks,
@@ -140,15 +151,7 @@ impl Service {
             faults: Vec::new(),
             foreign: None,
             announcing: None,
-            name: Name {
-                work: None,
-                due: now,
-                again: None,
-                retry: FIRST_RETRY,
-                refreshed: now,
-                refreshing: false,
-                shown: "not compared yet".to_owned(),
-            },
+            name: Name::new(Instant::now()),
         }
     }
 
@@ -433,15 +436,7 @@ mod tests {
     #[test]
     fn a_name_that_was_asked_for_meanwhile_is_compared_at_once() {
         let now = Instant::now();
-        let mut name = Name {
-            work: None,
-            due: now,
-            again: None,
-            retry: FIRST_RETRY,
-            refreshed: now,
-            refreshing: false,
-            shown: String::new(),
-        };
+        let mut name = Name::new(now);
         name.ask(now);
         name.next(COMPARE);
         assert!(name.due >= now + COMPARE);

@@ -11,9 +11,9 @@ use lab::writer::Writer;
 use lab::{Lab, Node, Release, names};
 use serde_json::Value;
 
-/// The last one is the client's.
 const ETCD_STOPPED: &str = "all of etcd stopped for 60 s, failsafe mode";
 
+/// The last one is the client's.
 const MACHINES: [&str; 4] = ["pg1", "pg2", "pg3", "app"];
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 100);
