@@ -1,10 +1,12 @@
 //! `pg_preparecluster_patroni`: what must be in order before Patroni starts.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use site::clusters::config_directory;
+use site::clusters::{config_directory, effective_conf};
 use site::{ClusterId, Root};
 
 use crate::etc;
@@ -61,8 +63,27 @@ fn work(site: &Site, arguments: &Arguments) -> Result<()> {
     if !etc::exists(&site.root, &id) && site.root.path(&data).join("PG_VERSION").is_file() {
         restore_configuration(site, &id, &data, settings.port("postgresql")?)?;
     }
+    statistics_directory(site, &id)?;
     warn_of_start_conf(site, &id);
     Ok(())
+}
+
+/// PostgreSQL 14 and older write statistics to `stats_temp_directory`, which Debian puts below /run, so that it is gone after a boot.
+/// Made here, as postgres, as `pg_ctlcluster` makes it: systemd would make it as root in a directory that postgres can write.
+fn statistics_directory(site: &Site, id: &ClusterId) -> Result<()> {
+    const FIRST_WITHOUT: (u32, u32) = (15, 0);
+    if id.version.number() >= FIRST_WITHOUT {
+        return Ok(());
+    }
+    let Some(path) = effective_conf(&site.root, id)?.remove("stats_temp_directory") else { return Ok(()) };
+    let real = site.root.path(&path);
+    if !path.starts_with('/') || real.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new()
+        .mode(0o750)
+        .create(&real)
+        .with_context(|| format!("cannot make {path}, the stats_temp_directory of {id}"))
 }
 
 fn remove_interrupted(site: &Site, id: &ClusterId, scope: &str) -> Result<()> {
@@ -123,5 +144,78 @@ fn warn_of_start_conf(site: &Site, id: &ClusterId) {
             path.display(),
             id.dashed()
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Directories that postgres owns, and those below them.
+    const OF_POSTGRES: [&str; 4] = ["postgresql", "/etc/postgresql", "/var/lib/postgresql", "/var/log/postgresql"];
+
+    /// What systemd makes, or gives away, as root.
+    const MADE_BY_SYSTEMD: [&str; 5] =
+        ["RuntimeDirectory=", "StateDirectory=", "CacheDirectory=", "LogsDirectory=", "ConfigurationDirectory="];
+
+    fn made_in_a_directory_of_postgres(line: &str) -> bool {
+        let of_postgres =
+            |path: &str| OF_POSTGRES.iter().any(|tree| path.starts_with(tree)) || path.contains("/postgresql/");
+        match MADE_BY_SYSTEMD.iter().find_map(|directive| line.strip_prefix(directive)) {
+            Some(paths) => paths.split_whitespace().any(of_postgres),
+            None if line.contains('=') => false,
+            // tmpfiles.d(5): a type, and a path.
+            None => line.split_whitespace().nth(1).is_some_and(|path| path.starts_with('/') && of_postgres(path)),
+        }
+    }
+
+    #[test]
+    fn systemd_makes_nothing_in_a_directory_that_postgres_can_write() {
+        let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut files = Vec::new();
+        for directory in ["systemd", "debian", "udev"] {
+            for entry in walkdir::WalkDir::new(project.join(directory)).into_iter().map(Result::unwrap) {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let ours = [".service", ".conf", ".socket", ".timer", ".tmpfiles", ".rules"]
+                    .iter()
+                    .any(|end| name.ends_with(end));
+                if ours && entry.file_type().is_file() {
+                    files.push(entry.into_path());
+                }
+            }
+        }
+        assert!(files.len() >= 4, "{files:?}");
+        for file in files {
+            for line in std::fs::read_to_string(&file).unwrap().lines().filter(|line| !line.starts_with('#')) {
+                assert!(!made_in_a_directory_of_postgres(line), "{}: {line}", file.display());
+            }
+        }
+        assert!(made_in_a_directory_of_postgres("RuntimeDirectory=postgresql/%i.pg_stat_tmp"));
+        assert!(made_in_a_directory_of_postgres("d /run/postgresql/x 0755 postgres postgres"));
+        assert!(!made_in_a_directory_of_postgres("d /run/patroni-tools 1770 root postgres"));
+    }
+
+    #[test]
+    fn what_postgresql_14_needs_below_run_is_made_as_it_is_set() {
+        let folder = tempfile::tempdir().unwrap();
+        let site = Site { root: Root::new(folder.path()), reporter: site::report::Reporter::new(HOOK.name) };
+        let id: ClusterId = "14/main".parse().unwrap();
+        let conf = site.root.path(config_directory(&id));
+        std::fs::create_dir_all(&conf).unwrap();
+        std::fs::create_dir_all(site.root.path("/run/postgresql")).unwrap();
+        let directory = site.root.path("/run/postgresql/14-main.pg_stat_tmp");
+        std::fs::write(conf.join("postgresql.conf"), "port = 5432\n").unwrap();
+        statistics_directory(&site, &id).unwrap();
+        assert!(!directory.exists());
+        std::fs::write(conf.join("postgresql.conf"), "stats_temp_directory = '/run/postgresql/14-main.pg_stat_tmp'\n")
+            .unwrap();
+        statistics_directory(&site, &id).unwrap();
+        statistics_directory(&site, &id).unwrap();
+        assert!(directory.is_dir());
+        std::fs::remove_dir(&directory).unwrap();
+        std::os::unix::fs::symlink("/nowhere", &directory).unwrap();
+        let error = statistics_directory(&site, &id).unwrap_err().to_string();
+        assert!(error.contains("14-main.pg_stat_tmp"), "{error}");
     }
 }
