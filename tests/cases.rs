@@ -7,6 +7,8 @@ mod machine;
 #[path = "pki.rs"]
 mod pki;
 
+#[path = "cases/dependencies.rs"]
+mod dependencies;
 #[path = "cases/install.rs"]
 mod install;
 #[path = "cases/pg_lsclusters.rs"]
