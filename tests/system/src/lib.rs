@@ -32,6 +32,7 @@ pub mod names;
 mod net;
 mod node;
 pub mod patroni;
+pub mod program;
 pub mod store;
 pub mod watch;
 pub mod world;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::patroni::{self, Cluster};
-use lab::{Lab, Node, Release};
+use lab::{Lab, Node, Release, program};
 
 const APT: &str = "apt-get -qq install -y -o Dpkg::Use-Pty=0";
 /// apt on a loaded machine.
@@ -424,8 +424,8 @@ fn the_build_fails_if_the_versions_differ_or_one_is_missing() -> Result<()> {
 }
 
 fn versions(scratch: &Path) -> Result<()> {
-    fs::create_dir_all(scratch.join("debian"))?;
-    for file in ["debian/rules", "debian/changelog", "debian/control", "Cargo.toml"] {
+    program::copy(source().join("debian/rules"), scratch.join("debian/rules"))?;
+    for file in ["debian/changelog", "debian/control", "Cargo.toml"] {
         fs::copy(source().join(file), scratch.join(file))?;
     }
     let configure = || -> Result<(bool, String)> {
