@@ -307,7 +307,7 @@ fn remove_old(directory: &Path, image: Image) -> Result<()> {
 }
 
 /// Removes a root directory, but nothing that is mounted in it.
-fn remove_tree(path: &Path) -> Result<()> {
+pub(crate) fn remove_tree(path: &Path) -> Result<()> {
     let mut command = Command::new("rm");
     command.args(["--recursive", "--force", "--one-file-system", "--"]).arg(path);
     host(command, APT_LIMIT).map(drop)
