@@ -25,7 +25,7 @@ pub fn copy(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
 
 fn install(from: &Path, to: &Path, input: &[u8]) -> Result<()> {
     let mut command = Command::new("install");
-    command.args(["-D", "--mode=755", "--"]).arg(from).arg(to);
+    command.args(["-D", "--no-target-directory", "--mode=755", "--"]).arg(from).arg(to);
     Task::start(command, &format!("install {}", to.display()), input)?.wait(LIMIT)?.ok().map(drop)
 }
 
