@@ -13,7 +13,7 @@ LAB = target/debug/lab
 sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates systemd udev debian docs/man docs/passwords.md)
 
 .PHONY: demo demo-down check check-fast check-host check-point check-stores check-surroundings check-theirs deb bench setup lab msrv \
-	lintian system system-first system-second
+	lintian system format clippy units docs values host previous findings lab-docs system-first system-second
 
 demo: setup deb lab
 	tests/demo $(RELEASE)
@@ -21,40 +21,76 @@ demo: setup deb lab
 demo-down: setup lab
 	$(LAB) down --name demo
 
+# All parts, whatever fails; then what failed, by name. Without a package there is nothing that the machines could install.
 check: export REQUIRE_ALL = 1
 check: setup
-	$(MAKE) check-fast check-host
-	$(MAKE) deb msrv lintian
-	$(MAKE) system
+	rm -rf target/check
+	-$(MAKE) --keep-going check-fast
+	-$(MAKE) --keep-going check-host
+	-$(MAKE) --keep-going deb msrv lintian
+	-test -e dist/.built && $(MAKE) --keep-going system
+	@tests/part summary tests/summary $(fast) $(host) deb msrv lintian $(system)
+
+# A part is known by the name of its target, see tests/part.
+part = tests/part $@
+
+fast = format clippy units docs
+host = values host
+system = previous findings lab-docs system-first system-second
 
 # No root, no machines.
-check-fast:
-	$(CARGO) fmt --all --check
-	$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
-	$(CARGO) test --quiet -p site -p patroni-tools -p dnscp --lib --bins --test cases --test dnscp
-	$(CARGO) test --quiet -p site -p patroni-tools -p dnscp --doc
+check-fast: $(fast)
+
+format:
+	$(part) $(CARGO) fmt --all --check
+
+clippy:
+	$(part) $(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
+
+units:
+	$(part) $(CARGO) test --no-fail-fast -p site -p patroni-tools -p dnscp -p lab --lib --bins --test cases --test dnscp -- --quiet
+
+docs:
+	$(part) $(CARGO) test --no-fail-fast -p site -p patroni-tools -p dnscp --doc -- --quiet
 
 # A PostgreSQL, network namespaces, BIND, Kerberos and Samba on this host; and a million texts through the generator, from
 # another seed each time, which is printed.
-check-host:
-	PROPERTY_CASES=1000000 PROPERTY_SEED=$${PROPERTY_SEED:-$$(date +%s)} $(CARGO) test -p patroni-tools --test cases values::
-	$(CARGO) test -p patroni-tools -p dnscp --test hooks --test vip --test callback --test netns_dns --test runs --test doctor
+check-host: $(host)
 
-# Two at a time, because most of them wait for a store or for Patroni most of the time.
+values: export PROPERTY_CASES = 1000000
+values: export PROPERTY_SEED := $(or $(PROPERTY_SEED),$(shell date +%s))
+values:
+	$(part) $(CARGO) test -p patroni-tools --test cases values::
+
+host:
+	$(part) $(CARGO) test --no-fail-fast -p patroni-tools -p dnscp --test hooks --test vip --test callback --test netns_dns --test runs \
+		--test doctor
+
+# The machines two at a time, because most of them wait for a store or for Patroni most of the time.
 system: lab
-	tests/cases/findings/run ours
-	$(CARGO) test --quiet -p lab --doc
-	$(CARGO) test -p lab --no-run
-	$(MAKE) --jobs=2 system-first system-second
+	@failed=; \
+	$(MAKE) --keep-going previous findings lab-docs || failed=1; \
+	{ $(CARGO) test -p lab --no-run && $(MAKE) --keep-going --jobs=2 system-first system-second; } || failed=1; \
+	test -z "$$failed"
+
+# The package that upgrades start from.
+previous: lab
+	$(part) $(LAB) previous-deb
+
+findings: lab
+	$(part) tests/cases/findings/run ours
+
+lab-docs: lab
+	$(part) $(CARGO) test --quiet -p lab --doc
 
 first = point stores haproxy three_nodes
 second = $(filter-out $(first),$(basename $(notdir $(wildcard tests/system/tests/*.rs))))
 
 system-first:
-	$(CARGO) test -p lab $(addprefix --test ,$(first)) -- --nocapture
+	$(part) $(CARGO) test --no-fail-fast -p lab $(addprefix --test ,$(first)) -- --nocapture
 
 system-second:
-	$(CARGO) test -p lab --lib --bins $(addprefix --test ,$(second)) -- --nocapture
+	$(part) $(CARGO) test --no-fail-fast -p lab $(addprefix --test ,$(second)) -- --nocapture
 
 # Who holds the virtual address, on three machines of each release: ten minutes. A part of check.
 check-point: export REQUIRE_ALL = 1
@@ -78,18 +114,19 @@ bench: setup deb lab
 	$(LAB) bench --deb dist/patroni-tools_*.deb $(if $(DNSCP_SH),--dnscp-sh $(DNSCP_SH))
 
 deb: dist/.built
+	@$(part) true
 
 dist/.built: $(sources) | lab
 	rm -rf dist
-	$(LAB) build-deb . dist
+	tests/part deb $(LAB) build-deb . dist
 	touch $@
 
 # Debian 13's own compiler is the oldest one that we promise.
 msrv: lab
-	$(LAB) in-image build13 --src . -- cargo check --locked --workspace --all-targets
+	$(part) $(LAB) in-image build13 --src . -- cargo check --locked --workspace --all-targets
 
 lintian: deb
-	$(LAB) in-image build --src . -- sh -c 'lintian --fail-on error,warning /src/dist/*.changes'
+	$(part) $(LAB) in-image build --src . -- sh -c 'lintian --fail-on error,warning /src/dist/*.changes'
 
 lab:
 	$(CARGO) build --quiet -p lab

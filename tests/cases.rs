@@ -15,6 +15,8 @@ mod install;
 mod pg_lsclusters;
 #[path = "cases/sessions.rs"]
 mod sessions;
+#[path = "cases/summary.rs"]
+mod summary;
 #[path = "cases/values.rs"]
 mod values;
 

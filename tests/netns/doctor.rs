@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::image::Image;
-use lab::world::servers::{Daemon, sh, until_ok};
+use lab::world::servers::{Daemon, sh, until_listening, until_ok};
 use lab::world::{OWN, SECOND, SERVER, World};
 use openssl::pkey::PKey;
 use openssl::ssl::{SslAcceptor, SslMethod};
@@ -435,11 +435,14 @@ fn etcd_without_a_leader() {
     };
     let (_first, second) = (start("a", 23), start("b", 24));
     let section = format!("etcd3:\n  hosts: ['{SERVER}:239']");
-    let end = Instant::now() + Duration::from_secs(20);
-    while !doctor(&section, "").is_empty() {
-        assert!(Instant::now() < end, "{}", fs::read_to_string("/run/a.log").unwrap());
-        thread::sleep(Duration::from_millis(100));
-    }
+    until_ok(
+        &format!(
+            "nsenter --net=/run/netns/dns chroot {SECOND} env ETCDCTL_API=3 etcdctl --endpoints=http://{SERVER}:239 endpoint health"
+        ),
+        "/run/a.log",
+    )
+    .unwrap();
+    assert_eq!(doctor(&section, ""), [""; 0]);
     drop(second);
     thread::sleep(Duration::from_secs(3));
     assert_eq!(
@@ -473,7 +476,10 @@ fn consul_with_acl_and_tls() {
     );
     let start = || {
         let words = ["chroot", SECOND, "consul", "agent", "-config-file", "/etc/lab/consul.json"];
-        Daemon::start(&words, "/run/consul.log").unwrap()
+        let server = Daemon::start(&words, "/run/consul.log").unwrap();
+        until_listening(8500, "/run/consul.log").unwrap();
+        until_listening(8501, "/run/consul.log").unwrap();
+        server
     };
     let consul = |words: &str| {
         format!(
@@ -580,7 +586,10 @@ fn zookeeper(image: Image, name: &str) {
         // Debian's class path lacks the codecs of Netty (doc of the lab); both names of the same file would be too many.
         let line = "exec java -cp /etc/zookeeper/conf:/usr/share/java/zookeeper.jar:$(ls /usr/share/java/netty*.jar | grep -v Final | \
                     tr '\\n' :) org.apache.zookeeper.server.quorum.QuorumPeerMain /etc/lab/zoo.cfg";
-        Daemon::start(&["chroot", SECOND, "sh", "-c", line], "/run/zookeeper.log").unwrap()
+        let server = Daemon::start(&["chroot", SECOND, "sh", "-c", line], "/run/zookeeper.log").unwrap();
+        until_listening(2181, "/run/zookeeper.log").unwrap();
+        until_listening(2281, "/run/zookeeper.log").unwrap();
+        server
     };
     let _server = start();
     let begin = Instant::now();

@@ -179,14 +179,10 @@ pub fn host_port(address: IpAddr, port: u16) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     fn host_with_ip(script: &str) -> (tempfile::TempDir, Root) {
         let folder = tempfile::tempdir().unwrap();
-        let bin = folder.path().join("usr/bin");
-        std::fs::create_dir_all(&bin).unwrap();
-        std::fs::write(bin.join("ip"), format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(bin.join("ip"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        lab::program::write(folder.path().join("usr/bin/ip"), format!("#!/bin/sh\n{script}\n")).unwrap();
         let root = Root::new(folder.path());
         (folder, root)
     }

@@ -28,6 +28,18 @@ pub fn in_image(image: Image, source: Option<&Path>, command: &[String]) -> Resu
     run(image, source, None, &words)
 }
 
+/// Removes what builds of this checkout have left in the cache.
+pub(crate) fn forget(source: &Path) -> Result<()> {
+    let source = fs::canonicalize(source).with_context(|| format!("no directory {}", source.display()))?;
+    image::remove_tree(&cache(Image::Build, &source))
+}
+
+/// cargo goes by file times: two checkouts in one directory of output would mistake one for the other.
+fn cache(image: Image, source: &Path) -> PathBuf {
+    let checkout = format!("{}-{:016x}", image.name(), image::fnv(source.as_os_str().as_encoded_bytes()));
+    image::cache().join("builds").join(checkout)
+}
+
 fn run(image: Image, source: Option<&Path>, output: Option<&Path>, command: &[&str]) -> Result<ExitStatus> {
     let image_directory = image::ensure(image)?;
     let absolute = |path: Option<&Path>| match path {
@@ -35,9 +47,7 @@ fn run(image: Image, source: Option<&Path>, output: Option<&Path>, command: &[&s
         None => Ok(PathBuf::new()),
     };
     let (source, output) = (absolute(source)?, absolute(output)?);
-    // cargo goes by file times: two checkouts in one directory of output would mistake one for the other.
-    let checkout = format!("{}-{:016x}", image.name(), image::fnv(source.as_os_str().as_encoded_bytes()));
-    let cache = image::cache().join("builds").join(checkout);
+    let cache = cache(image, &source);
     fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
     let _lock = image::exclusive_lock(&cache.join("lock"))?;
     Command::new("setpriv")

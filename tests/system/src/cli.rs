@@ -10,7 +10,7 @@ use nix::unistd::geteuid;
 use crate::bench::{Options, Part};
 use crate::image::{self, Image, Release};
 use crate::lab::Lab;
-use crate::{bench, builder, detached, world};
+use crate::{bench, builder, detached, previous, world};
 
 /// Boots Debian machines to try patroni-tools on. Everything needs root.
 #[derive(Debug, Parser)]
@@ -35,6 +35,8 @@ enum Action {
         /// Directory for the results
         dist: PathBuf,
     },
+    /// Build the package of the previous version, from which tests of upgrades start, if it is not there yet; print its path
+    PreviousDeb,
     /// Run a command in a throw-away copy of an image, as an ordinary user
     InImage {
         /// 12, 13, build, build13, dns, script, samba12, samba13, stores12 or stores13
@@ -154,6 +156,7 @@ fn run(action: Action) -> Result<ExitCode> {
     match action {
         Action::Image { images } => images.into_iter().try_for_each(|image| image::ensure(image).map(drop))?,
         Action::BuildDeb { source, dist } => builder::build_deb(&source, &dist)?,
+        Action::PreviousDeb => println!("{}", previous::package()?.display()),
         Action::InImage { image, src, command } => {
             return Ok(exit_code(builder::in_image(image, src.as_deref(), &command)?));
         }

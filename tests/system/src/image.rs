@@ -6,7 +6,6 @@ use std::env;
 use std::fmt::{self, Display, Write as _};
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
@@ -308,7 +307,7 @@ fn remove_old(directory: &Path, image: Image) -> Result<()> {
 }
 
 /// Removes a root directory, but nothing that is mounted in it.
-fn remove_tree(path: &Path) -> Result<()> {
+pub(crate) fn remove_tree(path: &Path) -> Result<()> {
     let mut command = Command::new("rm");
     command.args(["--recursive", "--force", "--one-file-system", "--"]).arg(path);
     host(command, APT_LIMIT).map(drop)
@@ -363,8 +362,8 @@ fn mmdebstrap(image: Image, recipe: &Recipe, sources: &str, path: &Path, log: &P
     for (number, (stage, script)) in before.chain(after).enumerate() {
         let file = work.join(format!("hook-{number}"));
         fs::write(&file, script)?;
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
-        command.arg(format!("--{stage}-hook={} \"$1\"", file.display()));
+        // Read by sh and not run: while another thread starts a process, it may be "busy".
+        command.arg(format!("--{stage}-hook=sh {} \"$1\"", file.display()));
     }
     let log = File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
     let mut child = command

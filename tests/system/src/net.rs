@@ -12,6 +12,11 @@ pub(crate) fn ipv6(number: usize) -> String {
     format!("fd00:88::1{number}")
 }
 
+/// A line of shell that succeeds as soon as a process listens at this TCP port.
+pub(crate) fn listens(port: u16) -> String {
+    format!("ss -Hltn 'sport = :{port}' | grep -q .")
+}
+
 /// The bridge's end of a machine's cable.
 pub(crate) fn cable(machine: &str) -> String {
     format!("vb-{machine}")
@@ -42,4 +47,23 @@ pub(crate) fn networkd(number: usize) -> String {
         ipv4(number),
         ipv6(number)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::net::TcpListener;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_port_is_seen_to_be_listened_at() {
+        let seen = |port: u16| Command::new("sh").args(["-c", &listens(port)]).status().unwrap().success();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(seen(port));
+        drop(listener);
+        assert!(!seen(port));
+    }
 }

@@ -156,6 +156,16 @@ impl Node {
         command
     }
 
+    /// Waits until servers that were just started listen at these TCP ports: before that, what asks them is refused. Limit: 60 s.
+    pub fn wait_listening(&self, ports: &[u16]) -> Result<()> {
+        for port in ports {
+            let seen = net::listens(*port);
+            let listening = format!("until {seen}; do sleep 0.1; done");
+            self.run(&listening).with_context(|| format!("{}: nothing listens at port {port}", self.name))?;
+        }
+        Ok(())
+    }
+
     // ---- files
 
     /// Writes a file, with its directories; also while the machine is off.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+pub use crate::previous::{VERSION as PREVIOUS_VERSION, package as previous_package};
 use crate::{Lab, Node};
 
 /// How long `apt-get install` of our package may take.

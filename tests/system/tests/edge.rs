@@ -101,7 +101,10 @@ fn only_the_primary_has_it(main: &Cluster) -> Result<bool> {
 
 /// The pools, and a table to write through them.
 fn pool(main: &Cluster) -> Result<()> {
-    Lab::each_of(main.nodes(), |node| configure(node, main, "pgbouncer", "pgbouncer"))?;
+    Lab::each_of(main.nodes(), |node| {
+        configure(node, main, "pgbouncer", "pgbouncer")?;
+        node.wait_listening(&[6432])
+    })?;
     let primary = main.primary()?;
     main.sql(primary, "create table written (what text)")?;
     main.sql(primary, "grant insert on written to app")?;
@@ -196,9 +199,11 @@ fn moves(
     let mut looking = Vec::new();
     for node in others {
         looking.push((node, node.spawn(&script)?));
+        lab.wait_until(Duration::from_secs(30), &format!("{} looks for its promotion", node.name()), || {
+            Ok(main.sql(node, "select count(*) from pg_stat_activity where query like 'do % pg_is_in_recovery()%'")?
+                == "1")
+        })?;
     }
-    // Until they look.
-    std::thread::sleep(Duration::from_secs(2));
     let before = writer.now()?;
     let watch = Watch::begin(lab, VIP)?;
     happen(&watch)?;

@@ -67,6 +67,7 @@ fn generate(lab: &Lab, main: &Cluster) -> Result<()> {
         let said = node.run(&format!("patroni-gen-config --for haproxy {}", main.slashed()))?;
         ensure!(said == "/etc/haproxy/haproxy.cfg: written\n", "{said}");
         node.run("haproxy -c -q -f /etc/haproxy/haproxy.cfg && systemctl enable --quiet haproxy && systemctl restart haproxy")?;
+        node.wait_listening(&[7000, WRITE, READ])?;
         let again = node.run(&format!("patroni-gen-config --for haproxy {}", main.slashed()))?;
         ensure!(again == "/etc/haproxy/haproxy.cfg: up to date\n", "{again}");
         Ok(())
@@ -124,7 +125,8 @@ fn pools(lab: &Lab, main: &Cluster) -> Result<()> {
         node.run(&format!("patroni-gen-config --for pgbouncer {}", main.slashed()))?;
         let file = node.read("/etc/pgbouncer/pgbouncer.ini")?;
         ensure!(file.contains(&format!("host=127.0.0.1 port={WRITE}\n")), "the pool goes elsewhere: {file}");
-        node.run("systemctl enable --quiet pgbouncer && systemctl restart pgbouncer").map(drop)
+        node.run("systemctl enable --quiet pgbouncer && systemctl restart pgbouncer")?;
+        node.wait_listening(&[POOL])
     })?;
     let sql = format!("psql --cluster {} -d postgres -f /etc/pgbouncer/auth.sql", main.slashed());
     main.primary()?.run(&format!("runuser -u postgres -- {sql}"))?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::patroni::{self, Cluster};
-use lab::{Lab, Node, Release};
+use lab::{Lab, Node, Release, program};
 
 const APT: &str = "apt-get -qq install -y -o Dpkg::Use-Pty=0";
 /// apt on a loaded machine.
@@ -153,6 +153,10 @@ impl Machine<'_> {
         self.cluster.sql(self.node, "select 1").map(drop)
     }
 
+    fn version(&self) -> Result<String> {
+        self.run("dpkg-query -W -f '${Version}' patroni-tools")
+    }
+
     fn wait_online(&self) -> Result<()> {
         self.lab.wait_until(Duration::from_secs(40), "the instance is online", || {
             self.processes()?;
@@ -252,24 +256,22 @@ fn no_main_cluster(m: &Machine) -> Result<()> {
 
 fn previous_version(m: &Machine) -> Result<()> {
     m.run("apt-get -qq purge -y patroni-tools")?;
-    let older = m.repack(
-        "/srv/repo/patroni-tools_*.deb",
-        "sed -i 's/^Version: .*/Version: 0.0.1/' DEBIAN/control; echo '# old' >> usr/lib/systemd/system/patroni@.service;",
-    )?;
-    m.run(&format!("{APT} {older}"))?;
+    m.lab.offer(&[patroni::previous_package()?])?;
+    m.run(&format!("{APT} patroni-tools"))?;
+    ensure!(m.version()? == patroni::PREVIOUS_VERSION, "this is not the previous version: {}", m.version()?);
     m.is_taken_over()?;
     m.lab.start_etcd()?;
     m.cluster.generate()?;
     m.cluster.start()?;
-    m.wait_online()
+    m.wait_online()?;
+    m.lab.offer(&[patroni::package()?])
 }
 
 fn upgrade(m: &Machine) -> Result<()> {
     m.run(&format!("rm {LINK}"))?;
     m.while_running(|| {
         m.run(&format!("{APT} patroni-tools"))?;
-        let version = m.run("dpkg-query -W -f '${Version}' patroni-tools")?;
-        ensure!(version != "0.0.1", "it was not upgraded");
+        ensure!(m.version()? != patroni::PREVIOUS_VERSION, "it was not upgraded");
         ensure!(!m.exists(LINK)?, "the link is back that the administrator removed");
         m.is_taken_over()
     })
@@ -424,8 +426,8 @@ fn the_build_fails_if_the_versions_differ_or_one_is_missing() -> Result<()> {
 }
 
 fn versions(scratch: &Path) -> Result<()> {
-    fs::create_dir_all(scratch.join("debian"))?;
-    for file in ["debian/rules", "debian/changelog", "debian/control", "Cargo.toml"] {
+    program::copy(source().join("debian/rules"), scratch.join("debian/rules"))?;
+    for file in ["debian/changelog", "debian/control", "Cargo.toml"] {
         fs::copy(source().join(file), scratch.join(file))?;
     }
     let configure = || -> Result<(bool, String)> {

@@ -233,6 +233,7 @@ fn silent_store(host: &Node, instances: &[&Cluster]) -> Result<()> {
         "systemd-run --quiet --unit silent python3 -c \
          \"import socket, time; s = socket.create_server(('127.0.0.1', 9)); time.sleep(300)\"",
     )?;
+    host.wait_listening(&[9])?;
     for (name, store) in
         [("new", ""), ("silent", "--set DCS_HOSTS=127.0.0.1:9"), ("refusing", "--set DCS_HOSTS=127.0.0.1:1")]
     {

@@ -103,8 +103,17 @@ fn watch(lab: &Lab, secrets: &BTreeSet<String>) -> Result<()> {
     lab.each(|node| {
         node.write("/root/secrets", list.join("\n"), 0o600)?;
         node.write("/root/watch.py", include_str!("watch_secrets.py"), 0o700)?;
-        node.run("systemd-run --quiet --unit=watch --nice=5 python3 /root/watch.py /root/secrets /root/seen").map(drop)
+        begin_watch(node, "--nice=5")
     })
+}
+
+/// Starts the program, and waits until it looks.
+fn begin_watch(node: &Node, options: &str) -> Result<()> {
+    node.run(&format!(
+        "rm -f /root/seen; systemd-run --quiet --unit=watch {options} python3 /root/watch.py /root/secrets /root/seen
+         until [ -e /root/seen ]; do sleep 0.1; done"
+    ))
+    .map(drop)
 }
 
 fn nothing_seen(lab: &Lab) -> Result<()> {
@@ -142,9 +151,9 @@ fn readable(node: &Node) -> Result<String> {
 fn the_search_finds(node: &Node) -> Result<()> {
     node.write("/root/secrets", SITE_KEY, 0o600)?;
     node.write("/root/watch.py", include_str!("watch_secrets.py"), 0o700)?;
-    node.run("systemd-run --quiet --unit=watch python3 /root/watch.py /root/secrets /root/seen")?;
+    begin_watch(node, "")?;
     node.run(&format!(
-        "sleep 0.5; sh -c 'sleep 0.5; :' {SITE_KEY}; SECRET={SITE_KEY} sh -c 'sleep 0.5; :'; systemctl stop watch"
+        "sh -c 'sleep 0.5; :' {SITE_KEY}; SECRET={SITE_KEY} sh -c 'sleep 0.5; :'; systemctl stop watch"
     ))?;
     let seen = node.run("cat /root/seen")?;
     ensure!(seen.contains(" cmdline ") && seen.contains(" environ "), "the watch saw only: {seen}");

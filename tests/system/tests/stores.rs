@@ -64,6 +64,8 @@ struct Store<'a> {
     secret: Option<(&'static str, &'static str)>,
     /// The unit of its server.
     unit: &'static str,
+    /// Where its clients reach it.
+    port: u16,
     /// Whether Patroni knows all servers, or that of its own machine alone.
     knows_all: bool,
 }
@@ -132,6 +134,7 @@ impl Site<'_> {
             subject: None,
             secret: None,
             unit: "etcd",
+            port: 2379,
             knows_all: true,
         };
         self.step("etcd", "servers", || etcd::start(self.lab))?;
@@ -152,6 +155,7 @@ impl Site<'_> {
             subject: Some("/O=Lab"),
             secret: Some(("/etc/patroni/store.password", etcd::PASSWORD)),
             unit: "etcd",
+            port: 2379,
             knows_all: true,
         };
         let name = "etcd with TLS and users";
@@ -205,6 +209,7 @@ impl Site<'_> {
             subject: Some("/O=Lab/CN=@NAME@"),
             secret: Some(("/etc/patroni/store.token", consul::TOKEN)),
             unit: "consul",
+            port: consul::PORT,
             knows_all: false,
         };
         self.step("Consul", "servers", || consul::start(self.lab, &self.authority, &store.cluster.dashed()))?;
@@ -244,6 +249,7 @@ impl Site<'_> {
             subject: Some("/O=Lab/CN=@NAME@"),
             secret: None,
             unit: "zookeeper",
+            port: zookeeper::PORT,
             knows_all: true,
         };
         let user = format!("DCS_USERNAME={}\nDCS_PASSWORD_FILE=/etc/patroni/store.password\n", zookeeper::USER);
@@ -325,6 +331,7 @@ impl Site<'_> {
             subject: None,
             secret: Some(("/etc/patroni/store.password", etcd::PASSWORD)),
             unit: "",
+            port: 0,
             knows_all: true,
         };
         self.members("raft of three", &store)?;
@@ -339,6 +346,7 @@ impl Site<'_> {
             subject: None,
             secret: None,
             unit: "",
+            port: 0,
             knows_all: false,
         };
         let (cluster, node) = (&store.cluster, &self.lab.nodes()[0]);
@@ -441,6 +449,7 @@ impl Site<'_> {
         cluster.insert("one server stopped")?;
         ensure!(started()? == before, "the primary was restarted or demoted");
         loser.run(&format!("systemctl start {}", store.unit))?;
+        loser.wait_listening(&[store.port])?;
         if store.unit == "consul" {
             consul::wait_for_voters(self.lab)?;
         }
@@ -497,6 +506,7 @@ impl Site<'_> {
                     "systemd-run --quiet --unit=expired openssl s_server -quiet -accept 7379 -cert /root/expired.pem \
                      -key /root/expired.key && echo DCS_HOSTS=localhost:7379 >> /etc/default/patroni",
                 )?;
+                node.wait_listening(&[7379])?;
             }
         }
         node.run(&format!("patroni-gen-config {}", cluster.slashed()))?;

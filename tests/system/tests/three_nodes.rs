@@ -180,6 +180,7 @@ fn nothing_is_left_to_do(lab: &Lab, store: &str) -> Result<()> {
 
 /// Through `HAProxy` of every machine: one port writes on the primary, the other reads from both replicas.
 fn through_haproxy(lab: &Lab, main: &Cluster) -> Result<()> {
+    lab.each(|node| node.wait_listening(&[15432, 25432]))?;
     let primary = main.primary()?.ipv4();
     let asks = |from: &Node, to: &Node, port: u16, sql: &str| {
         from.run(&format!(
@@ -229,13 +230,21 @@ fn healthy(lab: &Lab, store: &str) -> Result<()> {
     if store == "etcd" { etcd(lab) } else { consul(lab) }
 }
 
+/// The port of the store's clients.
+fn port(store: &str) -> u16 {
+    if store == "etcd" { 2379 } else { 8501 }
+}
+
 /// Each server is healthy, for whoever has a certificate.
 fn etcd(lab: &Lab) -> Result<()> {
     lab.each(|node| {
         let all = "--endpoints=https://pg1:2379,https://pg2:2379,https://pg3:2379";
-        let health = node.try_run(&format!("ETCDCTL_API=3 etcdctl {all} {TLS} endpoint health"))?;
-        let said = health.to_string();
-        ensure!(health.status.success() && said.matches("is healthy").count() == 3, "{said}");
+        lab.wait_until(Duration::from_secs(40), "three servers of etcd are healthy", || {
+            let health = node.try_run(&format!("ETCDCTL_API=3 etcdctl {all} {TLS} endpoint health"))?;
+            let said = health.to_string();
+            ensure!(health.status.success() && said.matches("is healthy").count() == 3, "{said}");
+            Ok(true)
+        })?;
         let authority = "--endpoints=https://pg1:2379 --cacert=/etc/patroni/tls/ca.pem --command-timeout=3s";
         let refused = node.try_run(&format!("ETCDCTL_API=3 etcdctl {authority} get --prefix /"))?;
         ensure!(!refused.status.success(), "who shows no certificate reads what etcd has: {refused}");
@@ -262,8 +271,11 @@ fn consul(lab: &Lab) -> Result<()> {
     lab.each(|node| {
         node.run("consul validate /etc/consul.d")?;
         let own = with("/etc/patroni/store.token");
-        let nodes = node.run(&format!("{own} catalog nodes"))?;
-        ensure!(lab.nodes().iter().all(|node| nodes.contains(&node.ipv4())), "the catalogue has {nodes}");
+        lab.wait_until(Duration::from_secs(40), "the catalogue has three servers", || {
+            let nodes = node.run(&format!("{own} catalog nodes"))?;
+            ensure!(lab.nodes().iter().all(|node| nodes.contains(&node.ipv4())), "the catalogue has {nodes}");
+            Ok(true)
+        })?;
         let keys = node.run(&format!("{own} kv get -keys postgresql-common/"))?;
         ensure!(keys.contains("-main/"), "Patroni's keys are {keys}");
         for refused in [
@@ -300,6 +312,7 @@ fn renewal(lab: &Lab, main: &Cluster, store: &str) -> Result<()> {
     })?;
     node.run("patroni-gen-config --for tls --diff")?;
     node.run_within(LIMIT, &format!("systemctl restart {}", store.to_lowercase()))?;
+    node.wait_listening(&[port(store)])?;
     healthy(lab, store)?;
     main.switch_over(node)?;
     main.wait_streaming(2, Duration::from_secs(60))?;

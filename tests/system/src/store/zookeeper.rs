@@ -61,7 +61,8 @@ pub fn start(lab: &Lab, authority: &Authority) -> Result<()> {
             let state = node.run("exec 3<>/dev/tcp/127.0.0.1/2181 && echo srvr >&3 && timeout 5 cat <&3")?;
             state.lines().find(|line| line.starts_with("Mode: ")).with_context(|| format!("it says {state}"))?;
             Ok(true)
-        })
+        })?;
+        node.wait_listening(&[PORT])
     })
 }
 

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-const START_LIMIT: Duration = Duration::from_secs(20);
+use crate::net::listens;
+
+const START_LIMIT: Duration = Duration::from_secs(40);
 
 /// Runs a line of shell and gives what it prints.
 pub fn sh(line: &str) -> Result<String> {
@@ -58,6 +60,11 @@ pub fn until_ok(line: &str, log: &str) -> Result<()> {
         ensure!(Instant::now() < end, "{line}: not yet after {} s\n{}", START_LIMIT.as_secs(), said());
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Waits until a server on the other host listens at this TCP port.
+pub fn until_listening(port: u16, log: &str) -> Result<()> {
+    until_ok(&format!("nsenter --net=/run/netns/dns {}", listens(port)), log)
 }
 
 /// A file for the group of the program, as a secret has to be.

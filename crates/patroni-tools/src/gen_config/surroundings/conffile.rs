@@ -18,8 +18,6 @@ pub fn is_as_shipped(root: &Root, path: &Path, text: &str) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -27,12 +25,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let root = Root::new(folder.path());
         assert!(!is_as_shipped(&root, Path::new("/etc/x"), "hello\n").unwrap());
-        std::fs::create_dir_all(root.path("/usr/bin")).unwrap();
         // The sum is that of "hello\n" by md5sum.
         let says = "#!/bin/sh\nprintf '\\n /etc/x b1946ac92492d2347c6235b4d2611184\\n /etc/y 00\\n\\n'\n";
-        let query = root.path("/usr/bin/dpkg-query");
-        std::fs::write(&query, says).unwrap();
-        std::fs::set_permissions(&query, std::fs::Permissions::from_mode(0o755)).unwrap();
+        lab::program::write(root.path("/usr/bin/dpkg-query"), says).unwrap();
         assert!(is_as_shipped(&root, Path::new("/etc/x"), "hello\n").unwrap());
         assert!(!is_as_shipped(&root, Path::new("/etc/x"), "hello you\n").unwrap());
         assert!(!is_as_shipped(&root, Path::new("/etc/y"), "hello\n").unwrap());
