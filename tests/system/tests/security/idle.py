@@ -7,6 +7,7 @@ Arguments: address, port, how many connections, for how many seconds.
 import resource
 import socket
 import sys
+import threading
 import time
 
 address, port, count, seconds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
@@ -14,11 +15,25 @@ _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, count + 100), hard))
 end = time.monotonic() + seconds
 idle = []
-while len(idle) < count and time.monotonic() < end:
-    try:
-        idle.append(socket.create_connection((address, port), timeout=5))
-        idle[-1].sendall(b"GET /")
-    except OSError:
-        time.sleep(0.05)
+
+
+def connect(share):
+    mine = 0
+    while mine < share and time.monotonic() < end:
+        try:
+            connection = socket.create_connection((address, port), timeout=5)
+            connection.sendall(b"GET /")
+        except OSError:
+            time.sleep(0.05)
+            continue
+        idle.append(connection)
+        mine += 1
+
+
+workers = [threading.Thread(target=connect, args=(count // 10,)) for _ in range(10)]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join()
 print(f"{len(idle)} connections", flush=True)
 time.sleep(max(0, end - time.monotonic()))
