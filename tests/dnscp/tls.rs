@@ -75,7 +75,7 @@ impl Host {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             let found = self.asks_once(port, protocol, signers, own);
-            if found.1 != LATE || Instant::now() > end {
+            if !found.1.starts_with(LATE) || Instant::now() > end {
                 return found;
             }
         }
