@@ -72,12 +72,13 @@ impl Host {
     ///
     /// It gives Patroni 0.3 s, in which Python does not always come to its answer on a busy host: then it is asked again.
     fn asks(&self, port: u16, protocol: &str, signers: &str, own: &str) -> (String, String) {
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(300);
         loop {
             let found = self.asks_once(port, protocol, signers, own);
             if !found.1.starts_with(LATE) || Instant::now() > end {
                 return found;
             }
+            thread::sleep(Duration::from_millis(200));
         }
     }
 
