@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -274,9 +274,10 @@ fn a_run_that_aborts_leaves_no_core() {
         return;
     }
     let machine = Machine::base();
-    // It waits for somebody who writes the settings.
-    assert!(Command::new("mkfifo").arg(machine.path("etc/default/patroni")).status().unwrap().success());
-    let cores = |words: &[&str]| {
+    // It reads settings that never come.
+    let settings = machine.path("etc/default/patroni");
+    assert!(Command::new("mkfifo").arg(&settings).status().unwrap().success());
+    let cores = |words: &[&str], started: &dyn Fn(u32) -> bool| {
         let folder = tempfile::tempdir().unwrap();
         let mut child = Command::new("sh")
             .args(["-c", r#"ulimit -c unlimited && exec "$0" "$@""#])
@@ -285,11 +286,22 @@ fn a_run_that_aborts_leaves_no_core() {
             .current_dir(folder.path())
             .spawn()
             .unwrap();
-        std::thread::sleep(Duration::from_millis(300));
+        let end = Instant::now() + Duration::from_secs(60);
+        while !started(child.id()) {
+            assert!(Instant::now() < end, "{words:?} does not start");
+            std::thread::sleep(Duration::from_millis(10));
+        }
         kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGABRT).unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(Signal::SIGABRT as i32));
         fs::read_dir(folder.path()).unwrap().count()
     };
-    assert_eq!(cores(&["sleep", "20"]), 1, "no core file of any program");
-    assert_eq!(cores(&[program().to_str().unwrap(), "16/main"]), 0, "a core file with secrets");
+    let sleeps = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
+    assert_eq!(cores(&["sleep", "100"], &sleeps), 1, "no core file of any program");
+    let writer = std::cell::RefCell::new(None);
+    let reads = |_| {
+        // It can be opened once there is a reader.
+        writer.replace(fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&settings).ok());
+        writer.borrow().is_some()
+    };
+    assert_eq!(cores(&[program().to_str().unwrap(), "16/main"], &reads), 0, "a core file with secrets");
 }

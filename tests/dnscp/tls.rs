@@ -69,7 +69,20 @@ impl Host {
     }
 
     /// What dnscp says of Patroni: its role, and the line about the REST API where there is one.
+    ///
+    /// It gives Patroni 0.3 s, in which Python does not always come to its answer on a busy host: then it is asked again.
     fn asks(&self, port: u16, protocol: &str, signers: &str, own: &str) -> (String, String) {
+        let end = Instant::now() + Duration::from_secs(300);
+        loop {
+            let found = self.asks_once(port, protocol, signers, own);
+            if !found.1.starts_with(LATE) || Instant::now() > end {
+                return found;
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn asks_once(&self, port: u16, protocol: &str, signers: &str, own: &str) -> (String, String) {
         let file = |key: &str, name: &str, ending: &str| match name {
             "" => String::new(),
             name => format!("{key}=/etc/patroni/tls/{name}.{ending}\n"),
@@ -106,6 +119,7 @@ fn python() -> bool {
 
 const PRIMARY: &str = "primary";
 const SILENT: &str = "Patroni does not answer";
+const LATE: &str = "Patroni's REST API at PATRONI did not answer within 300ms";
 
 #[test]
 fn who_can_be_believed_and_what_is_said_otherwise() {
@@ -226,16 +240,14 @@ fn a_handshake_that_never_ends_is_ended() {
                     thread::sleep(Duration::from_millis(20));
                 }
                 if !trickles {
-                    thread::sleep(Duration::from_secs(5));
+                    thread::sleep(Duration::from_secs(60));
                 }
             }
         });
         let begin = Instant::now();
-        let (role, said) = host.asks(port, "https", "site", "");
-        assert_eq!(
-            (role.as_str(), said.as_str()),
-            (SILENT, "Patroni's REST API at PATRONI did not answer within 300ms")
-        );
-        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+        let (role, said) = host.asks_once(port, "https", "site", "");
+        assert_eq!((role.as_str(), said.as_str()), (SILENT, LATE));
+        // Most of it is the start of a program on a busy host.
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     }
 }

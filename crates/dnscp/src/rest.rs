@@ -206,6 +206,7 @@ mod tests {
         let api = Api::new(listener.local_addr().unwrap(), None);
         let standing = api.standing(false, Duration::from_millis(100));
         assert!(matches!(standing, Standing::Silent(_)), "{standing:?}");
-        assert!(begin.elapsed() < Duration::from_millis(500));
+        // A busy host adds much to it, but the listener would never answer.
+        assert!(begin.elapsed() < Duration::from_secs(10));
     }
 }

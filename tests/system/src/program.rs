@@ -80,7 +80,9 @@ mod tests {
             let workers: Vec<_> = (0..4).map(|worker| scope.spawn(move || work(worker))).collect();
             let ended: Vec<_> = workers.into_iter().map(thread::ScopedJoinHandle::join).collect();
             done.store(true, Ordering::Relaxed);
-            others.into_iter().for_each(|other| other.join().unwrap());
+            for other in others {
+                other.join().unwrap();
+            }
             assert!(ended.iter().all(Result::is_ok), "a program could not be run, see above");
         });
     }

@@ -98,6 +98,19 @@ fn a_frozen_machine_stops_and_goes_on() -> Result<()> {
 }
 
 #[test]
+fn a_server_that_listens_late_is_waited_for() -> Result<()> {
+    lab::test(Release::Debian13, &["pg1"], |lab| {
+        let pg1 = lab.node("pg1");
+        let connects = || Ok::<_, anyhow::Error>(pg1.try_run("exec 3<>/dev/tcp/127.0.0.1/7379")?.status.success());
+        pg1.run("systemd-run --quiet sh -c 'sleep 3; exec python3 -m http.server 7379'")?;
+        ensure!(!connects()?, "it listens already, so that this shows nothing");
+        pg1.wait_listening(&[7379])?;
+        ensure!(connects()?, "it was seen to listen, and takes no connection");
+        Ok(())
+    })
+}
+
+#[test]
 fn apt_installs_what_is_offered() -> Result<()> {
     lab::test(Release::Debian13, &["pg1", "pg2"], |lab| {
         for version in ["1.0", "2.0"] {

@@ -123,9 +123,14 @@ mod tests {
         let server = Server { host: "127.0.0.1".to_owned(), port: listener.local_addr().unwrap().port() };
         let begin = Instant::now();
         let fault = server.ask(None, &Question::default(), begin + Duration::from_millis(100)).unwrap_err();
-        assert!(matches!(fault, Fault::Silent) && begin.elapsed() < Duration::from_secs(2), "{fault:?}");
+        assert!(matches!(fault, Fault::Silent) && begin.elapsed() < Duration::from_secs(10), "{fault:?}");
         drop(listener);
-        let fault = server.ask(None, &Question::default(), Instant::now() + Duration::from_secs(5)).unwrap_err();
-        assert_eq!(fault.to_string(), "it cannot be reached (Connection refused)");
+        // A process that another test is just starting may hold the listener for a moment longer.
+        let refused = (0..100).any(|_| {
+            let fault =
+                server.ask(None, &Question::default(), Instant::now() + Duration::from_millis(100)).unwrap_err();
+            fault.to_string() == "it cannot be reached (Connection refused)"
+        });
+        assert!(refused, "nothing listens, and it is not said that it cannot be reached");
     }
 }
