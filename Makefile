@@ -31,7 +31,7 @@ check: setup
 check-fast:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
-	$(CARGO) test --quiet -p site -p patroni-tools -p dnscp --lib --bins --test cases --test dnscp
+	$(CARGO) test --quiet -p site -p patroni-tools -p dnscp --lib --bins --test cases --test dnscp --test launcher
 	$(CARGO) test --quiet -p site -p patroni-tools -p dnscp --doc
 
 # A PostgreSQL, network namespaces, BIND, Kerberos and Samba on this host; and a million texts through the generator, from
