@@ -48,7 +48,7 @@ clippy:
 	$(part) $(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
 
 units:
-	$(part) $(CARGO) test --no-fail-fast -p site -p patroni-tools -p dnscp -p lab --lib --bins --test cases --test dnscp -- --quiet
+	$(part) $(CARGO) test --no-fail-fast -p site -p patroni-tools -p dnscp -p lab --lib --bins --test cases --test dnscp --test launcher -- --quiet
 
 docs:
 	$(part) $(CARGO) test --no-fail-fast -p site -p patroni-tools -p dnscp --doc -- --quiet

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use site::createcluster::CreateCluster;
-use site::{ClusterId, program};
+use site::{ClusterId, Root, program};
 
 use crate::etc;
 use crate::hook::{self, Arguments, Hook, Site, initialize_key};
@@ -106,6 +106,7 @@ fn work(site: &Site, arguments: &Arguments) -> Result<()> {
     let data = arguments.data_directory()?;
     let scope = arguments.value("scope").map_or_else(|| id.dashed(), str::to_owned);
     let waldir = waldir(site, &id, arguments)?;
+    trusted(site)?;
     let mut unfinished = Unfinished::take(&site.root, &id)?;
 
     etc::settle(site, &id, &data)?;
@@ -141,6 +142,60 @@ fn work(site: &Site, arguments: &Arguments) -> Result<()> {
     unfinished.end()?;
     site.reporter.info(format!("made {id} in {}", data.display()));
     Ok(())
+}
+
+/// What Patroni, as `patroni@.service` starts it, promises: `peer`, the user that runs it alone gets in during a bootstrap.
+/// `trust` is what the administrator may say instead.
+const PROMISE: &str = "PATRONI_TOOLS_BOOTSTRAP";
+
+/// Refuses to work for a Patroni that lets every user of this host in as superuser until the bootstrap is over: one that was
+/// not started by `patroni@.service`, or that is unknown. Called by anything else, the cluster has Debian's `pg_hba.conf`.
+fn trusted(site: &Site) -> Result<()> {
+    let promise = std::env::var(PROMISE).ok();
+    match (promise.as_deref(), patroni_above(&site.root, std::process::id())) {
+        (Some("peer"), _) | (_, None) => Ok(()),
+        (Some("trust"), Some(_)) => {
+            site.reporter.warn(format!(
+                "{PROMISE}=trust: until the bootstrap is over, any user of this host may become PostgreSQL's superuser"
+            ));
+            Ok(())
+        }
+        (_, Some(pid)) => bail!(
+            "the Patroni that runs this program (pid {pid}) may let any user of this host into PostgreSQL as superuser \
+             until the bootstrap is over: start it with 'systemctl start patroni@VERSION-NAME', which prevents that \
+             (if that is how it was started, the journal says why not); on a host without other users, set \
+             {PROMISE}=trust in its environment"
+        ),
+    }
+}
+
+/// The nearest process above `pid` that is Patroni.
+fn patroni_above(root: &Root, pid: u32) -> Option<u32> {
+    // More than Patroni, a shell or two and both of our own processes; bounded, since a number may be taken again meanwhile.
+    const GENERATIONS: usize = 16;
+    std::iter::successors(Some(pid), |pid| parent(root, *pid))
+        .skip(1)
+        .take(GENERATIONS)
+        .find(|pid| std::fs::read(root.path(format!("/proc/{pid}/cmdline"))).is_ok_and(|line| is_patroni(&line)))
+}
+
+fn parent(root: &Root, pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(root.path(format!("/proc/{pid}/status"))).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+    (parent != 0).then_some(parent)
+}
+
+/// `python3 /usr/bin/patroni FILE`, `python3 -m patroni FILE`, or a program patroni of its own.
+fn is_patroni(command_line: &[u8]) -> bool {
+    let name = |word: &[u8]| {
+        let word = String::from_utf8_lossy(word);
+        word.rsplit('/').next().unwrap_or_default().to_owned()
+    };
+    let mut words = command_line.split(|byte| *byte == 0).map(name);
+    let Some(program) = words.next() else { return false };
+    // Options of Python stand before the program.
+    let first = words.find(|word| !word.starts_with('-')).unwrap_or_default();
+    program == "patroni" || program.starts_with("python") && matches!(first.as_str(), "patroni" | "patroni.py")
 }
 
 fn waldir(site: &Site, id: &ClusterId, arguments: &Arguments) -> Result<Option<PathBuf>> {
@@ -219,12 +274,23 @@ fn plan(id: &ClusterId, data: &Path, waldir: Option<&Path>, port: Option<u16>, a
             _ => unknown.push(name.to_owned()),
         }
     }
+    initdb.extend(other_authentication(arguments).map(OsString::from));
     words.extend([id.version.as_str().into(), id.name.as_str().into()]);
     if !initdb.is_empty() {
         words.push("--".into());
         words.extend(initdb);
     }
     Plan { words, unknown, needs_locale }
+}
+
+/// With one of `--auth-local` and `--auth-host`, `pg_createcluster` leaves the other one to initdb, whose default is trust.
+fn other_authentication(arguments: &Arguments) -> Option<&'static str> {
+    let has = |name| arguments.options().any(|(option, _)| option == name);
+    match (has("auth"), has("auth-local"), has("auth-host")) {
+        (false, true, false) => Some("--auth-host=scram-sha-256"),
+        (false, false, true) => Some("--auth-local=peer"),
+        _ => None,
+    }
 }
 
 fn run(site: &Site, words: &[OsString]) -> Result<()> {
@@ -285,5 +351,50 @@ mod tests {
         );
         assert_eq!(plan.unknown, ["colour"]);
         assert!(!plan.needs_locale);
+    }
+
+    #[test]
+    fn the_authentication_that_is_not_named_is_debians_and_not_trust() {
+        let other = |line: &[&str]| other_authentication(&hook::tests_arguments(line));
+        assert_eq!(other(&["--auth-host=md5"]), Some("--auth-local=peer"));
+        assert_eq!(other(&["--auth_local=ident"]), Some("--auth-host=scram-sha-256"));
+        for line in [&["--auth-host=md5", "--auth-local=peer"][..], &["--auth=md5", "--auth-host=md5"], &[]] {
+            assert_eq!(other(line), None);
+        }
+    }
+
+    #[test]
+    fn patroni_is_known_by_its_command_line() {
+        for line in [
+            "/usr/bin/python3\0/usr/libexec/patroni-tools/patroni\0/etc/patroni/17-main.yml\0",
+            "/usr/bin/python3\0/usr/bin/patroni\0/etc/patroni/17-main.yml\0",
+            "python3.13\0-B\0-m\0patroni\017-main.yml\0",
+            "/opt/patroni/bin/patroni\017-main.yml\0",
+        ] {
+            assert!(is_patroni(line.as_bytes()), "{line:?}");
+        }
+        for line in
+            ["", "bash\0patroni\0", "/usr/bin/python3\0ansible\0patroni\0", "patronictl\0list\0", "vi\0patroni\0"]
+        {
+            assert!(!is_patroni(line.as_bytes()), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn patroni_is_found_above_a_shell() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path());
+        for (pid, parent, line) in
+            [(9, 8, "hook"), (8, 7, "sh\0-c\0hook"), (7, 1, "python3\0/usr/bin/patroni"), (1, 0, "init")]
+        {
+            let process = root.path(format!("/proc/{pid}"));
+            std::fs::create_dir_all(&process).unwrap();
+            std::fs::write(process.join("status"), format!("Name:\tx\nPPid:\t{parent}\n")).unwrap();
+            std::fs::write(process.join("cmdline"), line).unwrap();
+        }
+        assert_eq!(patroni_above(&root, 9), Some(7));
+        // Patroni itself is not above itself, and what is gone is nobody's child.
+        assert_eq!(patroni_above(&root, 7), None);
+        assert_eq!(patroni_above(&root, 5), None);
     }
 }

@@ -12,7 +12,7 @@ from patroni.dcs import get_dcs
 
 scope = sys.argv[1]
 if len(sys.argv) > 2:
-    SourceFileLoader("corrected", sys.argv[2]).load_module()
+    SourceFileLoader("corrected", sys.argv[2]).load_module().correct()
 
 
 def store(name):

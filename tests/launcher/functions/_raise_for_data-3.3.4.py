@@ -1,0 +1,20 @@
+def _raise_for_data(data: Union[bytes, str, Dict[str, Any]], status_code: Optional[int] = None) -> Etcd3ClientError:
+    try:
+        if TYPE_CHECKING:  # pragma: no cover
+            assert isinstance(data, dict)
+        data_error: Optional[Dict[str, Any]] = data.get('error') or data.get('Error')
+        if isinstance(data_error, dict):  # streaming response
+            status_code = data_error.get('http_code')
+            code: Optional[int] = data_error['grpc_code']
+            error: str = data_error['message']
+        else:
+            data_code = data.get('code') or data.get('Code')
+            if TYPE_CHECKING:  # pragma: no cover
+                assert not isinstance(data_code, dict)
+            code = data_code
+            error = str(data_error)
+    except Exception:
+        error = str(data)
+        code = GRPCCode.Unknown
+    err = errStringToClientError.get(error) or errCodeToClientError.get(code) or Unknown
+    return err(code, error, status_code)

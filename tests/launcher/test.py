@@ -1,0 +1,311 @@
+#!/usr/bin/python3
+"""The launcher against functions of many Patronis, in this Python. See README.md."""
+
+import importlib.machinery
+import importlib.util
+import os
+import pathlib
+import pwd
+import subprocess
+import sys
+import tempfile
+import unittest
+
+HERE = pathlib.Path(__file__).resolve().parent
+LAUNCHER = HERE.parent.parent / "systemd" / "patroni"
+USER = pwd.getpwuid(os.geteuid()).pw_name
+
+# What stands around the functions in Patroni, as little as they need.
+CONFIG = '''
+import os, socket
+from typing import Any, Optional
+
+
+class ConfigWriter:
+    def __init__(self, path): self.path = path
+    def __enter__(self): self.file = open(self.path, "w"); return self
+    def __exit__(self, *_): self.file.close()
+    def writeline(self, line): self.file.write(line + "\\n")
+    def writelines(self, lines): [self.writeline(line) for line in lines]
+
+
+@FUNCTION@
+
+    config_writer = ConfigWriter
+    hba_file = ident_file = None
+    replication = {"username": "replicator"}
+
+    def __init__(self, home, config, superuser, parameters):
+        self._config, self._superuser, self._server_parameters = config, superuser, parameters
+        self._pg_hba_conf, self._pg_ident_conf = home + "/pg_hba.conf", home + "/pg_ident.conf"
+        self.local_replication_address = {"host": "127.0.0.1", "port": 5432}
+
+    @staticmethod
+    def _get_unix_local_address(directories):
+        return next((d for d in directories.split(",") if d.startswith("/")), "")
+
+    def resolve_connection_addresses(self):
+        self.over = "socket" if self._config.get("use_unix_socket") else "TCP"
+'''
+
+ETCD3 = '''
+import time
+from typing import Any, Dict, Optional, Union
+
+TYPE_CHECKING = False
+
+
+class Etcd3ClientError(Exception):
+    def __init__(self, code, error, status): self.code = code
+
+
+class Etcd3Error(Exception): pass
+class Unavailable(Etcd3ClientError): pass
+class Unknown(Etcd3ClientError): pass
+class GRPCCode: Unknown = 2; Unavailable = 14
+class Leader: pass
+
+
+errCodeToClientError = {14: Unavailable}
+errStringToClientError = {}
+
+
+def catch_return_false_exception(function):
+    def wrapper(*args, **kwargs): return function(*args, **kwargs)
+    return wrapper
+
+
+@FUNCTIONS@
+'''
+
+BOOTSTRAP = '''
+class Bootstrap:
+    running_custom_bootstrap = True
+
+    def bootstrap(self, config):
+        return "begun"
+'''
+
+# Prints what came of it. argv: a directory for files, and Python code that has `corrected`, `handler` and so on.
+DRIVER = '''
+import importlib.machinery, importlib.util, logging, os, sys
+sys.dont_write_bytecode = True
+logging.basicConfig(stream=sys.stdout)
+loader = importlib.machinery.SourceFileLoader("launcher", sys.argv[1])
+launcher = importlib.util.module_from_spec(importlib.util.spec_from_loader("launcher", loader))
+loader.exec_module(launcher)
+launcher.correct()
+home = sys.argv[2]
+
+
+def handler(running, config=None, superuser=None, parameters=None):
+    from patroni.postgresql import bootstrap, config as module
+    made = module.ConfigHandler(home, config or {}, superuser or {}, parameters or {})
+    made._postgresql = type("Postgresql", (), {"bootstrap": bootstrap.Bootstrap()})
+    made._postgresql.bootstrap.running_custom_bootstrap = running
+    made.resolve_connection_addresses()
+    return made
+
+
+def bootstrap(method):
+    from patroni.postgresql import bootstrap
+    return bootstrap.Bootstrap().bootstrap({"method": method})
+
+
+exec(sys.argv[3])
+'''
+
+
+def launcher():
+    sys.dont_write_bytecode = True
+    loader = importlib.machinery.SourceFileLoader("launcher", str(LAUNCHER))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("launcher", loader))
+    loader.exec_module(module)
+    return module
+
+
+def texts(name):
+    return {path.name: path.read_text() for path in sorted((HERE / "functions").glob(f"{name}-*.py"))}
+
+
+class Patroni:
+    """A package patroni in a directory of its own, and the files that it writes."""
+
+    def __init__(self, replace_pg_hba=None, etcd3=None):
+        self.directory = tempfile.TemporaryDirectory()
+        self.home = pathlib.Path(self.directory.name)
+        hba = replace_pg_hba or texts("replace_pg_hba")["replace_pg_hba-3.3.6.py"]
+        etcd3 = etcd3 or [text for name in ("_raise_for_data-3.3.10.py", "_update_leader-3.0.3.py")
+                          for text in [(HERE / "functions" / name).read_text()]]
+        self.write("patroni/__init__.py", "")
+        self.write("patroni/version.py", "__version__ = '9.9.9'\n")
+        self.write("patroni/postgresql/__init__.py", "")
+        self.write("patroni/postgresql/config.py", CONFIG.replace("@FUNCTION@", hba.rstrip()))
+        self.write("patroni/postgresql/bootstrap.py", BOOTSTRAP)
+        self.write("patroni/dcs/__init__.py", "")
+        self.write("patroni/dcs/etcd3.py", ETCD3.replace("@FUNCTIONS@", "\n\n".join(etcd3)))
+
+    def write(self, path, text):
+        file = self.home / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def run(self, code, **environment):
+        run = subprocess.run(
+            [sys.executable, "-c", DRIVER, str(LAUNCHER), str(self.home), code],
+            env={"PYTHONPATH": str(self.home), "PATH": os.environ["PATH"], **environment},
+            capture_output=True, text=True, timeout=60)
+        assert run.returncode == 0, run.stderr
+        return run.stdout, run.stderr
+
+    def hba(self):
+        lines = (self.home / "pg_hba.conf").read_text().splitlines()
+        return [line for line in lines if not line.startswith("#")]
+
+
+class Table(unittest.TestCase):
+    def test_the_table_has_the_digests_of_all_texts_and_no_others(self):
+        module = launcher()
+        for correction in module.CORRECTIONS:
+            found = {module.digest(text, correction["function"])
+                     for text in texts(correction["function"].rpartition(".")[2]).values()}
+            self.assertEqual(found, set(correction["faulty"]) | set(correction["good"]), correction["function"])
+            self.assertFalse(set(correction["faulty"]) & set(correction["good"]))
+
+    def test_a_comment_or_an_empty_line_makes_no_difference_and_code_does(self):
+        digest = launcher().digest
+        known = digest("class A:\n  def f(self):\n    return 1\n", "A.f")
+        self.assertEqual(known, digest("# x\n\nclass A:\n  # y\n  def f(self):   \n\n    # z\n    return 1\n", "A.f"))
+        self.assertNotEqual(known, digest("class A:\n  def f(self):\n    return 2\n", "A.f"))
+        self.assertIsNone(digest("def g():\n  pass\n", "A.f"))
+
+
+class Hba(unittest.TestCase):
+    def test_only_the_own_user_gets_in_while_a_cluster_is_bootstrapped(self):
+        for name, text in texts("replace_pg_hba").items():
+            patroni = Patroni(text)
+            code = ("h = handler(True, {'use_unix_socket': True}, {'username': %r}); h.replace_pg_hba(); "
+                    "print(h.over, os.environ['PATRONI_TOOLS_BOOTSTRAP'])" % USER)
+            self.assertEqual(patroni.run(code), ("socket peer\n", ""), name)
+            self.assertEqual(patroni.hba()[0], f'local all "{USER}" peer', name)
+            self.assertTrue(all(line.endswith(" reject") for line in patroni.hba()[1:]), name)
+            self.assertFalse((patroni.home / "pg_ident.conf").exists())
+
+    def test_patroni_itself_comes_over_the_socket_meanwhile(self):
+        code = ("h = handler(True); h.replace_pg_hba(); print(h.over, h._config); "
+                "h._postgresql.bootstrap.running_custom_bootstrap = False; h.replace_pg_hba(); print(h.over); "
+                "h.over = 'as it was'; h.replace_pg_hba(); print(h.over)")
+        self.assertEqual(Patroni().run(code)[0], "socket {}\nTCP\nas it was\n")
+        refused = "\ntry: handler(True, {}, {}, {'unix_socket_directories': ''}).replace_pg_hba()" \
+                  "\nexcept ValueError as error: print(error)"
+        self.assertIn("needs a Unix socket", Patroni().run(refused)[0])
+
+    def test_a_superuser_of_another_name_is_mapped(self):
+        patroni = Patroni()
+        code = "h = handler(True, None, {'username': 'ad\"min'}); h.replace_pg_hba(); h.replace_pg_hba()"
+        patroni.run(code)
+        self.assertEqual(patroni.hba()[0], 'local all "ad""min" peer map=patroni_bootstrap')
+        ident = (patroni.home / "pg_ident.conf").read_text()
+        self.assertEqual(ident, f'patroni_bootstrap "{USER}" "ad""min"\n')
+        # Patroni replaces the whole file by the lines of its own file.
+        code = ("\ntry: handler(True, {'pg_ident': LINES}, {'username': 'admin'}).replace_pg_hba(); print('done')"
+                "\nexcept ValueError as error: print(error)")
+        self.assertIn(f'patroni_bootstrap "{USER}" "admin"', patroni.run(code.replace("LINES", "['a b c']"))[0])
+        self.assertEqual(patroni.run(code.replace("LINES", "['patroni_bootstrap b c']"))[0], "done\n")
+
+    def test_afterwards_the_file_is_patronis(self):
+        for name, text in texts("replace_pg_hba").items():
+            patroni = Patroni(text)
+            code = "print(handler(False, {'pg_hba': ['local all all peer']}).replace_pg_hba())"
+            self.assertEqual(patroni.run(code)[0], "True\n", name)
+            self.assertEqual(patroni.hba(), ["local all all peer"], name)
+
+    def test_an_unknown_patroni_does_not_bootstrap_and_does_the_rest(self):
+        changed = texts("replace_pg_hba")["replace_pg_hba-3.3.6.py"].replace("trust", "md5")
+        unreadable = Patroni()
+        (unreadable.home / "patroni/postgresql/config.py").unlink()
+        for patroni in (Patroni(changed), Patroni("class ConfigHandler:\n    pass\n"), unreadable):
+            code = ("print(bootstrap('pg_createcluster'), bootstrap('mine'), bootstrap('initdb'), bootstrap(None), "
+                    "os.environ.get('PATRONI_TOOLS_BOOTSTRAP'))")
+            out, _ = patroni.run(code, PATRONI_TOOLS_BOOTSTRAP="peer")
+            self.assertEqual(out.splitlines()[-1], "False False begun begun None")
+            for part in ("ERROR:patroni-tools:refused to bootstrap a cluster by mine", "Patroni 9.9.9",
+                         "ConfigHandler.replace_pg_hba", "Upgrade patroni-tools", "PATRONI_TOOLS_BOOTSTRAP=trust"):
+                self.assertIn(part, out)
+        out, err = Patroni(changed).run("handler(True).replace_pg_hba()")
+        self.assertIn("bootstraps no cluster by a custom method", err)
+        self.assertEqual(len(err.splitlines()), 1)
+
+    def test_the_administrator_may_trust(self):
+        changed = texts("replace_pg_hba")["replace_pg_hba-3.3.6.py"].replace("trust", "md5")
+        out, err = Patroni(changed).run("print(bootstrap('mine'))", PATRONI_TOOLS_BOOTSTRAP="trust")
+        self.assertEqual(out, "begun\n")
+        self.assertIn("any user of this host may be PostgreSQL's superuser", err)
+
+    def test_without_a_place_to_refuse_the_hook_has_to(self):
+        patroni = Patroni("class ConfigHandler:\n    pass\n")
+        (patroni.home / "patroni/postgresql/bootstrap.py").write_text("")
+        out, err = patroni.run("print(os.environ.get('PATRONI_TOOLS_BOOTSTRAP'))")
+        self.assertEqual(out, "None\n")
+        self.assertIn("only pg_createcluster_patroni refuses", err)
+
+
+class Etcd(unittest.TestCase):
+    CODE = """
+from patroni.dcs import etcd3
+try:
+    error = etcd3._raise_for_data({"error": {"%s": 14, "message": "m", "http_code": 503}})
+except etcd3.Etcd3ClientError as raised:
+    error = raised
+print(type(error).__name__)
+"""
+
+    def test_a_server_that_is_being_stopped_is_unavailable(self):
+        leader = texts("_update_leader")["_update_leader-3.0.3.py"]
+        for name, text in texts("_raise_for_data").items():
+            for key in ("code", "grpc_code"):
+                self.assertEqual(Patroni(etcd3=[text, leader]).run(self.CODE % key), ("Unavailable\n", ""), name)
+
+    def test_the_leader_key_is_written_only_if_it_is_ours_or_gone(self):
+        raises = texts("_raise_for_data")["_raise_for_data-3.3.10.py"]
+        code = "from patroni.dcs import etcd3; print(etcd3.Etcd3._update_leader.__code__.co_filename, " \
+               "etcd3.Etcd3._update_leader.__closure__[0].cell_contents.__code__.co_filename)"
+        for name, text in texts("_update_leader").items():
+            out, err = Patroni(etcd3=[raises, text]).run(code)
+            self.assertEqual(err, "", name)
+            self.assertEqual(str(LAUNCHER) in out, name == "_update_leader-3.0.2.py", name)
+
+    def test_unknown_functions_are_left_alone_aloud(self):
+        unknown = ["def _raise_for_data(data):\n    return Unknown(1, 2, 3)\n",
+                   "class Etcd3:\n\n    def _update_leader(self):\n        return True\n"]
+        out, err = Patroni(etcd3=unknown).run(self.CODE % "code")
+        self.assertEqual(out, "Unknown\n")
+        lines = err.splitlines()
+        self.assertEqual(len(lines), 2)
+        for line, name in zip(lines, ("_raise_for_data", "Etcd3._update_leader")):
+            self.assertTrue(line.startswith("<4>patroni-tools: Patroni 9.9.9 has a " + name + " that"), line)
+            self.assertIn("upgrade patroni-tools", line)
+
+    def test_another_dcs_needs_no_etcd3_and_is_guarded_all_the_same(self):
+        patroni = Patroni()
+        (patroni.home / "patroni/dcs/etcd3.py").write_text("import a_module_that_nobody_has\n")
+        code = "handler(True, {'use_unix_socket': True}).replace_pg_hba(); print(bootstrap('mine'))"
+        self.assertEqual(patroni.run(code), ("begun\n", ""))
+        self.assertNotIn("trust", " ".join(patroni.hba()))
+
+
+def digests(directory):
+    module = launcher()
+    for correction in module.CORRECTIONS:
+        path = pathlib.Path(directory).joinpath(*correction["module"].split(".")[1:]).with_suffix(".py")
+        found = module.digest(path.read_text(), correction["function"])
+        state = next((state for state in ("faulty", "good") if found in correction[state]), "unknown")
+        print(correction["function"], state, found)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["digests"]:
+        digests(sys.argv[2])
+    else:
+        # A package is removed when it is forgotten.
+        unittest.main(warnings="ignore")
