@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::unistd::geteuid;
 use serde_json::Value;
 use site::net::Bounded;
 use site::{Root, holder};
@@ -154,7 +155,8 @@ impl Api {
         }
         bail!(
             "{} answers there and not Patroni, which {USER} runs, so it is not believed: end that, and start Patroni",
-            holder::who(&self.root, end.uid, end.inode)
+            // Others than root could not see it.
+            holder::who(&self.root, end.uid, end.inode, geteuid().is_root())
         )
     }
 }

@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 const OLD_DIRECTORY: &str = "/run/postgresql";
 
 /// There while the package is upgraded from 0.1.0 and its `dnscp@` runs still, which knows only the old locks.
-const UPGRADE: &str = "/run/patroni-tools/upgrade-from-0.1.0";
+const UPGRADE: &str = "/run/patroni-tools.upgrade-from-0.1.0";
 
 /// An upgrade that was cut short counts no longer than this.
 const UPGRADE_LIMIT: Duration = Duration::from_secs(3600);
@@ -203,7 +203,7 @@ impl Locks {
     fn upgraded(&self) -> bool {
         let Ok(data) = self.root.path(UPGRADE).symlink_metadata() else { return false };
         // Where a folder stands for the machine, its owner stands for root.
-        let roots = self.root.path(DIRECTORY).metadata().is_ok_and(|directory| directory.uid() == data.uid());
+        let roots = self.root.path("/run").metadata().is_ok_and(|directory| directory.uid() == data.uid());
         let age = data.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok());
         data.is_file() && roots && age.is_none_or(|age| age < UPGRADE_LIMIT)
     }

@@ -3,8 +3,6 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use nix::unistd::geteuid;
-
 use crate::Root;
 use crate::report::plain;
 
@@ -62,13 +60,12 @@ pub fn user(root: &Root, uid: u32) -> String {
     name.map_or_else(|| format!("uid {uid}"), |name| format!("user {} (uid {uid})", plain(name)))
 }
 
-/// Whose a socket is: `python3 (process 4711) of user mallory (uid 1000)`, or without the process where that cannot be seen.
+/// Whose a socket is: `python3 (process 4711) of user mallory (uid 1000)`, or without the process where that cannot be seen, or, without
+/// `search`, is not looked for, which takes its time on a host with many processes.
 #[must_use]
-pub fn who(root: &Root, uid: u32, inode: u64) -> String {
+pub fn who(root: &Root, uid: u32, inode: u64, search: bool) -> String {
     let user = user(root, uid);
-    let caller = geteuid();
-    // Others' are not looked for: that would take its time and find nothing.
-    let seen = if caller.is_root() || caller.as_raw() == uid { of_socket(root, inode) } else { Vec::new() };
+    let seen = if search { of_socket(root, inode) } else { Vec::new() };
     match seen.first() {
         Some(pid) => format!("{} of {user}", process(root, *pid)),
         None => format!("a process of {user}"),
@@ -81,6 +78,8 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
     use std::os::fd::AsRawFd;
+
+    use nix::unistd::geteuid;
 
     #[test]
     fn a_socket_is_named_with_user_and_process() {
@@ -95,8 +94,9 @@ mod tests {
         }
         std::fs::create_dir(folder.path().join("proc/71/fd")).unwrap();
         std::os::unix::fs::symlink("socket:[8]", folder.path().join("proc/71/fd/3")).unwrap();
-        assert_eq!(who(&root, uid, 8), format!("evil [2J (process 71) of user me (uid {uid})"));
-        assert_eq!(who(&root, uid, 9), format!("a process of user me (uid {uid})"));
+        assert_eq!(who(&root, uid, 8, true), format!("evil [2J (process 71) of user me (uid {uid})"));
+        assert_eq!(who(&root, uid, 9, true), format!("a process of user me (uid {uid})"));
+        assert_eq!(who(&root, uid, 8, false), format!("a process of user me (uid {uid})"));
         assert_eq!(user(&root, uid + 2), format!("uid {}", uid + 2));
     }
 
