@@ -34,8 +34,9 @@ impl Instance {
         let Some(text) = root.read(&path)? else { return Ok(None) };
         let written =
             Written::parse(&text).with_context(|| format!("{}: run patroni-gen-config {id}", path.display()))?;
-        let rest =
-            written.rest.map(|(address, files)| Arc::new(Api::new(root, address, files.map(|files| Tls::new(root, files)))));
+        let rest = written
+            .rest
+            .map(|(address, files)| Arc::new(Api::new(root, address, files.map(|files| Tls::new(root, files)))));
         Ok(Some(Self { name: written.name, rest, address: written.address, data_directory: written.data_directory }))
     }
 

@@ -137,8 +137,7 @@ impl Api {
         let (mut stream, doubts) = tls.connect(stream, ours)?;
         let doubts: Vec<String> =
             doubts.iter().map(|doubt| format!("Patroni's REST API at {}: {doubt}", self.address)).collect();
-        *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) =
-            (!doubts.is_empty()).then(|| doubts.join("\n"));
+        *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = (!doubts.is_empty()).then(|| doubts.join("\n"));
         let answer = exchange(&mut stream, question).map_err(|error| tls.explain_io(error))?;
         // Patroni waits for it, but we do not care any more.
         let _ = stream.shutdown();

@@ -403,7 +403,9 @@ impl Service {
     fn end(&self) {
         let Ok(Some(_lock)) = self.locks.act(WAIT) else {
             let holder = self.locks.holder();
-            self.task.reporter.warn(format!("the service ends without the lock, which {holder} has: the address keeps its lease"));
+            self.task
+                .reporter
+                .warn(format!("the service ends without the lock, which {holder} has: the address keeps its lease"));
             return;
         };
         if self.task.standing() != Standing::Primary {

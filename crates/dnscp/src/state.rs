@@ -136,7 +136,9 @@ impl Locks {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     bail!("there is no directory {DIRECTORY}: run systemd-tmpfiles --create patroni-tools.conf")
                 }
-                Err(error) => return Err(error).with_context(|| format!("cannot make {shown}: run this as root or postgres")),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot make {shown}: run this as root or postgres"));
+                }
             }
         }
         bail!("cannot open {shown}: it comes and goes")
@@ -354,7 +356,8 @@ mod tests {
         assert!(refused(&locks).contains("is not a regular file"));
         std::fs::remove_file(&lock).unwrap();
         if geteuid().is_root() {
-            std::fs::write(folder.path().join("etc/passwd"), "postgres:x:4242:4343::/:\nmallory:x:4711:1::/:\n").unwrap();
+            std::fs::write(folder.path().join("etc/passwd"), "postgres:x:4242:4343::/:\nmallory:x:4711:1::/:\n")
+                .unwrap();
             std::fs::write(&lock, "").unwrap();
             std::os::unix::fs::chown(&lock, Some(4711), None).unwrap();
             assert!(refused(&locks).contains("belongs to user mallory (uid 4711)"));
@@ -379,7 +382,10 @@ mod tests {
         assert!(begin.elapsed() < Duration::from_millis(200), "it is waited for without an upgrade");
         std::fs::write(folder.path().join(&UPGRADE[1..]), "").unwrap();
         let begin = Instant::now();
-        assert!(locks.act(Duration::from_millis(300)).unwrap().is_some(), "who holds the old one keeps no one from working");
+        assert!(
+            locks.act(Duration::from_millis(300)).unwrap().is_some(),
+            "who holds the old one keeps no one from working"
+        );
         assert!(begin.elapsed() >= Duration::from_millis(290), "it is not waited for");
         drop(at_work);
         let both = locks.act(Duration::ZERO).unwrap();

@@ -75,7 +75,11 @@ impl Tls {
 
     /// Is the certificate the one that the Patroni file names?
     fn is_patronis(&self, stream: &SslStream<Bounded>) -> Result<()> {
-        let path = self.files.certificate.as_ref().context("Patroni's own certificate is not known: run patroni-gen-config")?;
+        let path = self
+            .files
+            .certificate
+            .as_ref()
+            .context("Patroni's own certificate is not known: run patroni-gen-config")?;
         let wanted = certificate(&self.root.path(path)).with_context(|| format!("cannot read {}", path.display()))?;
         let shown = stream.ssl().peer_certificate().context("it shows no certificate")?;
         ensure!(

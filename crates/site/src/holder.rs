@@ -34,7 +34,8 @@ pub fn of_lock(root: &Root, file: &std::fs::Metadata) -> Option<u32> {
     locks.lines().find_map(|line| {
         // 1: FLOCK ADVISORY WRITE 4711 00:19:1234 0 EOF; who waits for it has an arrow before that.
         let fields: Vec<&str> = line.split_whitespace().skip(1).collect();
-        (fields.first() == Some(&"FLOCK") && fields.get(4) == Some(&wanted.as_str())).then(|| fields.get(3)?.parse().ok())?
+        (fields.first() == Some(&"FLOCK") && fields.get(4) == Some(&wanted.as_str()))
+            .then(|| fields.get(3)?.parse().ok())?
     })
 }
 
@@ -87,7 +88,8 @@ mod tests {
         let root = Root::new(folder.path());
         let uid = geteuid().as_raw();
         let passwd = format!("other:x:{}:1::/:/bin/sh\nme:x:{uid}:1::/:/bin/sh\n", uid + 1);
-        for (path, text) in [("etc/passwd", passwd.as_str()), ("proc/71/comm", "evil\u{1b}[2J\n"), ("proc/net/tcp", "")] {
+        for (path, text) in [("etc/passwd", passwd.as_str()), ("proc/71/comm", "evil\u{1b}[2J\n"), ("proc/net/tcp", "")]
+        {
             let path = folder.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();

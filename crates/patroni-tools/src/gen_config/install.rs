@@ -28,13 +28,14 @@ impl Lock {
         if !real.is_dir() {
             bail!("there is no directory {}: install the package patroni, which provides it", directory.display());
         }
-        let lock = Flock::lock(Self::open(root)?, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-            nix::errno::Errno::EWOULDBLOCK => anyhow::anyhow!(
-                "another patroni-gen-config is at work in {}: nothing was changed, run this one again",
-                directory.display()
-            ),
-            other => anyhow::anyhow!("cannot lock {LOCK}: {other}"),
-        })?;
+        let lock =
+            Flock::lock(Self::open(root)?, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+                nix::errno::Errno::EWOULDBLOCK => anyhow::anyhow!(
+                    "another patroni-gen-config is at work in {}: nothing was changed, run this one again",
+                    directory.display()
+                ),
+                other => anyhow::anyhow!("cannot lock {LOCK}: {other}"),
+            })?;
         for name in root.list(directory)?.iter().filter(|name| name.starts_with(UNFINISHED)) {
             let _ = std::fs::remove_file(real.join(name));
         }
@@ -59,7 +60,8 @@ impl Lock {
         if !data.is_file() || data.uid() != Uid::effective().as_raw() {
             bail!("{LOCK} is not a file of the user who runs this program: remove it, and run this as root");
         }
-        file.set_permissions(Permissions::from_mode(0o600)).with_context(|| format!("cannot close {LOCK} to others"))?;
+        file.set_permissions(Permissions::from_mode(0o600))
+            .with_context(|| format!("cannot close {LOCK} to others"))?;
         Ok(file)
     }
 }

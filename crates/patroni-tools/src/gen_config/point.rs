@@ -98,8 +98,14 @@ mod tests {
             ("restapi: {cafile: /ca}".to_owned(), None),
             (format!("restapi: {{{cert}}}"), Some("RESTAPI_CERT=/c")),
             (format!("restapi: {{{cert}}}\nctl: {{insecure: true}}"), Some("RESTAPI_CACERT=/c RESTAPI_CERT=/c")),
-            (format!("restapi: {{{cert}, cafile: /ca}}\nctl: {{insecure: true}}"), Some("RESTAPI_CACERT=/ca RESTAPI_CERT=/c")),
-            (format!("restapi: {{{cert}, cafile: /ca}}\nctl: {{cacert: /ctl}}"), Some("RESTAPI_CACERT=/ctl RESTAPI_CERT=/c")),
+            (
+                format!("restapi: {{{cert}, cafile: /ca}}\nctl: {{insecure: true}}"),
+                Some("RESTAPI_CACERT=/ca RESTAPI_CERT=/c"),
+            ),
+            (
+                format!("restapi: {{{cert}, cafile: /ca}}\nctl: {{cacert: /ctl}}"),
+                Some("RESTAPI_CACERT=/ctl RESTAPI_CERT=/c"),
+            ),
             (
                 format!("restapi: {{{cert}, cafile: /ca, verify_client: optional}}\nctl: {{{cert}}}"),
                 Some("RESTAPI_CACERT=/ca RESTAPI_CERT=/c"),

@@ -62,12 +62,11 @@ fn taken(instance: &Instance, wanted: &Wanted, listeners: &[Listener]) -> Option
         certain.or_else(|| listeners.iter().find(|listener| may_meet(address, listener)).map(|listener| (listener, 0)))
     };
     let found = wanted.addresses.iter().filter_map(in_the_way);
-    let (lost, owner) = found.fold((0, None), |(lost, owner), (listener, certain)| {
-        match Owner::of(instance, listener) {
+    let (lost, owner) =
+        found.fold((0, None), |(lost, owner), (listener, certain)| match Owner::of(instance, listener) {
             Owner::Ours => (lost, owner),
             other => (lost + certain, owner.or(Some(other))),
-        }
-    });
+        });
     let who = match owner? {
         Owner::Other(who) => who,
         // We know ours.
@@ -124,7 +123,8 @@ impl Owner {
     }
 }
 
-/// Is this another user than the one who runs Patroni and PostgreSQL, and than root, who may have given them their sockets?
+/// Is this another user than the one who runs Patroni and PostgreSQL, and than root, who may have given them their sockets? A unit that
+/// was changed runs this check as the user who runs them there.
 fn is_foreign(root: &Root, uid: u32) -> bool {
-    uid != 0 && root.user_id(USER).is_ok_and(|postgres| postgres != uid)
+    uid != 0 && uid != geteuid().as_raw() && root.user_id(USER).is_ok_and(|postgres| postgres != uid)
 }
