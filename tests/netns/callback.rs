@@ -455,6 +455,14 @@ impl Member {
         errors.lines().find(|line| line.contains("REST API")).unwrap_or_default().to_owned()
     }
 
+    /// As another user of the group postgres.
+    fn dnscp_as(&self, uid: u32, line: &str) -> Output {
+        let (uid, group) = (uid.to_string(), POSTGRES.to_string());
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &uid, "--regid", &group, "--clear-groups", env!("CARGO_BIN_EXE_dnscp")]);
+        command.args(line.split_whitespace()).env("PATRONI_TOOLS_ROOT", self.folder.path()).output().unwrap()
+    }
+
     fn lock(&self) -> PathBuf {
         self.folder.path().join("run/patroni-tools/dnscp.16-main.lock")
     }
@@ -607,8 +615,8 @@ fn the_locks_are_open_to_their_owner_alone() {
             let output = command.output().unwrap();
             let data = member.lock().metadata().unwrap_or_else(|_| panic!("{line}: {output:?}"));
             assert_eq!((data.uid(), data.mode() & 0o7777), (POSTGRES, 0o600), "{line}");
+            // Both are in the group.
             for (uid, can) in [(POSTGRES, true), (MALLORY, false)] {
-                // It is a member of the group, too.
                 let id = uid.to_string();
                 let group = POSTGRES.to_string();
                 let mut flock = Command::new("setpriv");
@@ -616,8 +624,19 @@ fn the_locks_are_open_to_their_owner_alone() {
                 let output = flock.arg("true").output().unwrap();
                 assert_eq!(output.status.success(), can, "{line}, {uid}: {output:?}");
             }
+            // It is taken by the others as it is, where the kernel protects it (`fs.protected_regular`), too.
+            for uid in [0, POSTGRES] {
+                let said = errors(&member.dnscp_as(uid, "status 16-main"));
+                assert!(!said.contains("run/patroni-tools"), "{line}, {uid}: {said}");
+            }
             std::fs::remove_file(member.lock()).unwrap();
         }
+        // Another member of the group makes none, which would be its own.
+        let said = errors(&member.dnscp_as(MALLORY, "status 16-main"));
+        assert!(said.contains("run this as root or postgres") && !member.lock().exists(), "{said}");
+        let _ = member.dnscp_as(POSTGRES, "status 16-main");
+        assert_eq!(member.lock().metadata().unwrap().uid(), POSTGRES);
+        std::fs::remove_file(member.lock()).unwrap();
         let left: Vec<_> = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert!(left.iter().all(|name| name == "dnscp.16-main.service"), "{left:?}");
         // Without the directory a callback does its work, and says what is wrong.
