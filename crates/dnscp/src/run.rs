@@ -198,6 +198,7 @@ impl Task {
     }
 
     /// What follows can be done by two at once; so a lock that cannot be had costs a warning and no address.
+    #[must_use]
     pub fn lock(&self, locks: &Locks) -> Option<Held> {
         match locks.act(WAIT) {
             Ok(Some(lock)) => Some(lock),

@@ -61,13 +61,13 @@ impl Tls {
             self.explain(fault)
         })?;
         let mut doubts: Vec<String> = doubt.iter().map(doubtful).collect();
-        match (self.is_patronis(&stream), ours) {
-            (Ok(()), _) => {}
-            (Err(error), true) if self.files.certificate.is_some() => doubts.push(format!("{error:#}")),
-            // Such a file names none, and the kernel's word is enough.
-            (Err(_), true) => {}
-            (Err(error), false) => {
-                bail!("{error:#}; and the kernel does not say who answers there, so it is not believed")
+        if let Err(error) = self.is_patronis(&stream) {
+            if !ours {
+                bail!("{error:#}; and the kernel does not say who answers there, so it is not believed");
+            }
+            // A file that names none is an old one, and the kernel's word is enough.
+            if self.files.certificate.is_some() {
+                doubts.push(format!("{error:#}"));
             }
         }
         Ok((stream, doubts))
