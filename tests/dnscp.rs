@@ -16,9 +16,12 @@ struct Machine(tempfile::TempDir);
 impl Machine {
     fn new(files: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        for directory in ["etc/default", "etc/patroni", "run/postgresql"] {
+        for directory in ["etc/default", "etc/patroni", "run/postgresql", "run/patroni-tools"] {
             std::fs::create_dir_all(folder.path().join(directory)).unwrap();
         }
+        // Who runs this test runs its Patroni, too.
+        let passwd = format!("postgres:x:{}:1::/:/bin/sh\n", nix::unistd::geteuid());
+        std::fs::write(folder.path().join("etc/passwd"), passwd).unwrap();
         let machine = Self(folder);
         for (path, text) in files {
             std::fs::write(machine.0.path().join(path), text).unwrap();

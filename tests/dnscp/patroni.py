@@ -1,11 +1,14 @@
 """A REST API that speaks TLS as Patroni's does (patroni/api.py, RestApiServer), and always says the same.
 
 Arguments: certificate, key, file of signers or "", none|optional|required. Prints its port. Without arguments: no TLS.
+PORT: on which it listens; SLOW: seconds before a connection is accepted.
 """
 import http.server
+import os
 import socketserver
 import ssl
 import sys
+import time
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -21,6 +24,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     daemon_threads = True
+
+    def get_request(self):
+        time.sleep(float(os.environ.get("SLOW", 0)))
+        return super().get_request()
 
     def process_request_thread(self, request, client_address):
         if hasattr(request, "context"):
@@ -43,7 +50,7 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
         pass
 
 
-server = Server(("127.0.0.1", 0), Handler)
+server = Server(("127.0.0.1", int(os.environ.get("PORT", 0))), Handler)
 if sys.argv[1:]:
     certificate, key, signers, verify = sys.argv[1:]
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=signers or None)

@@ -6,16 +6,19 @@
 #[path = "../pki.rs"]
 mod pki;
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::world::rest::{PRIMARY, REPLICA, Rest, SILENT, STOPPING};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, gettid};
 use openssl::pkey::PKey;
 use openssl::ssl::{SslAcceptor, SslMethod};
 use openssl::x509::X509;
@@ -36,7 +39,7 @@ impl Member {
         ip("link set eth0 up");
         ip("address add 10.77.0.1/24 broadcast 10.77.0.255 dev eth0");
         let folder = tempfile::tempdir().unwrap();
-        for directory in ["etc/default", "etc/patroni", "run/postgresql", "proc/1", "data"] {
+        for directory in ["etc/default", "etc/patroni", "run/postgresql", "run/patroni-tools", "proc/1", "data"] {
             std::fs::create_dir_all(folder.path().join(directory)).unwrap();
         }
         let patroni = Rest::listen("127.0.0.1:8008").unwrap();
@@ -101,7 +104,10 @@ impl Drop for Service {
 }
 
 fn acceptor(authority: &pki::Authority) -> SslAcceptor {
-    let pair = authority.issue("127.0.0.1".parse().unwrap(), pki::NOW, false);
+    acceptor_of(&authority.issue("127.0.0.1".parse().unwrap(), pki::NOW, false))
+}
+
+fn acceptor_of(pair: &pki::Pair) -> SslAcceptor {
     let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
     builder.set_certificate(&X509::from_pem(pair.certificate.as_bytes()).unwrap()).unwrap();
     builder.set_private_key(&PKey::private_key_from_pem(pair.key.as_bytes()).unwrap()).unwrap();
@@ -383,5 +389,302 @@ fn settings_that_others_can_write_move_nothing() {
         let output = member.dnscp("on_start primary 16-main");
         assert!(!output.status.success() && !has());
         assert!(errors(&output).contains("can be changed by others than root: chmod go-w"), "{}", errors(&output));
+    });
+}
+
+const POSTGRES: u32 = 4242;
+const MALLORY: u32 = 4711;
+
+/// A server on a port of its own that says what a primary's Patroni says, as a user of the host. Ends with the test.
+struct Server(Child);
+
+impl Server {
+    /// With `certificate`, whose key is beside it, it speaks TLS; a slow one accepts a connection only after that time.
+    fn run(uid: u32, port: u16, certificate: Option<&Path>, slow: &str) -> Self {
+        let id = uid.to_string();
+        let mut command = Command::new("setpriv");
+        // Another user has not root's PATH.
+        command.env("PATH", "/usr/bin:/bin");
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "python3", "-c"]);
+        command.arg(include_str!("../dnscp/patroni.py")).env("PORT", port.to_string()).env("SLOW", slow);
+        if let Some(certificate) = certificate {
+            command.arg(certificate).arg(certificate.with_extension("key")).args(["", "none"]);
+        }
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), port.to_string(), "python3 does not serve");
+        Self(child)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Member {
+    /// A member whose users are others than root, and can reach its files.
+    fn with_users(settings: &str) -> Self {
+        let member = Self::new(settings);
+        member
+            .write("etc/passwd", &format!("postgres:x:{POSTGRES}:{POSTGRES}::/:\nmallory:x:{MALLORY}:{MALLORY}::/:\n"));
+        std::fs::set_permissions(member.folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        member
+    }
+
+    /// Patroni is asked there.
+    fn ask(&self, url: &str, more: &str) {
+        let text = format!("NAME=pg1\nRESTAPI={url}\n{more}ADDRESS=10.77.0.1\nDATA_DIRECTORY=/data\n");
+        self.write("etc/patroni/16-main.dnscp", &text);
+    }
+
+    /// A certificate of an authority, with its key beside it.
+    fn certificate(&self, name: &str, authority: &pki::Authority) -> PathBuf {
+        let pair = authority.issue("127.0.0.1".parse().unwrap(), pki::NOW, false);
+        self.write(&format!("etc/patroni/{name}.pem"), &pair.certificate);
+        self.write(&format!("etc/patroni/{name}.key"), &pair.key);
+        self.folder.path().join(format!("etc/patroni/{name}.pem"))
+    }
+
+    /// The line of `dnscp status` about the REST API.
+    fn said(&self) -> String {
+        let errors = errors(&self.dnscp("status 16-main"));
+        errors.lines().find(|line| line.contains("REST API")).unwrap_or_default().to_owned()
+    }
+
+    /// As another user of the group postgres.
+    fn dnscp_as(&self, uid: u32, line: &str) -> Output {
+        let (uid, group) = (uid.to_string(), POSTGRES.to_string());
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &uid, "--regid", &group, "--clear-groups", env!("CARGO_BIN_EXE_dnscp")]);
+        command.args(line.split_whitespace()).env("PATRONI_TOOLS_ROOT", self.folder.path()).output().unwrap()
+    }
+
+    fn lock(&self) -> PathBuf {
+        self.folder.path().join("run/patroni-tools/dnscp.16-main.lock")
+    }
+}
+
+/// The service is started, and looks for a while.
+fn never_taken(member: &Member, what: &str) {
+    let _service = member.service();
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(3) {
+        assert!(!has(), "{what}: taken after {:?}", begin.elapsed());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn another_user_on_the_port_is_never_believed() {
+    alone(|| {
+        let member = Member::with_users(SETTINGS);
+        let (site, other) = (pki::Authority::new("site"), pki::Authority::new("other"));
+        member.write("etc/patroni/ca.pem", &site.pem());
+        let pg1 = member.certificate("pg1", &site);
+        let etcd = member.certificate("etcd", &site);
+        let foreign = member.certificate("foreign", &other);
+        for file in [&pg1, &etcd, &foreign] {
+            // Only root could read it otherwise, and who has Patroni's own key is not believed either.
+            std::fs::set_permissions(file.with_extension("key"), PermissionsExt::from_mode(0o644)).unwrap();
+        }
+        let by_ca = "RESTAPI_CACERT=/etc/patroni/ca.pem\n";
+        let pinned = format!("{by_ca}RESTAPI_CERT=/etc/patroni/pg1.pem\n");
+        let mut port = 8010;
+        let mut run = |uid: u32, certificate: Option<&Path>, slow: &str, more: &str| {
+            port += 1;
+            let server = Server::run(uid, port, certificate, slow);
+            let protocol = if certificate.is_some() { "https" } else { "http" };
+            member.ask(&format!("{protocol}://127.0.0.1:{port}"), more);
+            (server, format!("{protocol} {more} slow {slow}"))
+        };
+        // These are seen to serve: as root, and as who runs Patroni.
+        for (uid, certificate, more) in
+            [(0, None, ""), (POSTGRES, None, ""), (POSTGRES, Some(&*pg1), &*pinned), (POSTGRES, Some(&*pg1), by_ca)]
+        {
+            let (server, what) = run(uid, certificate, "0.02", more);
+            let service = member.service();
+            // A busy host answers late now and then.
+            wait(&what, 20, has);
+            wait(&what, 20, || member.said().is_empty());
+            drop((service, server));
+            wait("the lease ends", 5, || !has());
+        }
+        for (certificate, more) in
+            [(None, ""), (Some(&*etcd), by_ca), (Some(&*etcd), &*pinned), (Some(&*pg1), &*pinned)]
+        {
+            for slow in ["0", "0.1"] {
+                let (server, what) = run(MALLORY, certificate, slow, more);
+                never_taken(&member, &what);
+                // The folder stands for the machine.
+                let process = format!("proc/{}", server.0.id());
+                std::os::unix::fs::symlink(format!("/{process}"), member.folder.path().join(process)).unwrap();
+                let who = format!(
+                    "(process {}) of user mallory (uid {MALLORY}) answers there and not Patroni",
+                    server.0.id()
+                );
+                wait(&format!("{what}: {who}"), 20, || member.said().contains(&who));
+            }
+        }
+        // A connection that is never accepted belongs to no user.
+        let (_server, what) = run(MALLORY, None, "5", "");
+        never_taken(&member, &what);
+        assert!(member.said().contains("did not answer within"), "{}", member.said());
+        // The service itself says it once.
+        let (_server, _) = run(MALLORY, None, "0", "");
+        let mut service = member.command("--service 16-main").stderr(Stdio::piped()).spawn().unwrap();
+        thread::sleep(Duration::from_secs(4));
+        service.kill().unwrap();
+        let said = errors(&service.wait_with_output().unwrap());
+        let times = said.matches("of user mallory (uid 4711) answers there and not Patroni").count();
+        assert!(times == 1 || (times == 2 && said.contains("did not answer within")), "{said}");
+    });
+}
+
+/// Where the kernel cannot say who answers, Patroni's own certificate is the only one that counts.
+#[test]
+fn what_is_not_on_this_host_is_believed_by_patronis_own_certificate_alone() {
+    alone(|| {
+        let member = Member::with_users(SETTINGS);
+        let site = pki::Authority::new("site");
+        member.write("etc/patroni/ca.pem", &site.pem());
+        let (jobs, queue) = std::sync::mpsc::channel::<Box<dyn FnOnce() -> Rest + Send>>();
+        let (answers, answered) = std::sync::mpsc::channel();
+        let (ready, started) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            ready.send(gettid()).unwrap();
+            for job in queue {
+                answers.send(job()).unwrap();
+            }
+        });
+        ip(&format!("link set far netns {}", started.recv().unwrap()));
+        jobs.send(Box::new(|| {
+            ip("address add 10.77.0.3/24 dev far");
+            ip("link set far up");
+            Rest::listen("10.77.0.3:8008").unwrap()
+        }))
+        .unwrap();
+        let far = answered.recv().unwrap();
+        let role = || String::from_utf8(member.dnscp("status 16-main").stdout).unwrap();
+        member.ask("http://10.77.0.3:8008", "");
+        assert!(role().contains("role:    Patroni does not answer\n"), "{}", role());
+        assert!(member.said().contains("the kernel does not say who answers there"), "{}", member.said());
+
+        let by_ca = "RESTAPI_CACERT=/etc/patroni/ca.pem\n";
+        let pair = site.issue("127.0.0.1".parse().unwrap(), pki::NOW, false);
+        member.write("etc/patroni/pg1.pem", &pair.certificate);
+        far.speak_tls(acceptor_of(&pair));
+        member.ask("https://10.77.0.3:8008", &format!("{by_ca}RESTAPI_CERT=/etc/patroni/pg1.pem\n"));
+        assert!(role().contains("role:    primary\n"), "{} {}", role(), member.said());
+        member.ask("https://10.77.0.3:8008", by_ca);
+        assert!(member.said().contains("Patroni's own certificate is not known"), "{}", member.said());
+        assert!(role().contains("role:    Patroni does not answer\n"), "{}", role());
+        member.ask("https://10.77.0.3:8008", &format!("{by_ca}RESTAPI_CERT=/etc/patroni/pg1.pem\n"));
+        far.speak_tls(acceptor(&site));
+        assert!(
+            member.said().contains("its certificate is another one than that in /etc/patroni/pg1.pem"),
+            "{}",
+            member.said()
+        );
+        assert!(role().contains("role:    Patroni does not answer\n"), "{}", role());
+    });
+}
+
+/// Whoever makes them first, and with whatever umask; and no other user can hold them.
+#[test]
+fn the_locks_are_open_to_their_owner_alone() {
+    alone(|| {
+        let member = Member::with_users(SETTINGS);
+        let directory = member.folder.path().join("run/patroni-tools");
+        std::os::unix::fs::chown(&directory, None, Some(POSTGRES)).unwrap();
+        std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o1770)).unwrap();
+        for (umask, line) in [
+            ("000", "status 16-main"),
+            ("022", "-ttl 30 -- on_role_change replica 16-main"),
+            ("777", "on_stop primary 16-main"),
+            ("077", "--stopped 16-main"),
+        ] {
+            let program = env!("CARGO_BIN_EXE_dnscp");
+            let script = format!("umask {umask}; exec {program} {line}");
+            let mut command = Command::new("sh");
+            command.args(["-c", &script]).env("PATRONI_TOOLS_ROOT", member.folder.path());
+            let output = command.output().unwrap();
+            let data = member.lock().metadata().unwrap_or_else(|_| panic!("{line}: {output:?}"));
+            assert_eq!((data.uid(), data.mode() & 0o7777), (POSTGRES, 0o600), "{line}");
+            // Both are in the group.
+            for (uid, can) in [(POSTGRES, true), (MALLORY, false)] {
+                let id = uid.to_string();
+                let group = POSTGRES.to_string();
+                let mut flock = Command::new("setpriv");
+                flock.args(["--reuid", &id, "--regid", &group, "--clear-groups", "flock", "-n"]).arg(member.lock());
+                let output = flock.arg("true").output().unwrap();
+                assert_eq!(output.status.success(), can, "{line}, {uid}: {output:?}");
+            }
+            // It is taken by the others as it is, where the kernel protects it (`fs.protected_regular`), too.
+            for uid in [0, POSTGRES] {
+                let said = errors(&member.dnscp_as(uid, "status 16-main"));
+                assert!(!said.contains("run/patroni-tools"), "{line}, {uid}: {said}");
+            }
+            std::fs::remove_file(member.lock()).unwrap();
+        }
+        // Another member of the group makes none, which would be its own.
+        let said = errors(&member.dnscp_as(MALLORY, "status 16-main"));
+        assert!(said.contains("run this as root or postgres") && !member.lock().exists(), "{said}");
+        let _ = member.dnscp_as(POSTGRES, "status 16-main");
+        assert_eq!(member.lock().metadata().unwrap().uid(), POSTGRES);
+        std::fs::remove_file(member.lock()).unwrap();
+        let left: Vec<_> = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(left.iter().all(|name| name == "dnscp.16-main.service"), "{left:?}");
+        // Without the directory a callback does its work, and says what is wrong.
+        std::fs::remove_dir_all(&directory).unwrap();
+        ip(&format!("address add {VIP}/24 dev eth0"));
+        let output = member.dnscp("before_stop primary 16-main");
+        assert!(output.status.success() && !has(), "{output:?}");
+        assert!(errors(&output).contains("systemd-tmpfiles --create patroni-tools.conf"), "{}", errors(&output));
+        ip(&format!("address add {VIP}/24 dev eth0"));
+        let output = member.dnscp("--stopped 16-main");
+        assert!(output.status.success() && !has(), "{output:?}");
+    });
+}
+
+#[test]
+fn a_service_that_waits_for_the_lock_says_so_once() {
+    alone(|| {
+        let member = Member::new(SETTINGS);
+        let mut service = member.command("--service 16-main").stderr(Stdio::piped()).spawn().unwrap();
+        wait("the service takes", 4, has);
+        std::fs::create_dir_all(member.folder.path().join(format!("proc/{}", std::process::id()))).unwrap();
+        let file = std::fs::File::open(member.lock()).unwrap();
+        let mut file = Some(file);
+        let lock = loop {
+            match Flock::lock(file.take().unwrap(), FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => break lock,
+                Err((back, _)) => file = Some(back),
+            }
+        };
+        wait("the lease ends", 5, || !has());
+        thread::sleep(Duration::from_secs(4));
+        let status = errors(&member.dnscp("status 16-main"));
+        assert!(
+            status.contains("another process has had the lock /run/patroni-tools/dnscp.16-main.lock for longer than"),
+            "{status}"
+        );
+        drop(lock);
+        wait("the service takes again", 4, has);
+        thread::sleep(Duration::from_secs(1));
+        let status = errors(&member.dnscp("status 16-main"));
+        assert!(!status.contains("lock"), "{status}");
+        service.kill().unwrap();
+        let said = errors(&service.wait_with_output().unwrap());
+        for line in [
+            "warning: another process has the lock /run/patroni-tools/dnscp.16-main.lock",
+            "the lock was given back after",
+        ] {
+            assert_eq!(said.matches(line).count(), 1, "{said}");
+        }
     });
 }

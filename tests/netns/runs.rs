@@ -36,6 +36,7 @@ impl Member {
     fn new() -> Self {
         fs::create_dir_all("/etc/patroni").unwrap();
         fs::create_dir_all("/run/postgresql").unwrap();
+        fs::create_dir_all("/run/patroni-tools").unwrap();
         fs::write(
             "/etc/patroni/16-main.dnscp",
             "NAME=pg1\nRESTAPI=http://127.0.0.1:8008\nADDRESS=10.77.0.2\nDATA_DIRECTORY=/data\n",

@@ -14,13 +14,13 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-const BY_FAMILY: u16 = 20;
+pub(crate) const BY_FAMILY: u16 = 20;
 const DESTROY: u16 = 21;
-const REQUEST: u16 = 0x1;
+pub(crate) const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
 const DUMP: u16 = 0x300;
 const DONE: u16 = 3;
-const ERROR: u16 = 2;
+pub(crate) const ERROR: u16 = 2;
 const TCP: u8 = 6;
 
 /// The address must not wait longer for this.
@@ -33,7 +33,7 @@ const STATES: u32 = 0b1011_0011_1110;
 const HEADER: usize = 16;
 
 /// Where `struct inet_diag_sockid` lies in `struct inet_diag_msg`, and how long it is.
-const IDENTITY: std::ops::Range<usize> = 4..52;
+pub(crate) const IDENTITY: std::ops::Range<usize> = 4..52;
 
 /// Resets every TCP connection of a local address, and gives their number.
 #[must_use]
@@ -43,10 +43,7 @@ pub fn end(address: IpAddr) -> usize {
 
 fn try_end(address: IpAddr) -> nix::Result<usize> {
     let family = if address.is_ipv4() { 2 } else { 10 };
-    let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
-    let limit = TimeVal::milliseconds(100);
-    setsockopt(&socket, ReceiveTimeout, &limit)?;
-    setsockopt(&socket, SendTimeout, &limit)?;
+    let socket = open()?;
     send(&socket, &request(BY_FAMILY, REQUEST | DUMP, family, &[0; 48]))?;
     let mut found = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
@@ -79,6 +76,15 @@ fn try_end(address: IpAddr) -> nix::Result<usize> {
     Ok(ended)
 }
 
+/// A socket for such questions, on which nothing waits for long.
+pub(crate) fn open() -> nix::Result<OwnedFd> {
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
+    let limit = TimeVal::milliseconds(100);
+    setsockopt(&socket, ReceiveTimeout, &limit)?;
+    setsockopt(&socket, SendTimeout, &limit)?;
+    Ok(socket)
+}
+
 /// The source address follows the two ports.
 fn source(identity: &[u8], address: IpAddr) -> bool {
     match address {
@@ -88,7 +94,7 @@ fn source(identity: &[u8], address: IpAddr) -> bool {
 }
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2`.
-fn request(kind: u16, flags: u16, family: u8, identity: &[u8]) -> Vec<u8> {
+pub(crate) fn request(kind: u16, flags: u16, family: u8, identity: &[u8]) -> Vec<u8> {
     const LENGTH: u32 = 72;
     let mut request = LENGTH.to_ne_bytes().to_vec();
     request.extend(kind.to_ne_bytes());
@@ -101,14 +107,14 @@ fn request(kind: u16, flags: u16, family: u8, identity: &[u8]) -> Vec<u8> {
 }
 
 /// The first message: its kind, its body, and what follows it.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+pub(crate) fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
     let body = bytes.get(HEADER..length)?;
     Some((kind, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
 
-fn send(socket: &OwnedFd, request: &[u8]) -> nix::Result<()> {
+pub(crate) fn send(socket: &OwnedFd, request: &[u8]) -> nix::Result<()> {
     sendto(socket.as_raw_fd(), request, &NetlinkAddr::new(0, 0), MsgFlags::empty()).map(drop)
 }
 

@@ -34,8 +34,9 @@ impl Instance {
         let Some(text) = root.read(&path)? else { return Ok(None) };
         let written =
             Written::parse(&text).with_context(|| format!("{}: run patroni-gen-config {id}", path.display()))?;
-        let rest =
-            written.rest.map(|(address, files)| Arc::new(Api::new(address, files.map(|files| Tls::new(root, files)))));
+        let rest = written
+            .rest
+            .map(|(address, files)| Arc::new(Api::new(root, address, files.map(|files| Tls::new(root, files)))));
         Ok(Some(Self { name: written.name, rest, address: written.address, data_directory: written.data_directory }))
     }
 
@@ -73,7 +74,8 @@ impl Written {
             let address = address.parse().with_context(|| format!("RESTAPI is '{url}', not an address with a port"))?;
             let own =
                 value("CTL_CERT").zip(value("CTL_KEY")).map(|(certificate, key)| (certificate.into(), key.into()));
-            let files = Files { signers: value("RESTAPI_CACERT").map(PathBuf::from), own };
+            let path = |key: &str| value(key).map(PathBuf::from);
+            let files = Files { signers: path("RESTAPI_CACERT"), certificate: path("RESTAPI_CERT"), own };
             Ok((address, secure.then_some(files)))
         });
         Ok(Self {
@@ -98,10 +100,11 @@ mod tests {
         let address: SocketAddr = "[fd00::1]:8008".parse().unwrap();
         assert_eq!(rest("").unwrap(), None);
         assert_eq!(rest("RESTAPI=\"http://[fd00::1]:8008\"").unwrap(), Some((address, None)));
-        let files = Files { signers: None, own: None };
+        let files = Files { signers: None, certificate: None, own: None };
         assert_eq!(rest("RESTAPI=\"https://[fd00::1]:8008\"").unwrap(), Some((address, Some(files))));
-        let files = Files { signers: Some("/ca".into()), own: Some(("/c".into(), "/k".into())) };
-        let lines = "RESTAPI='https://[fd00::1]:8008'\nRESTAPI_CACERT=/ca\nCTL_CERT=/c\nCTL_KEY=/k";
+        let own = Some(("/c".into(), "/k".into()));
+        let files = Files { signers: Some("/ca".into()), certificate: Some("/own".into()), own };
+        let lines = "RESTAPI='https://[fd00::1]:8008'\nRESTAPI_CACERT=/ca\nRESTAPI_CERT=/own\nCTL_CERT=/c\nCTL_KEY=/k";
         assert_eq!(rest(lines).unwrap(), Some((address, Some(files))));
         for url in ["http://nowhere", "https://pg1:8008", "ftp://10.0.0.1:1"] {
             assert!(rest(&format!("RESTAPI={url}")).is_err(), "{url}");

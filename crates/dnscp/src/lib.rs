@@ -12,6 +12,7 @@ pub mod event;
 pub mod instance;
 pub mod netlink;
 mod notify;
+pub mod peer;
 pub mod plan;
 pub mod privilege;
 pub mod rest;

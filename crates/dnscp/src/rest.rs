@@ -10,9 +10,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::unistd::geteuid;
 use serde_json::Value;
 use site::net::Bounded;
+use site::{Root, holder};
 
+use crate::peer;
 use crate::tls::Tls;
 
 /// More than any answer of Patroni has.
@@ -64,9 +67,13 @@ impl Said {
     }
 }
 
+/// Who runs Patroni.
+const USER: &str = "postgres";
+
 /// Where Patroni is asked.
 #[derive(Debug)]
 pub struct Api {
+    root: Root,
     address: SocketAddr,
     tls: Option<Tls>,
     doubt: Mutex<Option<String>>,
@@ -75,8 +82,8 @@ pub struct Api {
 impl Api {
     /// The API at an address, with TLS or without.
     #[must_use]
-    pub fn new(address: SocketAddr, tls: Option<Tls>) -> Self {
-        Self { address, tls, doubt: Mutex::new(None) }
+    pub fn new(root: &Root, address: SocketAddr, tls: Option<Tls>) -> Self {
+        Self { root: root.clone(), address, tls, doubt: Mutex::new(None) }
     }
 
     /// Asks and judges; never longer than `limit`.
@@ -112,7 +119,14 @@ impl Api {
     }
 
     fn exchange(&self, mut stream: Bounded, question: &str) -> Result<Vec<u8>> {
+        let ours = self.is_patronis(&stream)?;
         let Some(tls) = &self.tls else {
+            if !ours {
+                bail!(
+                    "the kernel does not say who answers there, so it is not believed: is it an address of this host? set RESTAPI_CERT \
+                     otherwise, and run patroni-gen-config"
+                );
+            }
             return exchange(&mut stream, question).map_err(|error| match error.kind() {
                 ErrorKind::ConnectionReset => {
                     anyhow!("it ended the connection ({error}): is it TLS now? run patroni-gen-config")
@@ -120,18 +134,29 @@ impl Api {
                 _ => error.into(),
             });
         };
-        let (mut stream, doubt) = tls.connect(stream)?;
-        *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = doubt.map(|why| {
-            format!(
-                "the certificate of Patroni's REST API at {} is out of date ({why}): renew RESTAPI_CERT and reload Patroni, before \
-                 others refuse it",
-                self.address
-            )
-        });
+        let (mut stream, doubts) = tls.connect(stream, ours)?;
+        let doubts: Vec<String> =
+            doubts.iter().map(|doubt| format!("Patroni's REST API at {}: {doubt}", self.address)).collect();
+        *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = (!doubts.is_empty()).then(|| doubts.join("\n"));
         let answer = exchange(&mut stream, question).map_err(|error| tls.explain_io(error))?;
         // Patroni waits for it, but we do not care any more.
         let _ = stream.shutdown();
         Ok(answer)
+    }
+
+    /// Does the kernel say that the other end belongs to the user who runs Patroni, or to root, who could do all anyway? An error where it
+    /// is another one; false where it does not know.
+    fn is_patronis(&self, stream: &Bounded) -> Result<bool> {
+        let (own, peer) = stream.ends()?;
+        let Some(end) = peer::accepted(&self.root, own, peer, stream.end())? else { return Ok(false) };
+        if end.uid == 0 || self.root.user_id(USER).is_ok_and(|uid| uid == end.uid) {
+            return Ok(true);
+        }
+        bail!(
+            "{} answers there and not Patroni, which {USER} runs, so it is not believed: end that, and start Patroni",
+            // Others than root could not see it.
+            holder::who(&self.root, end.uid, end.inode, geteuid().is_root())
+        )
     }
 }
 
@@ -203,7 +228,7 @@ mod tests {
     fn a_hanging_patroni_is_silent_in_time() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let begin = Instant::now();
-        let api = Api::new(listener.local_addr().unwrap(), None);
+        let api = Api::new(&Root::new("/nowhere"), listener.local_addr().unwrap(), None);
         let standing = api.standing(false, Duration::from_millis(100));
         assert!(matches!(standing, Standing::Silent(_)), "{standing:?}");
         // A busy host adds much to it, but the listener would never answer.

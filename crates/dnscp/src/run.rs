@@ -198,11 +198,13 @@ impl Task {
     }
 
     /// What follows can be done by two at once; so a lock that cannot be had costs a warning and no address.
-    fn lock(&self, locks: &Locks) -> Option<Held> {
+    #[must_use]
+    pub fn lock(&self, locks: &Locks) -> Option<Held> {
         match locks.act(WAIT) {
             Ok(Some(lock)) => Some(lock),
             Ok(None) => {
-                self.reporter.warn("another run has been at work for a second: going on without waiting for it");
+                self.reporter
+                    .warn(format!("{} has been at work for a second: going on without waiting for it", locks.holder()));
                 None
             }
             Err(error) => {

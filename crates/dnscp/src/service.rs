@@ -28,6 +28,9 @@ const LOOK: u16 = 1000;
 /// A callback has the lock for as long as Patroni's answer takes.
 const WAIT: Duration = Duration::from_millis(500);
 
+/// So many turns without the lock are said.
+const MISSED: u32 = 3;
+
 /// Between two comparisons of the name.
 const COMPARE: Duration = Duration::from_secs(300);
 
@@ -96,6 +99,8 @@ struct Service {
     last: String,
     /// What is wrong, said once.
     faults: Vec<String>,
+    /// Turns that had to be left out for another process's lock, and since when.
+    missed: Option<(u32, Instant)>,
     /// Since when somebody else has had our address.
     foreign: Option<Instant>,
     announcing: Option<JoinHandle<()>>,
@@ -149,6 +154,7 @@ impl Service {
             here: Vec::new(),
             last: String::new(),
             faults: Vec::new(),
+            missed: None,
             foreign: None,
             announcing: None,
             name: Name::new(Instant::now()),
@@ -199,7 +205,12 @@ impl Service {
     /// Whoever gives the address up waits for this lock; so an answer that was right before cannot be acted upon after.
     fn turn(&mut self, faults: &mut Vec<String>) -> Result<()> {
         let task = self.task.clone();
-        let Some(_lock) = self.locks.act(WAIT)? else { return Ok(()) };
+        let begin = Instant::now();
+        let Some(_lock) = self.locks.act(WAIT)? else {
+            self.miss(begin, faults);
+            return Ok(());
+        };
+        self.go_on();
         let looked = Moment::now();
         let standing = task.standing();
         let interfaces = netlink::interfaces()?;
@@ -224,6 +235,29 @@ impl Service {
         self.here = shown(&task, &netlink::interfaces()?);
         self.look_after_the_name(&addresses, faults);
         Ok(())
+    }
+
+    /// A turn without the lock: what was wrong before still is, as nothing was looked at.
+    fn miss(&mut self, begin: Instant, faults: &mut Vec<String>) {
+        let (turns, since) = self.missed.unwrap_or((0, begin));
+        self.missed = Some((turns.saturating_add(1), since));
+        faults.clone_from(&self.faults);
+        if turns + 1 == MISSED {
+            self.task.reporter.warn(format!(
+                "{} has the lock {}: until it is given back nothing is done, and the address stays for what is left of its lease",
+                self.locks.holder(),
+                self.locks.path("lock").display()
+            ));
+        }
+    }
+
+    fn go_on(&mut self) {
+        if let Some((turns, since)) = self.missed.take() {
+            if turns >= MISSED {
+                let seconds = since.elapsed().as_secs();
+                self.task.reporter.info(format!("the lock was given back after {seconds} s: going on"));
+            }
+        }
     }
 
     fn give_up(&mut self, reason: &str, interfaces: &[Interface], faults: &mut Vec<String>) {
@@ -357,13 +391,23 @@ impl Service {
         if !self.last.is_empty() {
             text.extend(["; last change: ", &self.last]);
         }
+        if let Some((_, since)) = self.missed.filter(|(turns, _)| *turns >= MISSED) {
+            let seconds = since.elapsed().as_secs();
+            text = format!("waits for the lock, which {} has had for {seconds} s; before: {text}", self.locks.holder());
+        }
         text.replace('\n', " ")
     }
 
     /// Without us nobody renews the lease. If this member is the primary, the address stays until Patroni's events take it
     /// away; a service that comes back gives it a lease again. What keepalived was told, the unit takes back.
     fn end(&self) {
-        let Ok(Some(_lock)) = self.locks.act(WAIT) else { return };
+        let Ok(Some(_lock)) = self.locks.act(WAIT) else {
+            let holder = self.locks.holder();
+            self.task
+                .reporter
+                .warn(format!("the service ends without the lock, which {holder} has: the address keeps its lease"));
+            return;
+        };
         if self.task.standing() != Standing::Primary {
             return;
         }

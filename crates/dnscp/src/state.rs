@@ -1,22 +1,37 @@
 //! What two runs of one instance share: who is at work, and is the service there?
 //!
-//! Both are `flock(2)` on files in `/run/postgresql`, which postgresql-common makes at every boot; the kernel gives a lock back
-//! when its holder is killed. Nothing is remembered from run to run: the kernel's addresses and Patroni's answer are the state.
-//! Beside the locks is the file by which keepalived is told who is the primary.
+//! Both are `flock(2)` on files in `/run/patroni-tools`, which systemd-tmpfiles makes at every boot and which only root and the group
+//! postgres can enter; the kernel gives a lock back when its holder is killed. To lock a file needs only the right to open it,
+//! so these belong to postgres and are open to no other user, whoever makes them first. Nothing is remembered from run to run: the
+//! kernel's addresses and Patroni's answer are the state. In `/run/postgresql` is the file by which keepalived is told who is the primary.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result};
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag};
 use nix::time::{ClockId, clock_gettime};
-use site::Root;
+use nix::unistd::{geteuid, linkat};
+use site::{Root, holder};
 
-const DIRECTORY: &str = "/run/postgresql";
+const DIRECTORY: &str = "/run/patroni-tools";
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// Where 0.1.0 had its locks, which every user can hold.
+const OLD_DIRECTORY: &str = "/run/postgresql";
+
+/// There while the package is upgraded from 0.1.0 and its `dnscp@` runs still, which knows only the old locks.
+const UPGRADE: &str = "/run/patroni-tools.upgrade-from-0.1.0";
+
+/// An upgrade that was cut short counts no longer than this.
+const UPGRADE_LIMIT: Duration = Duration::from_secs(3600);
+
+/// No old lock is waited for longer than this, as its holder can be anybody.
+const OLD_WAIT: Duration = Duration::from_millis(500);
 
 /// The locks of one instance.
 #[derive(Debug, Clone)]
@@ -25,9 +40,20 @@ pub struct Locks {
     name: String,
 }
 
-/// A lock that is held.
+/// A lock that is held, and in an upgrade the old one with it.
 #[derive(Debug)]
-pub struct Held(#[allow(dead_code)] Flock<File>);
+pub struct Held(#[allow(dead_code)] Vec<Flock<File>>);
+
+/// Is there a service, which renews leases?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// Yes.
+    Runs,
+    /// No.
+    Missing,
+    /// Only root and postgres can see it.
+    Hidden,
+}
 
 impl Locks {
     /// Those of a scope.
@@ -40,46 +66,169 @@ impl Locks {
 
     /// The right to change addresses, waited for until `limit`; none after that, or where it cannot be had.
     pub fn act(&self, limit: Duration) -> Result<Option<Held>> {
-        let end = Instant::now() + limit;
-        let mut file = self.open("lock")?;
-        loop {
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(Some(Held(lock))),
-                Err((back, _)) if Instant::now() < end => file = back,
-                Err(_) => return Ok(None),
-            }
-            std::thread::sleep(PAUSE);
+        let begin = Instant::now();
+        let Some(lock) = wait(self.open("lock")?, limit) else { return Ok(None) };
+        let mut held = vec![lock];
+        if self.upgraded() {
+            // It is a courtesy to the old service, and no reason to do nothing.
+            let left = limit.saturating_sub(begin.elapsed()).min(OLD_WAIT);
+            held.extend(self.open_old("lock").ok().and_then(|file| wait(file, left)));
         }
+        Ok(Some(Held(held)))
     }
 
     /// Makes this process the service of the instance; none where another one is.
     pub fn serve(&self) -> Result<Option<Held>> {
-        Ok(Flock::lock(self.open("service")?, FlockArg::LockExclusiveNonblock).ok().map(Held))
+        // Who only looks has the lock for an instant.
+        Ok(wait(self.open("service")?, Duration::from_millis(100)).map(|lock| Held(vec![lock])))
     }
 
     /// Is there a service, which renews leases?
     #[must_use]
     pub fn served(&self) -> bool {
-        let Ok(file) = self.open("service") else { return false };
-        Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
+        self.service() == Service::Runs
     }
 
-    /// Root must not follow what postgres could have put there, nor wait for it.
+    /// The same for people, who may not see it.
+    #[must_use]
+    pub fn service(&self) -> Service {
+        let held = |file: File| Flock::lock(file, FlockArg::LockSharedNonblock).is_err();
+        let runs = match self.open_present(&self.path("service")) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => return Service::Hidden,
+            present => present.is_ok_and(held) || (self.upgraded() && self.open_old("service").is_ok_and(held)),
+        };
+        if runs { Service::Runs } else { Service::Missing }
+    }
+
+    /// Who has the lock for addresses, where that can be seen: for people.
+    #[must_use]
+    pub fn holder(&self) -> String {
+        let data = self.open_present(&self.path("lock")).and_then(|file| file.metadata());
+        let pid = data.ok().and_then(|data| holder::of_lock(&self.root, &data));
+        pid.map_or_else(|| "another process".to_owned(), |pid| holder::process(&self.root, pid))
+    }
+
+    /// Where the lock of a kind is.
+    #[must_use]
+    pub fn path(&self, kind: &str) -> PathBuf {
+        PathBuf::from(format!("{DIRECTORY}/dnscp.{}.{kind}", self.name))
+    }
+
+    /// Opens what is there first: the kernel refuses to root, too, to create what is another's in such a directory
+    /// (`fs.protected_regular`).
     fn open(&self, kind: &str) -> Result<File> {
-        let path = format!("{DIRECTORY}/.dnscp.{}.{kind}", self.name);
-        let real = self.root.path(&path);
+        let path = self.path(kind);
+        let shown = path.display();
+        for _ in 0..3 {
+            match self.open_present(&path) {
+                Ok(file) => return self.checked(file, &path),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    return Err(error).with_context(|| {
+                        format!("cannot open {shown}, which must belong to postgres: run this as root or postgres, or remove it")
+                    });
+                }
+                Err(error) => return Err(error).with_context(|| format!("cannot open {shown}")),
+            }
+            match self.make(&path) {
+                Ok(file) => return Ok(file),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    bail!("there is no directory {DIRECTORY}: run systemd-tmpfiles --create patroni-tools.conf")
+                }
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot make {shown}: run this as root or postgres"));
+                }
+            }
+        }
+        bail!("cannot open {shown}: it comes and goes")
+    }
+
+    fn open_present(&self, path: &Path) -> io::Result<File> {
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-        // Root's file would lock postgres out, and flock(2) asks no right to write: so it is there for both.
-        let create = OpenOptions::new()
+        OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(self.root.path(path))
+    }
+
+    /// A lock that others could hold, too, is none.
+    fn checked(&self, file: File, path: &Path) -> Result<File> {
+        let data = file.metadata().with_context(|| format!("cannot look at {}", path.display()))?;
+        let shown = path.display();
+        if !data.is_file() {
+            bail!("{shown} is not a regular file: remove it");
+        }
+        if data.uid() != 0 && data.uid() != self.owner() {
+            bail!("{shown} belongs to {}, who could hold it for ever: remove it", holder::user(&self.root, data.uid()));
+        }
+        if self.opens_to_others(&data) {
+            self.close(&file).with_context(|| format!("{shown} is open to others: remove it"))?;
+        }
+        Ok(file)
+    }
+
+    fn opens_to_others(&self, data: &Metadata) -> bool {
+        data.mode() & 0o7777 != 0o600 || data.uid() != self.owner()
+    }
+
+    /// Gives a file to postgres alone, whatever the umask was.
+    fn close(&self, file: &File) -> io::Result<()> {
+        if geteuid().is_root() {
+            fchown(file, Some(self.owner()), None)?;
+        }
+        file.set_permissions(Permissions::from_mode(0o600))
+    }
+
+    /// The file gets its name only when it has its owner: no other run, and none that is killed meanwhile, leaves another one.
+    fn make(&self, path: &Path) -> io::Result<File> {
+        // Another member of the group could make a file in there, but only of its own.
+        if !geteuid().is_root() && geteuid().as_raw() != self.owner() {
+            return Err(ErrorKind::PermissionDenied.into());
+        }
+        let real = self.root.path(path);
+        let file = OpenOptions::new()
+            .read(true)
             .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            .custom_flags(flags.bits())
-            .open(&real);
-        create
-            .or_else(|_| OpenOptions::new().read(true).custom_flags(flags.bits()).open(&real))
-            .with_context(|| format!("cannot open {path}: is postgresql-common installed, which makes {DIRECTORY}?"))
+            .mode(0o600)
+            .custom_flags(OFlag::O_TMPFILE.bits())
+            .open(self.root.path(DIRECTORY))?;
+        self.close(&file)?;
+        let nameless = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        linkat(AT_FDCWD, &nameless, AT_FDCWD, &real, AtFlags::AT_SYMLINK_FOLLOW)?;
+        Ok(file)
+    }
+
+    /// Who runs Patroni, and so calls us.
+    fn owner(&self) -> u32 {
+        self.root.user_id("postgres").unwrap_or_else(|_| geteuid().as_raw())
+    }
+
+    /// Is the package being upgraded from 0.1.0? Only root can say so.
+    fn upgraded(&self) -> bool {
+        let Ok(data) = self.root.path(UPGRADE).symlink_metadata() else { return false };
+        // Where a folder stands for the machine, its owner stands for root.
+        let roots = self.root.path("/run").metadata().is_ok_and(|directory| directory.uid() == data.uid());
+        let age = data.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok());
+        data.is_file() && roots && age.is_none_or(|age| age < UPGRADE_LIMIT)
+    }
+
+    /// A lock of 0.1.0, where its programs have made one.
+    fn open_old(&self, kind: &str) -> io::Result<File> {
+        let path = Path::new(OLD_DIRECTORY).join(format!(".dnscp.{}.{kind}", self.name));
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(self.root.path(path))?;
+        if file.metadata()?.is_file() { Ok(file) } else { Err(ErrorKind::InvalidInput.into()) }
+    }
+}
+
+/// The lock, waited for until `limit`.
+fn wait(mut file: File, limit: Duration) -> Option<Flock<File>> {
+    let end = Instant::now() + limit;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Some(lock),
+            Err((back, _)) if Instant::now() < end => file = back,
+            Err(_) => return None,
+        }
+        std::thread::sleep(PAUSE);
     }
 }
 
@@ -150,11 +299,22 @@ mod tests {
         assert!(!root.path(path).exists());
     }
 
+    fn locks() -> (tempfile::TempDir, Locks) {
+        let folder = tempfile::tempdir().unwrap();
+        for directory in ["run/postgresql", "run/patroni-tools", "etc"] {
+            std::fs::create_dir_all(folder.path().join(directory)).unwrap();
+        }
+        let locks = Locks::of(&Root::new(folder.path()), "16-main/../x");
+        (folder, locks)
+    }
+
+    fn real(locks: &Locks, kind: &str) -> PathBuf {
+        locks.root.path(locks.path(kind))
+    }
+
     #[test]
     fn one_at_a_time_and_never_for_long() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(folder.path().join("run/postgresql")).unwrap();
-        let locks = Locks::of(&Root::new(folder.path()), "16-main/../x");
+        let (_folder, locks) = locks();
         let first = locks.act(Duration::ZERO).unwrap();
         assert!(first.is_some());
         assert!(locks.act(Duration::from_millis(20)).unwrap().is_none());
@@ -163,5 +323,83 @@ mod tests {
         assert!(!locks.served());
         let service = locks.serve().unwrap();
         assert!(service.is_some() && locks.served() && locks.serve().unwrap().is_none());
+    }
+
+    #[test]
+    fn only_their_owner_can_open_them_whoever_makes_them_first() {
+        let (folder, locks) = locks();
+        if geteuid().is_root() {
+            std::fs::write(folder.path().join("etc/passwd"), "postgres:x:4242:4343::/:/bin/sh\n").unwrap();
+        }
+        let is_closed = || {
+            let data = real(&locks, "lock").metadata().unwrap();
+            assert_eq!((data.uid(), data.mode() & 0o7777), (locks.owner(), 0o600));
+        };
+        assert!(locks.act(Duration::ZERO).unwrap().is_some());
+        is_closed();
+        // Left open by whatever it was.
+        std::fs::write(real(&locks, "lock"), "").unwrap();
+        std::fs::set_permissions(real(&locks, "lock"), Permissions::from_mode(0o666)).unwrap();
+        assert!(locks.act(Duration::ZERO).unwrap().is_some());
+        is_closed();
+    }
+
+    #[test]
+    fn what_is_not_ours_is_refused_and_named() {
+        let (folder, locks) = locks();
+        let refused = |locks: &Locks| format!("{:#}", locks.act(Duration::ZERO).unwrap_err());
+        let lock = real(&locks, "lock");
+        std::os::unix::fs::symlink("/etc/passwd", &lock).unwrap();
+        assert!(refused(&locks).starts_with("cannot open /run/patroni-tools/dnscp.16-main_.._x.lock: "));
+        std::fs::remove_file(&lock).unwrap();
+        nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(refused(&locks).contains("is not a regular file"));
+        std::fs::remove_file(&lock).unwrap();
+        if geteuid().is_root() {
+            std::fs::write(folder.path().join("etc/passwd"), "postgres:x:4242:4343::/:\nmallory:x:4711:1::/:\n")
+                .unwrap();
+            std::fs::write(&lock, "").unwrap();
+            std::os::unix::fs::chown(&lock, Some(4711), None).unwrap();
+            assert!(refused(&locks).contains("belongs to user mallory (uid 4711)"));
+            std::fs::remove_file(&lock).unwrap();
+        }
+        std::fs::remove_dir(folder.path().join(&DIRECTORY[1..])).unwrap();
+        assert!(refused(&locks).contains("systemd-tmpfiles --create patroni-tools.conf"));
+    }
+
+    #[test]
+    fn the_locks_of_0_1_0_count_while_it_is_upgraded_and_no_longer() {
+        let (folder, locks) = locks();
+        let old = |kind: &str| {
+            let path = folder.path().join(format!("run/postgresql/.dnscp.16-main_.._x.{kind}"));
+            let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap();
+            Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        };
+        let service = old("service").unwrap();
+        let at_work = old("lock").unwrap();
+        let begin = Instant::now();
+        assert!(locks.act(Duration::from_millis(300)).unwrap().is_some() && !locks.served());
+        assert!(begin.elapsed() < Duration::from_millis(200), "it is waited for without an upgrade");
+        std::fs::write(folder.path().join(&UPGRADE[1..]), "").unwrap();
+        let begin = Instant::now();
+        assert!(
+            locks.act(Duration::from_millis(300)).unwrap().is_some(),
+            "who holds the old one keeps no one from working"
+        );
+        assert!(begin.elapsed() >= Duration::from_millis(290), "it is not waited for");
+        drop(at_work);
+        let both = locks.act(Duration::ZERO).unwrap();
+        assert!(both.is_some() && old("lock").is_err() && locks.served());
+        drop((both, service));
+        assert!(old("lock").is_ok() && !locks.served());
+        // An upgrade that was cut short.
+        let _service = old("service").unwrap();
+        assert!(locks.served());
+        let marker = File::open(folder.path().join(&UPGRADE[1..])).unwrap();
+        marker.set_modified(SystemTime::now() - UPGRADE_LIMIT).unwrap();
+        assert!(!locks.served());
+        std::fs::remove_file(folder.path().join(&UPGRADE[1..])).unwrap();
+        std::fs::create_dir(folder.path().join(&UPGRADE[1..])).unwrap();
+        assert!(!locks.served());
     }
 }

@@ -14,9 +14,12 @@ use crate::point::{Manager, state_file};
 use crate::rest::{Api, Standing};
 use crate::run::Task;
 use crate::service::word;
-use crate::state::Locks;
+use crate::state::{Locks, Service};
 
 const LOOKUP: Duration = Duration::from_secs(3);
+
+/// A run has the lock for some hundredths of a second.
+const WAIT: Duration = Duration::from_millis(1500);
 
 /// Prints, and fails if something is wrong.
 pub fn run(task: &Task, locks: &Locks, id: &ClusterId, json: bool) -> Result<()> {
@@ -29,10 +32,15 @@ pub fn run(task: &Task, locks: &Locks, id: &ClusterId, json: bool) -> Result<()>
         problems.push(why.clone());
     }
     problems.extend(task.rest().and_then(Api::doubt));
-    let served = locks.served();
-    if !served {
-        problems.push(format!("dnscp@{0} does not run: systemctl start dnscp@{0}", id.dashed()));
+    let service = locks.service();
+    match service {
+        Service::Runs => {}
+        Service::Missing => problems.push(format!("dnscp@{0} does not run: systemctl start dnscp@{0}", id.dashed())),
+        Service::Hidden => {
+            problems.push(format!("whether dnscp@{} runs can be seen by root and postgres only", id.dashed()));
+        }
     }
+    problems.extend(lock(locks, service));
     problems.extend(pick.problems.iter().cloned());
     let manager = task.point.manager;
     let told = manager == Manager::Keepalived && task.root.path(state_file(id)).exists();
@@ -87,7 +95,7 @@ pub fn run(task: &Task, locks: &Locks, id: &ClusterId, json: bool) -> Result<()>
             "member": member,
             "role": word(&standing),
             "primary": primary,
-            "service": served,
+            "service": service == Service::Runs,
             "manager": manager.name(),
             "addresses": addresses,
             "dns": name,
@@ -99,7 +107,11 @@ pub fn run(task: &Task, locks: &Locks, id: &ClusterId, json: bool) -> Result<()>
     let mut text = format!(
         "cluster: {id}\nrole:    {}\nservice: {}\n",
         word(&standing),
-        if served { "runs" } else { "does not run" }
+        match service {
+            Service::Runs => "runs",
+            Service::Missing => "does not run",
+            Service::Hidden => "cannot be seen",
+        }
     );
     for line in &lines {
         text.extend(["address: ", line, "\n"]);
@@ -109,6 +121,22 @@ pub fn run(task: &Task, locks: &Locks, id: &ClusterId, json: bool) -> Result<()>
     }
     report::print(&text);
     if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) }
+}
+
+/// What keeps runs from changing addresses.
+fn lock(locks: &Locks, service: Service) -> Option<String> {
+    if service == Service::Hidden {
+        return None;
+    }
+    match locks.act(WAIT) {
+        Ok(Some(_)) => None,
+        Ok(None) => Some(format!(
+            "{} has had the lock {} for longer than {WAIT:?}, so that the service does nothing: end it, if it hangs",
+            locks.holder(),
+            locks.path("lock").display()
+        )),
+        Err(error) => Some(format!("{error:#}")),
+    }
 }
 
 fn holder(interfaces: &[Interface], address: IpAddr) -> Option<(String, Option<u32>)> {

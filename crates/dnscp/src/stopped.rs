@@ -1,7 +1,5 @@
 //! `ExecStopPost=` of `patroni@.service`: Patroni has ended, in whatever way.
 
-use std::time::Duration;
-
 use anyhow::{Result, bail};
 
 use crate::apply;
@@ -9,8 +7,6 @@ use crate::netlink;
 use crate::plan::{self, Step};
 use crate::run::Task;
 use crate::state::Locks;
-
-const WAIT: Duration = Duration::from_secs(1);
 
 /// How Patroni ended, as systemd says it (`systemd.exec(5)`, "Environment Variables Set on Service Processes").
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,7 +33,7 @@ impl Exit {
 
 /// Releases the address, or, in pause, gives it one more lease for the time until Patroni is back.
 pub fn run(task: &Task, locks: &Locks, exit: &Exit) -> Result<()> {
-    let _lock = locks.act(WAIT)?;
+    let _lock = task.lock(locks);
     let interfaces = netlink::interfaces()?;
     let running = task.instance.as_ref().is_some_and(|instance| instance.postgresql_runs(&task.root));
     let steps = if exit.leaves_a_primary(running) {

@@ -1,16 +1,22 @@
 //! TLS for the question to Patroni, by Debian's OpenSSL: whom we believe, and what we show.
 //!
 //! The certificate's name is not looked at, since we ask this very host: what has to be shown is that the answer is Patroni's,
-//! and not that of whoever opened the port while Patroni was away. For the same reason a certificate that has expired is only
-//! a doubt: it is still Patroni that has its key, and to lose the address over it would help nobody.
+//! and not that of another server whose certificate is from the same CA. That is shown by the kernel, which knows who answers, and
+//! by the certificate, which is the one that the Patroni file names. With the kernel's word another certificate of the same CA is only a
+//! doubt: the file was renewed, and Patroni has not read it again. For the same reason a certificate that has expired is only
+//! a doubt: it is still Patroni that has its key, and to lose the address over it would help no one.
 
 use std::fmt;
-use std::io::{self, ErrorKind};
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::fcntl::OFlag;
 use openssl::ssl::SslStream;
+use openssl::x509::X509;
 use site::Root;
 use site::net::tls::{self, Client, Own, Verify};
 use site::net::{Bounded, Fault};
@@ -20,6 +26,8 @@ use site::net::{Bounded, Fault};
 pub struct Files {
     /// The certificates that vouch for Patroni's; none: those that this host trusts anyway.
     pub signers: Option<PathBuf>,
+    /// Patroni's own, with which it answers; none in a file that patroni-gen-config 0.1.0 wrote.
+    pub certificate: Option<PathBuf>,
     /// Our own certificate and its key, where Patroni asks for one.
     pub own: Option<(PathBuf, PathBuf)>,
 }
@@ -44,16 +52,42 @@ impl Tls {
         Self { root: root.clone(), files, client: Mutex::new(None) }
     }
 
-    /// Shakes hands. Gives what is doubtful about the other side's certificate, too.
-    pub fn connect(&self, stream: Bounded) -> Result<(SslStream<Bounded>, Option<String>)> {
+    /// Shakes hands. Gives what is doubtful about the other side's certificate, too. `ours` is the kernel's word that Patroni answers;
+    /// without it the certificate has to be Patroni's own.
+    pub fn connect(&self, stream: Bounded, ours: bool) -> Result<(SslStream<Bounded>, Vec<String>)> {
         // No name is looked for, and none is sent.
-        match self.client()?.connect(stream, "127.0.0.1") {
-            Ok((stream, doubt)) => Ok((stream, doubt.map(|doubt| doubtful(&doubt)))),
-            Err(fault) => {
-                self.forget();
-                Err(self.explain(fault))
+        let (stream, doubt) = self.client()?.connect(stream, "127.0.0.1").map_err(|fault| {
+            self.forget();
+            self.explain(fault)
+        })?;
+        let mut doubts: Vec<String> = doubt.iter().map(doubtful).collect();
+        if let Err(error) = self.is_patronis(&stream) {
+            if !ours {
+                bail!("{error:#}; and the kernel does not say who answers there, so it is not believed");
+            }
+            // A file that names none is an old one, and the kernel's word is enough.
+            if self.files.certificate.is_some() {
+                doubts.push(format!("{error:#}"));
             }
         }
+        Ok((stream, doubts))
+    }
+
+    /// Is the certificate the one that the Patroni file names?
+    fn is_patronis(&self, stream: &SslStream<Bounded>) -> Result<()> {
+        let path = self
+            .files
+            .certificate
+            .as_ref()
+            .context("Patroni's own certificate is not known: run patroni-gen-config")?;
+        let wanted = certificate(&self.root.path(path)).with_context(|| format!("cannot read {}", path.display()))?;
+        let shown = stream.ssl().peer_certificate().context("it shows no certificate")?;
+        ensure!(
+            wanted.to_der()? == shown.to_der()?,
+            "its certificate is another one than that in {}: if that was renewed, reload Patroni",
+            path.display()
+        );
+        Ok(())
     }
 
     /// What a failure after the handshake means. In TLS 1.3 the other side's judgement of our certificate comes only then, and the
@@ -121,8 +155,22 @@ impl Tls {
 
 fn doubtful(doubt: &Fault) -> String {
     match doubt {
-        Fault::Expired(_) => "certificate has expired".to_owned(),
-        Fault::NotYetValid(_) => "certificate is not yet valid".to_owned(),
+        Fault::Expired(_) => out_of_date("has expired"),
+        Fault::NotYetValid(_) => out_of_date("is not yet valid"),
         other => other.to_string(),
     }
+}
+
+fn out_of_date(how: &str) -> String {
+    format!("its certificate {how}: renew RESTAPI_CERT and reload Patroni, before others refuse it")
+}
+
+/// The first certificate of a file, which the Patroni file named: it can be in a directory of postgres, and root asks, too.
+fn certificate(real: &Path) -> Result<X509> {
+    const MOST: u64 = 1 << 20;
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(real)?;
+    ensure!(file.metadata()?.is_file(), "it is not a file");
+    let mut text = Vec::new();
+    file.take(MOST).read_to_end(&mut text)?;
+    X509::from_pem(&text).map_err(|_| anyhow!("it has no certificate in PEM"))
 }

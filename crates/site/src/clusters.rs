@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -109,6 +109,8 @@ pub struct Listener {
     pub address: IpAddr,
     /// On which port.
     pub port: u16,
+    /// Whose it is.
+    pub uid: Option<u32>,
     /// The number by which `/proc/PID/fd` names it.
     pub inode: u64,
 }
@@ -117,17 +119,48 @@ pub struct Listener {
 pub fn listeners(root: &Root) -> Result<Vec<Listener>> {
     const LISTEN: &str = "0A";
     let mut listeners = Vec::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        for line in read_table(root, table)?.lines().skip(1) {
-            let mut fields = line.split_whitespace().skip(1);
-            let (local, state) = (fields.next(), fields.nth(1));
-            if state == Some(LISTEN) {
-                let inode = fields.nth(5).and_then(|inode| inode.parse().ok()).unwrap_or(0);
-                listeners.extend(local.and_then(socket).map(|(address, port)| Listener { address, port, inode }));
-            }
+    for table in TABLES {
+        for row in read_table(root, table)?.lines().filter_map(Row::parse).filter(|row| row.state == LISTEN) {
+            let (uid, inode) = (row.uid, row.inode);
+            listeners.extend(socket(row.local).map(|(address, port)| Listener { address, port, uid, inode }));
         }
     }
     Ok(listeners)
+}
+
+/// Whose socket a TCP connection of this host ends in, and its number, which is 0 until it is accepted; from the same tables.
+pub fn connected(root: &Root, from: SocketAddr, to: SocketAddr) -> Result<Option<(u32, u64)>> {
+    let plain = |address: SocketAddr| Some((address.ip().to_canonical(), address.port()));
+    for table in TABLES {
+        let text = read_table(root, table)?;
+        let mut rows = text.lines().filter_map(Row::parse);
+        let found = rows.find(|row| socket(row.local) == plain(from) && socket(row.remote) == plain(to));
+        if let Some((uid, inode)) = found.and_then(|row| Some((row.uid?, row.inode))) {
+            return Ok(Some((uid, inode)));
+        }
+    }
+    Ok(None)
+}
+
+const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
+
+/// A line of such a table.
+struct Row<'a> {
+    local: &'a str,
+    remote: &'a str,
+    state: &'a str,
+    uid: Option<u32>,
+    inode: u64,
+}
+
+impl<'a> Row<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.split_whitespace().skip(1);
+        let (local, remote, state) = (fields.next()?, fields.next()?, fields.next()?);
+        let uid = fields.nth(3).and_then(|uid| uid.parse().ok());
+        let inode = fields.nth(1).and_then(|inode| inode.parse().ok()).unwrap_or(0);
+        Some(Self { local, remote, state, uid, inode })
+    }
 }
 
 /// `0100007F:1538`: an address as the machine has it in memory, by words of 32 bits, and a port.
@@ -214,12 +247,21 @@ mod tests {
         let seen: Vec<String> = listeners(&root)
             .unwrap()
             .iter()
-            .map(|listener| format!("{} {} {}", listener.address, listener.port, listener.inode))
+            .map(|listener| {
+                assert_eq!(listener.uid, Some(112));
+                format!("{} {} {}", listener.address, listener.port, listener.inode)
+            })
             .collect();
         // As a machine whose words begin with the least byte has them.
         if cfg!(target_endian = "little") {
             assert_eq!(seen, ["127.0.0.1 5433 7", "fd00::1 8008 9"]);
         }
+        let end = |from: &str, to: &str| connected(&root, from.parse().unwrap(), to.parse().unwrap()).unwrap();
+        if cfg!(target_endian = "little") {
+            assert_eq!(end("127.0.0.1:5433", "0.0.0.0:0"), Some((112, 7)));
+            assert_eq!(end("[::ffff:127.0.0.1]:5433", "0.0.0.0:0"), Some((112, 7)));
+        }
+        assert_eq!(end("127.0.0.1:5433", "127.0.0.1:1"), None);
     }
 
     #[test]

@@ -12,30 +12,57 @@ use site::Root;
 use site::keys::UNFINISHED;
 use tempfile::NamedTempFile;
 
+/// Only root makes names in `/run`, so that no other user can have put a file there; and none can open this one, or lock it.
+const LOCK: &str = "/run/patroni-gen-config.lock";
+
 /// The right to write into the directory, held by one run at a time.
 pub struct Lock {
-    _directory: Flock<File>,
+    _file: Flock<File>,
 }
 
 impl Lock {
-    /// Takes the lock, and removes what killed runs have left. The directory itself is locked, so that no
-    /// lock file stays behind.
+    /// Takes the lock, and removes what killed runs have left. The kernel gives it back, however this run ends; the file stays until
+    /// the next boot.
     pub fn take(root: &Root, directory: &Path) -> Result<Self> {
         let real = root.path(directory);
-        let handle = File::open(&real).with_context(|| {
-            format!("cannot open {}: install the package patroni, which provides it", directory.display())
-        })?;
-        let lock = Flock::lock(handle, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-            nix::errno::Errno::EWOULDBLOCK => anyhow::anyhow!(
-                "another patroni-gen-config is at work in {}: nothing was changed, run this one again",
-                directory.display()
-            ),
-            other => anyhow::anyhow!("cannot lock {}: {other}", directory.display()),
-        })?;
+        if !real.is_dir() {
+            bail!("there is no directory {}: install the package patroni, which provides it", directory.display());
+        }
+        let lock =
+            Flock::lock(Self::open(root)?, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+                nix::errno::Errno::EWOULDBLOCK => anyhow::anyhow!(
+                    "another patroni-gen-config is at work in {}: nothing was changed, run this one again",
+                    directory.display()
+                ),
+                other => anyhow::anyhow!("cannot lock {LOCK}: {other}"),
+            })?;
         for name in root.list(directory)?.iter().filter(|name| name.starts_with(UNFINISHED)) {
             let _ = std::fs::remove_file(real.join(name));
         }
-        Ok(Self { _directory: lock })
+        Ok(Self { _file: lock })
+    }
+
+    fn open(root: &Root) -> Result<File> {
+        let real = root.path(LOCK);
+        if let Some(parent) = real.parent().filter(|parent| !parent.exists()) {
+            // A folder that stands for a machine may have none.
+            std::fs::create_dir_all(parent).with_context(|| format!("cannot make the directory of {LOCK}"))?;
+        }
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+            .open(&real)
+            .with_context(|| format!("cannot open {LOCK}: run this program as root"))?;
+        let data = file.metadata().with_context(|| format!("cannot look at {LOCK}"))?;
+        if !data.is_file() || data.uid() != Uid::effective().as_raw() {
+            bail!("{LOCK} is not a file of the user who runs this program: remove it, and run this as root");
+        }
+        file.set_permissions(Permissions::from_mode(0o600))
+            .with_context(|| format!("cannot close {LOCK} to others"))?;
+        Ok(file)
     }
 }
 

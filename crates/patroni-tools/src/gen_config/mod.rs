@@ -88,6 +88,9 @@ pub struct Args {
     /// With --check: only ask the servers of the store if they serve this member
     #[arg(long, requires = "check", conflicts_with = "offline")]
     store: bool,
+    /// With --check: only say who has the ports of the instance; root sees which process it is
+    #[arg(long, requires = "check", conflicts_with_all = ["offline", "store"])]
+    ports: bool,
     /// With --check: print what was found as JSON
     #[arg(long, requires = "check")]
     json: bool,

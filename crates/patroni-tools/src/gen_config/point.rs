@@ -61,6 +61,7 @@ fn tls(patroni: &Yaml) -> Option<Vec<(&'static str, String)>> {
         .or_else(|| patroni.text(&["restapi", "cafile"]))
         .or_else(|| insecure.then(|| certificate.clone()));
     let mut lines: Vec<(&str, String)> = signers.map(|signers| ("RESTAPI_CACERT", signers)).into_iter().collect();
+    lines.push(("RESTAPI_CERT", certificate));
     if patroni.text(&["restapi", "verify_client"]).is_some_and(|verify| verify.eq_ignore_ascii_case("required")) {
         let own = ["ctl", "restapi"].into_iter().find(|section| patroni.text(&[section, "certfile"]).is_some())?;
         let certificate = patroni.text(&[own, "certfile"])?;
@@ -95,21 +96,27 @@ mod tests {
         let cert = "certfile: /c, keyfile: /k";
         for (text, expected) in [
             ("restapi: {cafile: /ca}".to_owned(), None),
-            (format!("restapi: {{{cert}}}"), Some("")),
-            (format!("restapi: {{{cert}}}\nctl: {{insecure: true}}"), Some("RESTAPI_CACERT=/c")),
-            (format!("restapi: {{{cert}, cafile: /ca}}\nctl: {{insecure: true}}"), Some("RESTAPI_CACERT=/ca")),
-            (format!("restapi: {{{cert}, cafile: /ca}}\nctl: {{cacert: /ctl}}"), Some("RESTAPI_CACERT=/ctl")),
+            (format!("restapi: {{{cert}}}"), Some("RESTAPI_CERT=/c")),
+            (format!("restapi: {{{cert}}}\nctl: {{insecure: true}}"), Some("RESTAPI_CACERT=/c RESTAPI_CERT=/c")),
+            (
+                format!("restapi: {{{cert}, cafile: /ca}}\nctl: {{insecure: true}}"),
+                Some("RESTAPI_CACERT=/ca RESTAPI_CERT=/c"),
+            ),
+            (
+                format!("restapi: {{{cert}, cafile: /ca}}\nctl: {{cacert: /ctl}}"),
+                Some("RESTAPI_CACERT=/ctl RESTAPI_CERT=/c"),
+            ),
             (
                 format!("restapi: {{{cert}, cafile: /ca, verify_client: optional}}\nctl: {{{cert}}}"),
-                Some("RESTAPI_CACERT=/ca"),
+                Some("RESTAPI_CACERT=/ca RESTAPI_CERT=/c"),
             ),
             (
                 format!("restapi: {{{cert}, cafile: /ca, verify_client: required}}\nctl: {{certfile: /both}}"),
-                Some("RESTAPI_CACERT=/ca CTL_CERT=/both CTL_KEY=/both"),
+                Some("RESTAPI_CACERT=/ca RESTAPI_CERT=/c CTL_CERT=/both CTL_KEY=/both"),
             ),
             (
                 format!("restapi: {{{cert}, cafile: /ca, verify_client: required}}"),
-                Some("RESTAPI_CACERT=/ca CTL_CERT=/c CTL_KEY=/k"),
+                Some("RESTAPI_CACERT=/ca RESTAPI_CERT=/c CTL_CERT=/c CTL_KEY=/k"),
             ),
         ] {
             assert_eq!(lines(&text).as_deref(), expected, "{text}");

@@ -105,6 +105,17 @@ impl Bounded {
         stream.set_nodelay(true)?;
         Ok(Self { stream, end })
     }
+
+    /// Its two ends: ours, and the other one.
+    pub fn ends(&self) -> io::Result<(SocketAddr, SocketAddr)> {
+        Ok((self.stream.local_addr()?, self.stream.peer_addr()?))
+    }
+
+    /// When all on it is over.
+    #[must_use]
+    pub fn end(&self) -> Instant {
+        self.end
+    }
 }
 
 fn left(end: Instant) -> io::Result<Duration> {

@@ -4,7 +4,8 @@
 //! that cannot look says that, and keeps no other from looking. With `--offline`, as the unit asks before every start, no server is
 //! asked and no program is run, and only what certainly keeps Patroni or PostgreSQL from starting is an error: a member that could
 //! start must not stay away because of a certificate that expired in the night. With `--store`, as the unit asks after every start, only
-//! the servers of the store are: not every Patroni says in its log why they do not serve it.
+//! the servers of the store are: not every Patroni says in its log why they do not serve it. With `--ports`, as the unit asks as root
+//! before every start, only the ports are looked at: postgres does not see which process of another user has one.
 
 mod certificates;
 mod clock;
@@ -186,7 +187,7 @@ pub fn run(root: &Root, args: &Args, ids: &[ClusterId], reporter: &Reporter) -> 
                 reporter.say(report::Level::Error, earlier);
             }
         }
-        if failed == 0 && !args.offline && !args.store {
+        if failed == 0 && !args.offline && !args.store && !args.ports {
             let store = if asked { "" } else { " (its store was not asked)" };
             report::print(&format!("{id}: nothing was found that keeps it from working{store}\n"));
         }
@@ -238,6 +239,9 @@ fn look(root: &Root, id: &ClusterId, path: &Path, args: &Args) -> Looked {
         Ok(instance) => instance,
         Err(finding) => return Looked { findings: vec![finding], asked: false },
     };
+    if args.ports {
+        return Looked { findings: kept(ports::look(&instance)), asked: false };
+    }
     let mut findings: Vec<Finding> = QUICK.iter().flat_map(|check| kept(check(&instance))).collect();
     if args.store {
         return Looked { findings: store::ask(&instance, &findings).findings, asked: true };

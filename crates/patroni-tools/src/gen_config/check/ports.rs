@@ -1,12 +1,12 @@
 //! Who listens where Patroni and PostgreSQL are about to.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::Result;
 use nix::unistd::geteuid;
-use site::Root;
 use site::clusters::{self, Listener};
+use site::{Root, holder};
 
 use super::{Finding, Instance, Level, USER};
 
@@ -44,23 +44,32 @@ fn wanted(instance: &Instance, label: &'static str, key: &[&str], setting: &'sta
 }
 
 fn taken(instance: &Instance, wanted: &Wanted, listeners: &[Listener]) -> Option<Finding> {
-    // An address of IPv6 for all is not for IPv4 too, as PostgreSQL opens it (`IPV6_V6ONLY` in `pqcomm.c`).
     let meets = |address: &IpAddr, listener: &Listener| {
         let any = address.is_unspecified() || listener.address.is_unspecified();
         listener.port == wanted.port
             && address.is_ipv4() == listener.address.is_ipv4()
             && (any || *address == listener.address)
     };
-    let in_the_way = |address: &IpAddr| listeners.iter().find(|listener| meets(address, listener));
-    let (lost, owner) = wanted.addresses.iter().filter_map(in_the_way).fold((0, None), |(lost, owner), listener| {
-        match Owner::of(instance, listener.inode) {
+    // An address of IPv6 for all is not for IPv4 too, as PostgreSQL opens it (`IPV6_V6ONLY` in `pqcomm.c`), but others may open it so.
+    let may_meet = |address: &IpAddr, listener: &Listener| {
+        listener.port == wanted.port
+            && address.is_ipv4()
+            && listener.address == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+            && listener.uid.is_some_and(|uid| is_foreign(instance.root, uid))
+    };
+    let in_the_way = |address: &IpAddr| {
+        let certain = listeners.iter().find(|listener| meets(address, listener)).map(|listener| (listener, 1));
+        certain.or_else(|| listeners.iter().find(|listener| may_meet(address, listener)).map(|listener| (listener, 0)))
+    };
+    let found = wanted.addresses.iter().filter_map(in_the_way);
+    let (lost, owner) =
+        found.fold((0, None), |(lost, owner), (listener, certain)| match Owner::of(instance, listener) {
             Owner::Ours => (lost, owner),
-            other => (lost + 1, owner.or(Some(other))),
-        }
-    });
+            other => (lost + certain, owner.or(Some(other))),
+        });
     let who = match owner? {
         Owner::Other(who) => who,
-        // Another user's process; we know ours.
+        // We know ours.
         Owner::Hidden if sees_ours(instance.root) => "another program".to_owned(),
         Owner::Hidden | Owner::Ours => return None,
     };
@@ -88,22 +97,15 @@ enum Owner {
 }
 
 impl Owner {
-    fn of(instance: &Instance, inode: u64) -> Self {
+    fn of(instance: &Instance, listener: &Listener) -> Self {
         let root = instance.root;
-        let link = format!("socket:[{inode}]");
-        let processes = root.list("/proc").unwrap_or_default();
-        let numbers = processes.iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit()));
-        let has = |directory: &PathBuf| {
-            let open = std::fs::read_dir(root.path(directory.join("fd"))).into_iter().flatten().flatten();
-            open.map(|entry| entry.path())
-                .any(|entry| std::fs::read_link(entry).is_ok_and(|to| to.as_os_str() == &*link))
-        };
-        let mut owners = numbers.map(|number| PathBuf::from("/proc").join(number)).filter(has).peekable();
-        if owners.peek().is_none() {
-            return Self::Hidden;
+        // Neither a control group nor a command line makes another user's process one of ours.
+        if let Some(uid) = listener.uid.filter(|uid| is_foreign(root, *uid)) {
+            return Self::Other(holder::who(root, uid, listener.inode, true));
         }
         let mut other = Self::Hidden;
-        for directory in owners {
+        for pid in holder::of_socket(root, listener.inode) {
+            let directory = Path::new("/proc").join(pid.to_string());
             let read = |name: &str| root.read(directory.join(name)).ok().flatten().unwrap_or_default();
             let (group, words) = (read("cgroup"), read("cmdline"));
             let unit = |name: &str| group.contains(&format!("/{name}@{}.service", instance.id.dashed()));
@@ -114,9 +116,15 @@ impl Owner {
             if unit("patroni") || unit("postgresql") || named {
                 return Self::Ours;
             }
-            let number = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            other = Self::Other(format!("{} (process {number})", read("comm").trim()));
+            let user = listener.uid.map_or_else(String::new, |uid| format!(" of {}", holder::user(root, uid)));
+            other = Self::Other(holder::process(root, pid) + &user);
         }
         other
     }
+}
+
+/// Is this another user than the one who runs Patroni and PostgreSQL, and than root, who may have given them their sockets? A unit that
+/// was changed runs this check as the user who runs them there.
+fn is_foreign(root: &Root, uid: u32) -> bool {
+    uid != 0 && uid != geteuid().as_raw() && root.user_id(USER).is_ok_and(|postgres| postgres != uid)
 }

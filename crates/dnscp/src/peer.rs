@@ -1,0 +1,155 @@
+//! Whose the other end of a connection on this host is, by the kernel's word (`sock_diag(7)`).
+//!
+//! The socket that listens is not asked: it can be another one by the time that somebody answers. The other end of our own connection
+//! can only be the one that answers us. Until it is accepted it has no number (`inode`), and what the kernel says of its user then
+//! means nothing.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{MsgFlags, recv};
+use site::{Root, clusters};
+
+use crate::connections::{self, BY_FAMILY, ERROR, IDENTITY, REQUEST};
+
+/// So long a connection may be unknown that was just made.
+const GRACE: Duration = Duration::from_millis(3);
+
+/// Between two questions: at first, and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(5));
+
+/// Where the user and the number of the socket lie in `struct inet_diag_msg`.
+const UID: std::ops::Range<usize> = 64..68;
+const INODE: std::ops::Range<usize> = 68..72;
+
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// Whose it is.
+    pub uid: u32,
+    /// The number of its socket.
+    pub inode: u64,
+}
+
+/// Waits until a connection is accepted; none where the kernel does not know its other end, which then is not on this host.
+pub fn accepted(root: &Root, own: SocketAddr, peer: SocketAddr, end: Instant) -> io::Result<Option<End>> {
+    let begin = Instant::now();
+    let socket = connections::open().ok();
+    let mut pause = PAUSE.0;
+    loop {
+        let found = socket.as_ref().and_then(|socket| ask(socket, own, peer));
+        // A kernel without tcp_diag says the same as one that knows of no such connection.
+        let found = found.or_else(|| {
+            let (uid, inode) = clusters::connected(root, peer, own).ok()??;
+            Some(End { uid, inode })
+        });
+        match found {
+            Some(found) if found.inode != 0 => return Ok(Some(found)),
+            None if begin.elapsed() > GRACE => return Ok(None),
+            _ => {}
+        }
+        let left = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
+        thread::sleep(pause.min(left.ok_or(ErrorKind::TimedOut)?));
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+/// The socket whose own end is the other side's.
+fn ask(socket: &OwnedFd, own: SocketAddr, peer: SocketAddr) -> Option<End> {
+    let identity = identity(own, peer);
+    let family = if own.ip().to_canonical().is_ipv4() { 2 } else { 10 };
+    connections::send(socket, &connections::request(BY_FAMILY, REQUEST, family, &identity)).ok()?;
+    let mut buffer = [0; 1024];
+    let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).ok()?;
+    match connections::message(buffer.get(..length)?)? {
+        (ERROR, ..) => None,
+        (_, body, _) => read(body, own, peer),
+    }
+}
+
+/// `struct inet_diag_sockid`, seen from the other side.
+fn identity(own: SocketAddr, peer: SocketAddr) -> Vec<u8> {
+    let mut identity = Vec::with_capacity(48);
+    identity.extend(peer.port().to_be_bytes());
+    identity.extend(own.port().to_be_bytes());
+    for address in [peer, own] {
+        let mut bytes = [0; 16];
+        match address.ip().to_canonical() {
+            IpAddr::V4(address) => bytes[..4].copy_from_slice(&address.octets()),
+            IpAddr::V6(address) => bytes = address.octets(),
+        }
+        identity.extend(bytes);
+    }
+    let scope = if let SocketAddr::V6(address) = peer { address.scope_id() } else { 0 };
+    identity.extend(scope.to_ne_bytes());
+    // Any cookie.
+    identity.extend([0xff; 8]);
+    identity
+}
+
+/// What the kernel answers, if it is about this very connection: where there is none, it tells of the socket that listens.
+fn read(body: &[u8], own: SocketAddr, peer: SocketAddr) -> Option<End> {
+    let said = body.get(IDENTITY)?;
+    let port = |at: usize| Some(u16::from_be_bytes(said.get(at..at + 2)?.try_into().ok()?));
+    // A socket of IPv6 that listens for IPv4, too, has the addresses of both in its own form.
+    let address = |at: usize| match body.first() {
+        Some(2) => Some(IpAddr::from(<[u8; 4]>::try_from(said.get(at..at + 4)?).ok()?)),
+        _ => Some(IpAddr::from(<[u8; 16]>::try_from(said.get(at..at + 16)?).ok()?).to_canonical()),
+    };
+    let is = |ip: IpAddr, number: u16, end: SocketAddr| (ip, number) == (end.ip().to_canonical(), end.port());
+    if !is(address(4)?, port(0)?, peer) || !is(address(20)?, port(2)?, own) {
+        return None;
+    }
+    let number = |range: std::ops::Range<usize>| Some(u32::from_ne_bytes(body.get(range)?.try_into().ok()?));
+    Some(End { uid: number(UID)?, inode: number(INODE)?.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    fn ends(stream: &TcpStream) -> (SocketAddr, SocketAddr) {
+        (stream.local_addr().unwrap(), stream.peer_addr().unwrap())
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(200)
+    }
+
+    #[test]
+    fn the_other_end_is_known_once_it_is_accepted() {
+        let (nowhere, here) = (Root::new("/nowhere"), Root::new("/"));
+        for (listen, address) in [("127.0.0.1:0", "127.0.0.1"), ("[::]:0", "127.0.0.1"), ("[::]:0", "::1")] {
+            let Ok(listener) = TcpListener::bind(listen) else { continue };
+            let port = listener.local_addr().unwrap().port();
+            let Ok(stream) = TcpStream::connect((address, port)) else { continue };
+            let (own, peer) = ends(&stream);
+            for root in [&nowhere, &here] {
+                let begin = Instant::now();
+                let waiting = accepted(root, own, peer, soon());
+                assert_eq!(waiting.unwrap_err().kind(), ErrorKind::TimedOut, "{listen}");
+                assert!(begin.elapsed() >= Duration::from_millis(190));
+            }
+            let _session = listener.accept().unwrap();
+            // By sock_diag, and by the table alone.
+            let found = accepted(&nowhere, own, peer, soon()).unwrap().unwrap();
+            assert_eq!(found.uid, nix::unistd::geteuid().as_raw(), "{listen}");
+            assert_eq!(clusters::connected(&here, peer, own).unwrap(), Some((found.uid, found.inode)), "{listen}");
+        }
+    }
+
+    #[test]
+    fn who_listens_is_not_who_answers() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = listener.local_addr().unwrap();
+        // No such connection: the kernel finds the socket that listens.
+        let own: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        assert_eq!(accepted(&Root::new("/"), own, peer, soon()).unwrap(), None);
+        assert!(read(&[], own, peer).is_none() && read(&[2; 72], own, peer).is_none());
+    }
+}
