@@ -110,7 +110,13 @@ pub(crate) fn check_owner(site: &Site, id: &ClusterId, directory: &Path) -> Resu
             return Ok(());
         }
     };
-    for other in clusters.iter().filter(|other| other.id != *id) {
+    for doubt in &clusters.unknown {
+        site.reporter.warn(format!(
+            "cannot tell whether {} is another cluster's too: the data directory of {doubt}",
+            directory.display()
+        ));
+    }
+    for other in clusters.known.iter().filter(|other| other.id != *id) {
         if other.data_directory.as_ref().is_some_and(|other| same(&site.root, other, directory)) {
             bail!("{} is the data directory of {}: choose another for {id}", directory.display(), other.id);
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use nix::unistd::geteuid;
 use serde_json::Value;
-use site::{clusters, conf};
+use site::{PgVersion, clusters, conf};
 
 use super::file::method_names;
 use super::{Finding, Instance, Level, USER};
@@ -79,9 +79,11 @@ fn data_directory(instance: &Instance, data: &Path) -> Result<Vec<Finding>> {
             findings.push(Finding::fatal(what, "make them the same"));
         }
     }
-    let Ok(Some(version)) = root.read(data.join("PG_VERSION")) else { return Ok(findings) };
+    let Ok(Some(version)) = root.for_postgres().read(data.join("PG_VERSION")) else { return Ok(findings) };
     if version.trim() != id.version.as_str() {
-        let what = format!("{shown} holds a cluster of version {}, not {}", version.trim(), id.version);
+        // It can be any file.
+        let theirs = version.trim().parse::<PgVersion>().map_or("unknown".to_owned(), |version| version.to_string());
+        let what = format!("{shown} holds a cluster of version {theirs}, not {}", id.version);
         let remedy = format!("name the directory of {id} in data_dir, or upgrade the cluster with pg_upgradecluster");
         findings.push(Finding::fatal(what, remedy));
     }

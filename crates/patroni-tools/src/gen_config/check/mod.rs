@@ -101,7 +101,8 @@ impl Finding {
     fn line(&self, file: &Path) -> String {
         let place = self.place.clone().unwrap_or_else(|| file.display().to_string());
         let parts = [place.as_str(), &self.what, &self.remedy];
-        plain(&parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "))
+        let parts = parts.into_iter().filter(|part| !part.is_empty()).map(plain).collect::<Vec<_>>();
+        parts.join(": ")
     }
 }
 
@@ -274,7 +275,8 @@ fn said(known: &[Finding], finding: &Finding) -> bool {
 
 /// What a check found, or why it could not look.
 fn kept(found: Result<Vec<Finding>>) -> Vec<Finding> {
-    found.unwrap_or_else(|error| vec![Finding::warning(format!("{error:#}"), "run this check as root").at("")])
+    let remedy = if geteuid().is_root() { "correct that" } else { "run this check as root" };
+    found.unwrap_or_else(|error| vec![Finding::warning(format!("{error:#}"), remedy).at("")])
 }
 
 fn read<'a>(root: &'a Root, id: &'a ClusterId, path: &Path, args: &'a Args) -> Result<Instance<'a>, Finding> {
