@@ -7,6 +7,8 @@ mod machine;
 #[path = "pki.rs"]
 mod pki;
 
+#[path = "cases/foreign.rs"]
+mod foreign;
 #[path = "cases/install.rs"]
 mod install;
 #[path = "cases/pg_lsclusters.rs"]

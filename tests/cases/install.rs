@@ -274,8 +274,9 @@ fn a_run_that_aborts_leaves_no_core() {
         return;
     }
     let machine = Machine::base();
-    // It waits for somebody who writes the settings.
-    assert!(Command::new("mkfifo").arg(machine.path("etc/default/patroni")).status().unwrap().success());
+    // It waits for a template from another program, and has the site key by then.
+    let template = machine.path("template");
+    assert!(Command::new("mkfifo").arg(&template).status().unwrap().success());
     let cores = |words: &[&str]| {
         let folder = tempfile::tempdir().unwrap();
         let mut child = Command::new("sh")
@@ -291,5 +292,9 @@ fn a_run_that_aborts_leaves_no_core() {
         fs::read_dir(folder.path()).unwrap().count()
     };
     assert_eq!(cores(&["sleep", "20"]), 1, "no core file of any program");
-    assert_eq!(cores(&[program().to_str().unwrap(), "16/main"]), 0, "a core file with secrets");
+    assert_eq!(
+        cores(&[program().to_str().unwrap(), "16/main", "--template", template.to_str().unwrap()]),
+        0,
+        "a core file with secrets"
+    );
 }

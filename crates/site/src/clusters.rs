@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -54,24 +54,26 @@ impl Clusters {
             0 => String::new(),
             number => format!(" (and {number} more)"),
         };
-        Some(format!("the port and the data directory of {first}{more}: see to it that no other cluster has them"))
+        Some(format!("the port and the data directory of {first}{more}; see to it that no other cluster has them"))
     }
 }
 
 /// All clusters of this host.
-pub fn installed(root: &Root) -> Result<Clusters> {
+#[must_use]
+pub fn installed(root: &Root) -> Clusters {
     let mut found = Clusters::default();
     let mut budget = Budget::ALL;
-    for version in root.list(CONFIG_ROOT)? {
+    let list = |directory: &Path, whose: &str| match root.list(directory) {
+        Ok(names) => (names, None),
+        Err(error) => (Vec::new(), Some(format!("{whose} are not known: {error:#}"))),
+    };
+    let (versions, fault) = list(Path::new(CONFIG_ROOT), "the clusters of this host");
+    found.unknown.extend(fault);
+    for version in versions {
         let Ok(version) = version.parse::<crate::PgVersion>() else { continue };
-        let directory = PathBuf::from(CONFIG_ROOT).join(version.as_str());
-        let names = match root.list(&directory) {
-            Ok(names) => names,
-            Err(error) => {
-                found.unknown.push(format!("the clusters of {version} are not known: {error:#}"));
-                continue;
-            }
-        };
+        let directory = Path::new(CONFIG_ROOT).join(version.as_str());
+        let (names, fault) = list(&directory, &format!("the clusters of {version}"));
+        found.unknown.extend(fault);
         for name in names {
             let Ok(name) = name.parse() else { continue };
             let id = ClusterId { version: version.clone(), name };
@@ -82,7 +84,7 @@ pub fn installed(root: &Root) -> Result<Clusters> {
         }
     }
     found.known.sort_by(|a, b| a.id.cmp(&b.id));
-    Ok(found)
+    found
 }
 
 /// One cluster of this host, if it has a `postgresql.conf` (a dead symbolic link counts, as for postgresql-common).
@@ -233,7 +235,7 @@ mod tests {
         write(&root, "/etc/postgresql/9.6/old/postgresql.conf", "");
         write(&root, "/etc/postgresql/17/empty/start.conf", "auto");
         write(&root, "/etc/postgresql/.17-main.failed/postgresql.conf", "");
-        let seen: Vec<_> = installed(&root).unwrap().known.iter().map(|c| (c.id.slashed(), c.port)).collect();
+        let seen: Vec<_> = installed(&root).known.iter().map(|c| (c.id.slashed(), c.port)).collect();
         assert_eq!(seen, [("9.6/old".to_owned(), 5432), ("17/main".to_owned(), 5450), ("17/my-app".to_owned(), 5440)]);
         let app = find(&root, &"17/my-app".parse().unwrap()).unwrap().unwrap();
         assert_eq!(app.data_directory, Some(PathBuf::from("/d/my-app")));
@@ -275,7 +277,7 @@ mod tests {
             "/proc/net/tcp",
             "  sl  local_address rem_address   st\n   0: 0100007F:1539 00000000:0000 0A 0\n   1: 0100007F:153A 00000000:0000 01 0\n",
         );
-        let clusters = installed(&root).unwrap().known;
+        let clusters = installed(&root).known;
         let listening = listening_ports(&root).unwrap();
         assert_eq!(next_free_port(&clusters, &listening, |_| false).unwrap(), 5434);
         assert_eq!(next_free_port(&clusters, &listening, |port| port == 5434).unwrap(), 5435);

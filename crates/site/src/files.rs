@@ -146,13 +146,13 @@ impl<'a> Opener<'a> {
         if self.find(path)?.is_some_and(|place| place.is(SFlag::S_IFDIR)) {
             return Ok(None);
         }
-        let mut made = None;
+        let mut last = None;
         let mut so_far = PathBuf::from("/");
         let mut place = self.top()?;
         for component in path.components() {
             let Component::Normal(name) = component else { continue };
             so_far.push(name);
-            if made.is_none() {
+            if last.is_none() {
                 if let Some(there) = self.find(&so_far)? {
                     if !there.is(SFlag::S_IFDIR) {
                         bail!("{} is {}, where a directory is expected", so_far.display(), kind(&there));
@@ -172,10 +172,10 @@ impl<'a> Opener<'a> {
             }
             let handle = Rc::new(handle);
             place = Place { handle: Rc::clone(&handle), stat, path: so_far.clone(), inside: place.inside };
-            made = Some(handle);
+            last = Some(handle);
         }
         drop(place);
-        Ok(made.and_then(Rc::into_inner))
+        Ok(last.and_then(Rc::into_inner))
     }
 
     fn top(&self) -> Result<Place> {
@@ -200,10 +200,7 @@ impl<'a> Opener<'a> {
             match component {
                 Component::Prefix(_) | Component::CurDir => {}
                 Component::RootDir => places.truncate(1),
-                Component::ParentDir if places.len() > 1 => {
-                    places.pop();
-                }
-                Component::ParentDir => {}
+                Component::ParentDir => places.truncate(places.len().saturating_sub(1).max(1)),
                 Component::Normal(name) => match self.step(places, name, links)? {
                     Some(next) => places = next,
                     None => return Ok(None),

@@ -231,7 +231,7 @@ fn render(
     let raft = present.as_ref().and_then(|yaml| yaml.text(&["raft", "self_addr"])?.rsplit_once(':')?.1.parse().ok());
     // Its own first: what is wrong with that of another one only leads to a warning.
     let own = clusters::find(root, id)?;
-    let clusters = clusters::installed(root)?;
+    let clusters = clusters::installed(root);
     let stays = port.is_some() && settings.get("PORT").is_none() && settings.text("DCS") != Some("raft");
     let claims = if stays { Vec::new() } else { claims(root, id)? };
     let claimed_by = |port: u16| claims.iter().find(|(claimed, _)| *claimed == port).map(|(_, other)| other.clone());
@@ -399,27 +399,37 @@ fn bootstrapped(root: &Root, config: &Config) -> bool {
     root.path(config.data_directory.join("PG_VERSION")).exists()
 }
 
-/// Refuses data that no Patroni manages. Patroni would start it as a standby and wait for ever for a leader: it makes its roles
-/// only at a bootstrap, and asks the timeline of a member that has data as one of them (`Ha._run_cycle`,
+/// Does a directory hold data that no Patroni manages? Patroni would start it as a standby and wait for ever for a leader: it makes
+/// its roles only at a bootstrap, and asks the timeline of a member that has data as one of them (`Ha._run_cycle`,
 /// `get_replica_timeline`).
 ///
 /// A primary that Patroni runs has this file within its first `loop_wait` (`Config.save_cache`), and every base backup of it has it,
 /// too. What a bootstrap or a clone that was cut short left has not, but `pg_preparecluster_patroni` removes that.
-fn refuse_unmanaged(root: &Root, config: &Config) -> Result<()> {
-    let managed = root.path(config.data_directory.join("patroni.dynamic.json")).exists();
-    if !bootstrapped(root, config) || managed || Unfinished::exists(root, &config.id) {
-        return Ok(());
-    }
-    let id = &config.id;
-    bail!(
-        "{id} holds data in {} which no Patroni manages, and Patroni would start it read-only for ever, so nothing was written: make \
-         a cluster by another name (patroni-gen-config {}/NAME) and copy the data there by pg_dump; if the data is not needed, run \
-         pg_dropcluster --stop {} {} and this again",
-        config.data_directory.display(),
-        id.version,
-        id.version,
-        id.name
+fn is_unmanaged(root: &Root, id: &ClusterId, data: &Path) -> bool {
+    let there = |name: &str| root.path(data.join(name)).exists();
+    there("PG_VERSION") && !there("patroni.dynamic.json") && !Unfinished::exists(root, id)
+}
+
+/// What to do with a cluster that no Patroni manages.
+fn other_name(id: &ClusterId) -> String {
+    let (version, name) = (&id.version, &id.name);
+    format!(
+        "make a cluster by another name (patroni-gen-config {version}/NAME) and copy the data there by pg_dump and pg_restore; if \
+         nothing in it is needed, run pg_dropcluster --stop {version} {name} and then patroni-gen-config {id}"
     )
+}
+
+/// Before any file is made or changed. Who has a Patroni file already has decided, or runs it.
+fn refuse_unmanaged(root: &Root, config: &Config) -> Result<()> {
+    let (id, data) = (&config.id, &config.data_directory);
+    if is_unmanaged(root, id, data) {
+        bail!(
+            "{id} holds data in {} which no Patroni manages, and Patroni would leave it read-only for ever, so nothing was written: {}",
+            data.display(),
+            other_name(id)
+        );
+    }
+    Ok(())
 }
 
 /// A change below `bootstrap.dcs` no longer reaches a cluster that exists (`Patroni.apply_dynamic_configuration`).
