@@ -209,7 +209,10 @@ fn tsig_keys() {
     refused_because(&with(tsig("/etc/none.key")), "cannot read /etc/none.key");
     secret("/etc/open.key", &key);
     sh("chmod 644 /etc/open.key");
-    refused_because(&with(tsig("/etc/open.key")), "others can read this secret: chown root:postgres /etc/open.key");
+    refused_because(
+        &with(tsig("/etc/open.key")),
+        "others can read this secret (mode 0644): run chown root:postgres /etc/open.key && chmod 0640 /etc/open.key",
+    );
     secret("/etc/theirs.key", &key);
     sh("chown nobody /etc/theirs.key");
     refused_because(&with(tsig("/etc/theirs.key")), "does not belong to root");

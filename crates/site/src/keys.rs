@@ -229,31 +229,28 @@ pub const FOR_POSTGRES: Secrecy = Secrecy { forbidden: 0o027, of_root: true, own
 pub fn secret_bytes(root: &Root, path: &Path, secrecy: Secrecy) -> Result<Option<Vec<u8>>> {
     let Some(opened) = Opener::new(root, Named::Secret).open(path)? else { return Ok(None) };
     let (owner, mode) = (opened.stat.st_uid, opened.stat.st_mode & 0o7777);
+    let shown = path.display();
+    let chmod = format!("chmod {} {shown}", secrecy.mode);
+    let both = format!("chown {} {shown} && {chmod}", secrecy.owner);
     if owner != 0 && (secrecy.of_root || owner != geteuid().as_raw()) {
         bail!(
-            "{0} is a secret but does not belong to root, so that another user could choose it: look what is in it, then run chown \
-             {1} {0} && chmod {2} {0}",
-            path.display(),
-            secrecy.owner,
-            secrecy.mode
+            "{shown} is a secret but does not belong to root, so that another user could choose it: look what is in it, then run {both}"
         );
     }
-    check_bits(path, mode, secrecy.forbidden, secrecy.mode)?;
+    // Its reader's group is part of it where the reader is not root.
+    check_bits(path, mode, secrecy.forbidden, if secrecy.of_root { &both } else { &chmod })?;
     Ok(Some(opened.bytes(LONGEST)?))
 }
 
-fn check_bits(path: &Path, mode: u32, forbidden: u32, right: &str) -> Result<()> {
+fn check_bits(path: &Path, mode: u32, forbidden: u32, remedy: &str) -> Result<()> {
     let shown = path.display();
     if mode & forbidden & 0o055 != 0 {
         bail!(
-            "{shown}: others can read this secret (mode {mode:04o}): run chmod {right} {shown}, and replace it if somebody may have \
-             read it"
+            "{shown}: others can read this secret (mode {mode:04o}): run {remedy}, and replace it if somebody may have read it"
         );
     }
     if mode & forbidden != 0 {
-        bail!(
-            "{shown}: others can write this secret (mode {mode:04o}): look what is in it, then run chmod {right} {shown}"
-        );
+        bail!("{shown}: others can write this secret (mode {mode:04o}): look what is in it, then run {remedy}");
     }
     Ok(())
 }
@@ -280,7 +277,7 @@ pub fn check_private(root: &Root, path: &Path) -> Result<()> {
     let Some(opened) = Opener::new(root, Named::Secret).open(path)? else {
         bail!("{}: there is no such file", path.display())
     };
-    check_bits(path, opened.stat.st_mode & 0o7777, 0o007, "o=")
+    check_bits(path, opened.stat.st_mode & 0o7777, 0o007, &format!("chmod o= {}", path.display()))
 }
 
 /// Lower-case hexadecimal digits.

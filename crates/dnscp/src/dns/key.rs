@@ -12,7 +12,7 @@ use site::{Root, keys};
 /// Reads a file with a secret, if it is as safe as it must be.
 pub(super) fn read_secret(root: &Root, path: &Path) -> Result<Vec<u8>> {
     let read = keys::secret_bytes(root, path, keys::FOR_POSTGRES);
-    read?.with_context(|| format!("there is no file {}", path.display()))
+    read?.with_context(|| format!("cannot read {}: there is no such file", path.display()))
 }
 
 /// A key that more than one owner may hold; the crate's transactions want to own it.
