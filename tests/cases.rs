@@ -9,6 +9,8 @@ mod pki;
 
 #[path = "cases/dependencies.rs"]
 mod dependencies;
+#[path = "cases/foreign.rs"]
+mod foreign;
 #[path = "cases/install.rs"]
 mod install;
 #[path = "cases/pg_lsclusters.rs"]

@@ -274,9 +274,9 @@ fn a_run_that_aborts_leaves_no_core() {
         return;
     }
     let machine = Machine::base();
-    // It reads settings that never come.
-    let settings = machine.path("etc/default/patroni");
-    assert!(Command::new("mkfifo").arg(&settings).status().unwrap().success());
+    // It waits for a template from another program, and has the site key by then.
+    let template = machine.path("template");
+    assert!(Command::new("mkfifo").arg(&template).status().unwrap().success());
     let cores = |words: &[&str], started: &dyn Fn(u32) -> bool| {
         let folder = tempfile::tempdir().unwrap();
         let mut child = Command::new("sh")
@@ -300,8 +300,12 @@ fn a_run_that_aborts_leaves_no_core() {
     let writer = std::cell::RefCell::new(None);
     let reads = |_| {
         // It can be opened once there is a reader.
-        writer.replace(fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&settings).ok());
+        writer.replace(fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&template).ok());
         writer.borrow().is_some()
     };
-    assert_eq!(cores(&[program().to_str().unwrap(), "16/main"], &reads), 0, "a core file with secrets");
+    assert_eq!(
+        cores(&[program().to_str().unwrap(), "16/main", "--template", template.to_str().unwrap()], &reads),
+        0,
+        "a core file with secrets"
+    );
 }

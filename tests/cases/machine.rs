@@ -126,10 +126,12 @@ impl Machine {
     }
 
     pub fn write(&self, path: &str, text: impl AsRef<[u8]>) {
+        // What belongs to postgres there is only readable for it here.
+        let mode = if path.starts_with("etc/") && !path.starts_with("etc/postgresql/") { 0o640 } else { 0o644 };
         let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
     }
 
     /// `patroni-gen-config`, about to run on this machine.

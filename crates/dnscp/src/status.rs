@@ -99,7 +99,7 @@ pub fn run(task: &Task, locks: &Locks, id: &ClusterId, json: bool) -> Result<()>
             "manager": manager.name(),
             "addresses": addresses,
             "dns": name,
-            "problems": problems,
+            "problems": problems.iter().map(|problem| report::plain(problem)).collect::<Vec<_>>(),
         });
         report::print(&format!("{status:#}\n"));
         return if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) };
@@ -114,10 +114,10 @@ pub fn run(task: &Task, locks: &Locks, id: &ClusterId, json: bool) -> Result<()>
         }
     );
     for line in &lines {
-        text.extend(["address: ", line, "\n"]);
+        text.extend(["address: ", &report::plain(line), "\n"]);
     }
     if let Some(line) = &name_line {
-        text.extend(["name:    ", line, "\n"]);
+        text.extend(["name:    ", &report::plain(line), "\n"]);
     }
     report::print(&text);
     if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) }

@@ -102,15 +102,12 @@ pub(crate) fn tell_moved(site: &Site, id: &ClusterId, whose: &str, files: &[&str
 
 /// Refuses a directory that another cluster of this host has in its configuration.
 pub(crate) fn check_owner(site: &Site, id: &ClusterId, directory: &Path) -> Result<()> {
-    let clusters = match clusters::installed(&site.root) {
-        Ok(clusters) => clusters,
-        // A file of another instance that nobody can read is no reason to have no replica of this one.
-        Err(error) => {
-            site.reporter.warn(format!("cannot tell whose {} is: {error:#}", directory.display()));
-            return Ok(());
-        }
-    };
-    for other in clusters.iter().filter(|other| other.id != *id) {
+    let clusters = clusters::installed(&site.root);
+    // A file of another instance that cannot be read is no reason to have no replica of this one.
+    if let Some(doubt) = clusters.doubt() {
+        site.reporter.warn(format!("cannot tell whether {} is another cluster's too: {doubt}", directory.display()));
+    }
+    for other in clusters.known.iter().filter(|other| other.id != *id) {
         if other.data_directory.as_ref().is_some_and(|other| same(&site.root, other, directory)) {
             bail!("{} is the data directory of {}: choose another for {id}", directory.display(), other.id);
         }

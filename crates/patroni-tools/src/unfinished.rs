@@ -282,9 +282,9 @@ pub(crate) fn is_empty(root: &Root, directory: &Path) -> Result<bool> {
 
 /// The server that runs in a data directory, by its `postmaster.pid`.
 pub(crate) fn running_server(root: &Root, directory: &Path) -> Option<u32> {
-    let text = std::fs::read_to_string(root.path(directory).join("postmaster.pid")).ok()?;
+    let text = root.read(directory.join("postmaster.pid")).ok()??;
     let pid = text.lines().next()?.trim().parse().ok()?;
-    let name = std::fs::read_to_string(root.path(format!("/proc/{pid}/comm"))).ok()?;
+    let name = root.read(format!("/proc/{pid}/comm")).ok()??;
     matches!(name.trim(), "postgres" | "postmaster").then_some(pid)
 }
 

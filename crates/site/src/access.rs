@@ -1,9 +1,10 @@
 //! May a user of the machine read a file? By owner, group and mode, as the kernel decides; access lists are not looked at.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::stat::FileStat;
 
 use crate::Root;
 
@@ -27,10 +28,10 @@ impl User {
     /// The user of this name.
     pub fn of(root: &Root, name: &str) -> Result<Self> {
         let uid = root.user_id(name)?;
-        let passwd = root.read("/etc/passwd")?.unwrap_or_default();
+        let passwd = root.account_file("/etc/passwd")?;
         let own = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields[0] == name);
         let gid = own.and_then(|fields| fields.get(3)?.parse().ok());
-        let text = root.read("/etc/group")?.unwrap_or_default();
+        let text = root.account_file("/etc/group")?;
         let groups = text.lines().filter_map(|line| {
             let fields: Vec<&str> = line.split(':').collect();
             let members = fields.get(3).map_or_else(Vec::new, |names| names.split(',').map(str::to_owned).collect());
@@ -42,6 +43,15 @@ impl User {
             gid: gid.with_context(|| format!("/etc/passwd has no group of {name}"))?,
             groups: groups.collect(),
         })
+    }
+
+    /// A user that this machine does not know: what it may is what everybody may.
+    pub(crate) fn without_rights(name: &str) -> Self {
+        Self { name: name.to_owned(), uid: u32::MAX, gid: u32::MAX, groups: Vec::new() }
+    }
+
+    pub(crate) fn uid(&self) -> u32 {
+        self.uid
     }
 
     /// Is it an error for this user to read a file that is there? Says who may and what to do.
@@ -70,16 +80,24 @@ impl User {
         bail!("{}", self.refusal(root, path, "write", 0o2)?)
     }
 
-    /// Has the user one of the three bits? Only those of the first class that fits count (`path_resolution(7)`).
     fn may(&self, root: &Root, path: &Path, bit: u32) -> Result<bool> {
         let found = root.path(path).metadata().with_context(|| format!("cannot look at {}", path.display()))?;
-        let mode = found.permissions().mode();
-        Ok(match (found.uid() == self.uid, self.is_in(found.gid())) {
+        Ok(self.has_bit(found.uid(), found.gid(), found.mode(), bit))
+    }
+
+    /// Has the user one of the three bits of what an open handle stands for?
+    pub(crate) fn has(&self, found: &FileStat, bit: u32) -> bool {
+        self.has_bit(found.st_uid, found.st_gid, found.st_mode, bit)
+    }
+
+    /// Only the bits of the first class that fits count (`path_resolution(7)`).
+    fn has_bit(&self, uid: u32, gid: u32, mode: u32, bit: u32) -> bool {
+        match (uid == self.uid, self.is_in(gid)) {
             _ if self.uid == 0 => true,
             (true, _) => mode & (bit << 6) != 0,
             (_, true) => mode & (bit << 3) != 0,
             _ => mode & bit != 0,
-        })
+        }
     }
 
     fn is_in(&self, gid: u32) -> bool {
@@ -108,7 +126,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::fs::{Permissions, set_permissions};
-    use std::os::unix::fs::chown;
+    use std::os::unix::fs::{PermissionsExt, chown};
 
     const KEY: &str = "/etc/tls/key";
     const OTHER: u32 = 54_321;

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::conf::{self, Conf};
+use crate::conf::{self, Budget, Conf};
+use crate::files::Named;
 use crate::{ClusterId, Root};
 
 /// Where the configuration of clusters is: `/etc/postgresql/VERSION/NAME`.
@@ -34,34 +35,74 @@ pub fn config_directory(id: &ClusterId) -> PathBuf {
     PathBuf::from(CONFIG_ROOT).join(id.version.as_str()).join(id.name.as_str())
 }
 
-/// All clusters of this host, in the order of `pg_lsclusters`.
-pub fn installed(root: &Root) -> Result<Vec<Installed>> {
-    let mut found = Vec::new();
-    for version in root.list(CONFIG_ROOT)? {
+/// The clusters of a host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Clusters {
+    /// Those whose configuration can be read, in the order of `pg_lsclusters`.
+    pub known: Vec<Installed>,
+    /// Why a port or a data directory of others is not known. The configuration of a cluster is postgres's to write, and that of
+    /// one keeps nobody from working on another; but what could be missed by it has to be said.
+    pub unknown: Vec<String>,
+}
+
+impl Clusters {
+    /// One warning, however many they are.
+    #[must_use]
+    pub fn doubt(&self) -> Option<String> {
+        let first = self.unknown.first()?;
+        let more = match self.unknown.len() - 1 {
+            0 => String::new(),
+            number => format!(" (and {number} more)"),
+        };
+        Some(format!("the port and the data directory of {first}{more}; see to it that no other cluster has them"))
+    }
+}
+
+/// All clusters of this host.
+#[must_use]
+pub fn installed(root: &Root) -> Clusters {
+    let mut found = Clusters::default();
+    let mut budget = Budget::ALL;
+    let list = |directory: &Path, whose: &str| match root.list(directory) {
+        Ok(names) => (names, None),
+        Err(error) => (Vec::new(), Some(format!("{whose} are not known: {error:#}"))),
+    };
+    let (versions, fault) = list(Path::new(CONFIG_ROOT), "the clusters of this host");
+    found.unknown.extend(fault);
+    for version in versions {
         let Ok(version) = version.parse::<crate::PgVersion>() else { continue };
-        for name in root.list(PathBuf::from(CONFIG_ROOT).join(version.as_str()))? {
+        let directory = Path::new(CONFIG_ROOT).join(version.as_str());
+        let (names, fault) = list(&directory, &format!("the clusters of {version}"));
+        found.unknown.extend(fault);
+        for name in names {
             let Ok(name) = name.parse() else { continue };
             let id = ClusterId { version: version.clone(), name };
-            if let Some(cluster) = find(root, &id)? {
-                found.push(cluster);
+            match budget.share(|budget| find_within(root, &id, budget)) {
+                Ok(cluster) => found.known.extend(cluster),
+                Err(error) => found.unknown.push(format!("{id} are not known: {error:#}")),
             }
         }
     }
-    found.sort_by(|a, b| a.id.cmp(&b.id));
-    Ok(found)
+    found.known.sort_by(|a, b| a.id.cmp(&b.id));
+    found
 }
 
 /// One cluster of this host, if it has a `postgresql.conf` (a dead symbolic link counts, as for postgresql-common).
 pub fn find(root: &Root, id: &ClusterId) -> Result<Option<Installed>> {
+    find_within(root, id, &mut { Budget::ONE })
+}
+
+fn find_within(root: &Root, id: &ClusterId, budget: &mut Budget) -> Result<Option<Installed>> {
     let conf_file = config_directory(id).join("postgresql.conf");
     if root.path(&conf_file).symlink_metadata().is_err() {
         return Ok(None);
     }
-    let conf = effective_conf(root, id)?;
+    let conf = conf_within(root, id, budget)?;
     let port = match conf.get("port") {
         Some(port) => port
             .parse()
-            .with_context(|| format!("{}: port is '{port}', which is not a port number", conf_file.display()))?,
+            .ok()
+            .with_context(|| format!("{}: what it sets port to is not a port number", conf_file.display()))?,
         None => DEFAULT_PORT,
     };
     Ok(Some(Installed { id: id.clone(), port, data_directory: data_directory(root, id, &conf) }))
@@ -70,9 +111,14 @@ pub fn find(root: &Root, id: &ClusterId) -> Result<Option<Installed>> {
 /// The settings of a cluster: `postgresql.conf`, what it includes (Patroni includes `postgresql.base.conf`), and what
 /// `ALTER SYSTEM` wrote (`PgCommon::read_cluster_conf_file`).
 pub fn effective_conf(root: &Root, id: &ClusterId) -> Result<Conf> {
-    let mut conf = conf::read(root, config_directory(id).join("postgresql.conf"))?;
+    conf_within(root, id, &mut { Budget::ONE })
+}
+
+fn conf_within(root: &Root, id: &ClusterId, budget: &mut Budget) -> Result<Conf> {
+    let mut conf = conf::read_within(root, &config_directory(id).join("postgresql.conf"), Named::ByPostgres, budget)?;
     if let Some(directory) = data_directory(root, id, &conf) {
-        for (key, value) in conf::read(root, directory.join("postgresql.auto.conf"))? {
+        let automatic = directory.join("postgresql.auto.conf");
+        for (key, value) in conf::read_within(root, &automatic, Named::ByPostgres, budget)? {
             if key != "data_directory" {
                 conf.insert(key, value);
             }
@@ -222,7 +268,7 @@ mod tests {
         write(&root, "/etc/postgresql/9.6/old/postgresql.conf", "");
         write(&root, "/etc/postgresql/17/empty/start.conf", "auto");
         write(&root, "/etc/postgresql/.17-main.failed/postgresql.conf", "");
-        let seen: Vec<_> = installed(&root).unwrap().iter().map(|c| (c.id.slashed(), c.port)).collect();
+        let seen: Vec<_> = installed(&root).known.iter().map(|c| (c.id.slashed(), c.port)).collect();
         assert_eq!(seen, [("9.6/old".to_owned(), 5432), ("17/main".to_owned(), 5450), ("17/my-app".to_owned(), 5440)]);
         let app = find(&root, &"17/my-app".parse().unwrap()).unwrap().unwrap();
         assert_eq!(app.data_directory, Some(PathBuf::from("/d/my-app")));
@@ -273,7 +319,7 @@ mod tests {
             "/proc/net/tcp",
             "  sl  local_address rem_address   st\n   0: 0100007F:1539 00000000:0000 0A 0\n   1: 0100007F:153A 00000000:0000 01 0\n",
         );
-        let clusters = installed(&root).unwrap();
+        let clusters = installed(&root).known;
         let listening = listening_ports(&root).unwrap();
         assert_eq!(next_free_port(&clusters, &listening, |_| false).unwrap(), 5434);
         assert_eq!(next_free_port(&clusters, &listening, |port| port == 5434).unwrap(), 5435);

@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 
 use crate::Root;
+use crate::files::{Named, Opener};
 
 /// Keys and values. Keys of files named `*.conf` are in lower case.
 pub type Conf = BTreeMap<String, String>;
@@ -14,61 +16,134 @@ pub type Conf = BTreeMap<String, String>;
 /// PostgreSQL allows this many levels of inclusion (`CONF_FILE_MAX_DEPTH`); postgresql-common does not count.
 const MAX_DEPTH: usize = 10;
 
+/// More than a configuration has: a `postgresql.conf` of all parameters with their comments is 30 kB.
+const LONGEST: u64 = 1 << 20;
+
+/// How much may be read for one configuration, with all that it includes: breadth has no limit of PostgreSQL's.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    files: u64,
+    bytes: u64,
+}
+
+impl Budget {
+    /// For one configuration.
+    pub const ONE: Self = Self { files: 1000, bytes: 8 << 20 };
+
+    /// For all clusters of a host together.
+    pub const ALL: Self = Self { files: 20_000, bytes: 64 << 20 };
+
+    /// Works with what is left of this one, but no more than one configuration may have.
+    pub(crate) fn share<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+        let given = Self { files: self.files.min(Self::ONE.files), bytes: self.bytes.min(Self::ONE.bytes) };
+        let mut left = given;
+        let result = work(&mut left);
+        self.files -= given.files - left.files;
+        self.bytes -= given.bytes - left.bytes;
+        result
+    }
+}
+
 /// Reads a file and what it includes. A file that is missing is empty, as for postgresql-common.
 ///
-/// A line that is none of postgresql-common's forms is an error with file and line.
+/// A line that is none of postgresql-common's forms is an error with file and line; what it says is not, as the file can be any.
 pub fn read(root: &Root, path: impl AsRef<Path>) -> Result<Conf> {
-    let mut conf = Conf::new();
-    read_into(root, path.as_ref(), &mut conf, 0)?;
-    Ok(conf)
+    let mut budget = Budget::ONE;
+    read_within(root, path.as_ref(), Named::Here, &mut budget)
 }
 
-fn read_into(root: &Root, path: &Path, conf: &mut Conf, depth: usize) -> Result<()> {
-    if depth > MAX_DEPTH {
-        bail!("{}: files include each other more than {MAX_DEPTH} levels deep", path.display());
-    }
-    let Some(text) = read_text(root, path)? else { return Ok(()) };
-    let lower = path.extension().is_some_and(|extension| extension == "conf");
-    for (index, line) in text.lines().enumerate() {
-        match parse_line(line) {
-            Some(Line::Nothing) => {}
-            Some(Line::Include(file)) => read_into(root, &beside(path, &file), conf, depth + 1)?,
-            Some(Line::IncludeDir(directory)) => {
-                let directory = beside(path, &directory);
-                for name in root.list(&directory).unwrap_or_default() {
-                    let part = directory.join(&name);
-                    if part.extension().is_some_and(|extension| extension == "conf") && !name.starts_with('.') {
-                        read_into(root, &part, conf, depth + 1)?;
-                    }
+/// The same for a path that somebody named, within what is left of a budget.
+pub(crate) fn read_within(root: &Root, path: &Path, named: Named, budget: &mut Budget) -> Result<Conf> {
+    let mut reader = Reader {
+        administrator: Opener::new(root, Named::Here),
+        postgres: Opener::new(root, Named::ByPostgres),
+        budget,
+        conf: Conf::new(),
+    };
+    reader.file(path, named, 0)?;
+    Ok(reader.conf)
+}
+
+struct Reader<'a> {
+    administrator: Opener<'a>,
+    postgres: Opener<'a>,
+    budget: &'a mut Budget,
+    conf: Conf,
+}
+
+impl<'a> Reader<'a> {
+    fn file(&mut self, path: &Path, named: Named, depth: usize) -> Result<()> {
+        if depth > MAX_DEPTH {
+            bail!("{}: files include each other more than {MAX_DEPTH} levels deep", path.display());
+        }
+        let Some((text, named)) = self.text(path, named)? else { return Ok(()) };
+        let lower = path.extension().is_some_and(|extension| extension == "conf");
+        for (index, line) in text.lines().enumerate() {
+            let at = || format!("{}:{}", path.display(), index + 1);
+            match parse_line(line) {
+                Some(Line::Nothing) => {}
+                Some(Line::Include(file)) => self.file(&beside(path, &file), named, depth + 1).with_context(at)?,
+                Some(Line::IncludeDir(directory)) => {
+                    self.directory(&beside(path, &directory), named, depth).with_context(at)?;
                 }
+                Some(Line::Value(key, value)) => {
+                    let key = if lower { key.to_ascii_lowercase() } else { key };
+                    self.conf.insert(key, value);
+                }
+                None => bail!("{}: not a setting that postgresql-common understands", at()),
             }
-            Some(Line::Value(key, value)) => {
-                let key = if lower { key.to_ascii_lowercase() } else { key };
-                conf.insert(key, value);
-            }
-            None => bail!(
-                "{}:{}: not a setting that postgresql-common understands: {}",
-                path.display(),
-                index + 1,
-                line.trim()
-            ),
         }
+        Ok(())
     }
-    Ok(())
+
+    fn directory(&mut self, directory: &Path, named: Named, depth: usize) -> Result<()> {
+        self.take(0, directory)?;
+        for name in self.opener(named).list(directory)? {
+            let part = directory.join(&name);
+            if part.extension().is_some_and(|extension| extension == "conf") && !name.starts_with('.') {
+                self.file(&part, named, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The text, and who names what the file includes. These files may be in any encoding (comments in Latin-1); the keys that
+    /// matter are ASCII.
+    fn text(&mut self, path: &Path, named: Named) -> Result<Option<(String, Named)>> {
+        self.take(0, path)?;
+        let opened = match self.opener(named).open(path) {
+            Ok(opened) => opened,
+            // postgresql-common ignores a file that it cannot open, and shows the cluster with the default port.
+            Err(error) if is_denied(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Some(opened) = opened else { return Ok(None) };
+        let named = if opened.of_postgres { Named::ByPostgres } else { named };
+        let bytes = opened.bytes(LONGEST)?;
+        self.take(bytes.len() as u64, path)?;
+        Ok(Some((String::from_utf8_lossy(&bytes).into_owned(), named)))
+    }
+
+    /// One look at something, or its bytes.
+    fn take(&mut self, bytes: u64, path: &Path) -> Result<()> {
+        let files = u64::from(bytes == 0);
+        match (self.budget.files.checked_sub(files), self.budget.bytes.checked_sub(bytes)) {
+            (Some(files), Some(bytes)) => *self.budget = Budget { files, bytes },
+            _ => {
+                bail!("{}: with this one, more files or bytes are included than any configuration has", path.display())
+            }
+        }
+        Ok(())
+    }
+
+    fn opener(&self, named: Named) -> &Opener<'a> {
+        if named == Named::Here { &self.administrator } else { &self.postgres }
+    }
 }
 
-/// These files may be in any encoding (comments in Latin-1); the keys that matter are ASCII.
-fn read_text(root: &Root, path: &Path) -> Result<Option<String>> {
-    match std::fs::read(root.path(path)) {
-        Ok(bytes) => Ok(Some(
-            String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
-        )),
-        // postgresql-common ignores a file that it cannot open, and shows the cluster with the default port.
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied) => {
-            Ok(None)
-        }
-        Err(error) => Err(anyhow::Error::new(error).context(format!("cannot read {}", path.display()))),
-    }
+/// By the kernel; what root does not read in place of postgres is told.
+fn is_denied(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.raw_os_error() == Some(Errno::EACCES as i32))
 }
 
 fn beside(file: &Path, other: &str) -> PathBuf {
@@ -202,6 +277,7 @@ mod tests {
         std::fs::write(folder.path().join("etc/loop.conf"), "include 'loop.conf'").unwrap();
         assert!(read(&root, "/etc/loop.conf").is_err());
         std::fs::write(folder.path().join("etc/bad.conf"), "port = 1\nwhat?\n").unwrap();
-        assert!(read(&root, "/etc/bad.conf").unwrap_err().to_string().starts_with("/etc/bad.conf:2: "));
+        let error = format!("{:#}", read(&root, "/etc/bad.conf").unwrap_err());
+        assert!(error.starts_with("/etc/bad.conf:2: ") && !error.contains("what?"), "{error}");
     }
 }

@@ -12,9 +12,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use hkdf::Hkdf;
+use nix::unistd::geteuid;
 use sha2::Sha256;
 
 use crate::Root;
+use crate::files::{Named, Opener};
 
 /// Separates our use of the key from any other use of the same bytes (RFC 5869, section 3.1).
 const SALT: &[u8] = b"patroni-tools password 1";
@@ -44,8 +46,8 @@ impl SiteKey {
     /// The file holds 64 hexadecimal digits, and lines with generations; lines that begin with `#` are comments. Only its
     /// owner may read it.
     pub fn read(root: &Root, path: &Path) -> Result<Option<Self>> {
-        let Some(text) = root.read(path)? else { return Ok(None) };
-        check_mode(root, path, 0o077)?;
+        let Some(bytes) = secret_bytes(root, path, OF_ROOT)? else { return Ok(None) };
+        let text = text(path, bytes)?;
         let mut generations = BTreeMap::new();
         let mut digits = String::new();
         for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.starts_with('#')) {
@@ -74,8 +76,8 @@ impl SiteKey {
 
     /// Writes into the file of this key which generation of an instance's passwords holds; all else in it stays.
     pub fn write_generation(root: &Root, path: &Path, scope: &str, number: u32) -> Result<()> {
-        let Some(text) = root.read(path)? else { bail!("{} does not exist", path.display()) };
-        check_mode(root, path, 0o077)?;
+        let Some(bytes) = secret_bytes(root, path, OF_ROOT)? else { bail!("{} does not exist", path.display()) };
+        let text = text(path, bytes)?;
         let of_scope = |line: &str| {
             let mut words = line.split_whitespace();
             words.next() == Some(GENERATION) && words.next() == Some(scope)
@@ -198,10 +200,65 @@ fn unfinished(real: &Path) -> std::path::PathBuf {
     real.with_file_name(format!("{UNFINISHED}key.{}", std::process::id()))
 }
 
+/// More than any key, password or keytab needs.
+const LONGEST: u64 = 65_536;
+
+/// Who may have a file with a secret.
+#[derive(Debug, Clone, Copy)]
+pub struct Secrecy {
+    /// The bits that its mode must not have.
+    forbidden: u32,
+    /// Must it be root's, whoever reads it? Else it may also be the reader's own.
+    of_root: bool,
+    /// To whom it has to belong, and its mode, as chown and chmod take them.
+    owner: &'static str,
+    mode: &'static str,
+}
+
+/// Its owner alone reads it.
+pub const OF_ROOT: Secrecy = Secrecy { forbidden: 0o077, of_root: false, owner: "root:", mode: "600" };
+
+/// Its group may read it, such as postgres.
+pub const OF_GROUP: Secrecy = Secrecy { forbidden: 0o007, of_root: false, owner: "root", mode: "o=" };
+
+/// A program that runs as postgres reads it by its group, but postgres must not have chosen what is in it.
+pub const FOR_POSTGRES: Secrecy = Secrecy { forbidden: 0o027, of_root: true, owner: "root:postgres", mode: "0640" };
+
+/// Reads a file with a secret, if it is as safe as it must be; `None` where there is no such file. Owner, kind, mode and size are
+/// those of the open file, so that none can be changed for another in between.
+pub fn secret_bytes(root: &Root, path: &Path, secrecy: Secrecy) -> Result<Option<Vec<u8>>> {
+    let Some(opened) = Opener::new(root, Named::Secret).open(path)? else { return Ok(None) };
+    let (owner, mode) = (opened.stat.st_uid, opened.stat.st_mode & 0o7777);
+    let shown = path.display();
+    let chmod = format!("chmod {} {shown}", secrecy.mode);
+    let both = format!("chown {} {shown} && {chmod}", secrecy.owner);
+    if owner != 0 && (secrecy.of_root || owner != geteuid().as_raw()) {
+        bail!(
+            "{shown} is a secret but does not belong to root, so that another user could choose it: look what is in it, then run {both}"
+        );
+    }
+    // Its reader's group is part of it where the reader is not root.
+    check_bits(path, mode, secrecy.forbidden, if secrecy.of_root { &both } else { &chmod })?;
+    Ok(Some(opened.bytes(LONGEST)?))
+}
+
+fn check_bits(path: &Path, mode: u32, forbidden: u32, remedy: &str) -> Result<()> {
+    let shown = path.display();
+    if mode & forbidden & 0o055 != 0 {
+        bail!(
+            "{shown}: others can read this secret (mode {mode:04o}): run {remedy}, and replace it if somebody may have read it"
+        );
+    }
+    if mode & forbidden != 0 {
+        bail!("{shown}: others can write this secret (mode {mode:04o}): look what is in it, then run {remedy}");
+    }
+    Ok(())
+}
+
 /// Reads a password from a file that `root`'s group may read, but not everybody; the line end is not part of it.
 pub fn read_secret(root: &Root, path: &Path) -> Result<String> {
-    let Some(text) = root.read(path)? else { bail!("{}: there is no such file", path.display()) };
-    check_mode(root, path, 0o007)?;
+    let Some(bytes) = secret_bytes(root, path, OF_GROUP)? else { bail!("{}: there is no such file", path.display()) };
+    let text = text(path, bytes)?;
     let secret = text.strip_suffix('\n').unwrap_or(&text);
     if secret.is_empty() || secret.contains(['\n', '\r', '\0']) {
         bail!("{}: the password is the only line of the file, and this is not one line", path.display());
@@ -209,19 +266,18 @@ pub fn read_secret(root: &Root, path: &Path) -> Result<String> {
     Ok(secret.to_owned())
 }
 
-/// Refuses a secret file whose mode has one of the `forbidden` bits.
-pub fn check_mode(root: &Root, path: &Path, forbidden: u32) -> Result<()> {
-    let mode =
-        root.path(path).metadata().with_context(|| format!("cannot read {}", path.display()))?.permissions().mode();
-    if mode & forbidden != 0 {
-        let remedy = if forbidden == 0o077 { "600" } else { "o=" };
-        bail!(
-            "{0}: others can read this secret (mode {1:04o}): run chmod {remedy} {0}, and replace it if somebody may have read it",
-            path.display(),
-            mode & 0o7777
-        );
-    }
-    Ok(())
+fn text(path: &Path, bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes)
+        .ok()
+        .with_context(|| format!("{} is not UTF-8 text: convert it with iconv", path.display()))
+}
+
+/// Refuses a private key that all users can read. What is in it is not read here.
+pub fn check_private(root: &Root, path: &Path) -> Result<()> {
+    let Some(opened) = Opener::new(root, Named::Secret).open(path)? else {
+        bail!("{}: there is no such file", path.display())
+    };
+    check_bits(path, opened.stat.st_mode & 0o7777, 0o007, &format!("chmod o= {}", path.display()))
 }
 
 /// Lower-case hexadecimal digits.
@@ -314,5 +370,31 @@ mod tests {
         std::fs::write(root.path(path), "abc\n").unwrap();
         std::fs::set_permissions(root.path(path), Permissions::from_mode(0o600)).unwrap();
         assert!(SiteKey::read(&root, path).err().unwrap().to_string().contains("64 hexadecimal"));
+    }
+
+    #[test]
+    fn a_secret_of_another_user_or_of_another_kind_or_too_long_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        let path = Path::new("/site.key");
+        let fault = |secrecy| secret_bytes(&root, path, secrecy).unwrap_err().to_string();
+        SiteKey::create(&root, path).unwrap();
+        if geteuid().is_root() {
+            assert!(secret_bytes(&root, path, FOR_POSTGRES).is_ok());
+            std::os::unix::fs::chown(root.path(path), Some(4242), None).unwrap();
+            assert!(fault(OF_ROOT).contains("does not belong to root"), "{}", fault(OF_ROOT));
+            assert!(SiteKey::read(&root, path).is_err() && read_secret(&root, path).is_err());
+            assert!(SiteKey::write_generation(&root, path, "16-main", 2).is_err());
+        }
+        // What a program of postgres's reads is root's, whoever asks.
+        assert!(geteuid().is_root() || secret_bytes(&root, path, OF_ROOT).is_ok());
+        assert!(fault(FOR_POSTGRES).contains("chown root:postgres /site.key && chmod 0640 /site.key"));
+        std::fs::remove_file(root.path(path)).unwrap();
+        nix::unistd::mkfifo(&root.path(path), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        assert_eq!(fault(OF_ROOT), "/site.key is a FIFO, where a file is expected");
+        std::fs::remove_file(root.path(path)).unwrap();
+        std::fs::write(root.path(path), vec![b'a'; 65_537]).unwrap();
+        std::fs::set_permissions(root.path(path), Permissions::from_mode(0o600)).unwrap();
+        assert!(fault(OF_GROUP).contains("more than 65536 bytes"));
     }
 }

@@ -10,6 +10,7 @@ pub mod conf;
 pub mod createcluster;
 pub mod envfile;
 pub mod facts;
+pub mod files;
 pub mod holder;
 pub mod keys;
 pub mod members;

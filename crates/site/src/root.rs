@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::files::{LARGE, Named, Opener};
+
 /// The variable that names another root directory than `/`.
 pub const ROOT_VARIABLE: &str = "PATRONI_TOOLS_ROOT";
 
@@ -15,12 +17,13 @@ const PROGRAM_DIRECTORIES: [&str; 4] = ["usr/bin", "usr/sbin", "bin", "sbin"];
 #[derive(Debug, Clone)]
 pub struct Root {
     directory: PathBuf,
+    named: Named,
 }
 
 impl Root {
     /// A machine whose `/` is `directory`.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into() }
+        Self { directory: directory.into(), named: Named::Here }
     }
 
     /// The machine that this program runs on, or the folder that `PATRONI_TOOLS_ROOT` names.
@@ -30,6 +33,13 @@ impl Root {
             Some(directory) if !directory.is_empty() => Self::new(directory),
             _ => Self::new("/"),
         }
+    }
+
+    /// The same machine, of which root reads no more than postgres could: for paths that a file of postgres's names, and for what
+    /// Patroni or PostgreSQL has to read.
+    #[must_use]
+    pub fn for_postgres(&self) -> Self {
+        Self { named: Named::ByPostgres, ..self.clone() }
     }
 
     /// The real path of `path`, which is absolute as seen on the machine.
@@ -59,35 +69,22 @@ impl Root {
     /// The text of a file; `None` where there is no such file.
     pub fn read(&self, path: impl AsRef<Path>) -> Result<Option<String>> {
         let path = path.as_ref();
-        match std::fs::read(self.path(path)) {
-            Ok(bytes) => match String::from_utf8(bytes) {
-                Ok(text) => Ok(Some(text)),
-                Err(_) => bail!("{} is not UTF-8 text: convert it with iconv", path.display()),
-            },
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        match self.bytes(path)?.map(String::from_utf8) {
+            Some(Ok(text)) => Ok(Some(text)),
+            Some(Err(_)) => bail!("{} is not UTF-8 text: convert it with iconv", path.display()),
+            None => Ok(None),
         }
+    }
+
+    /// The bytes of a file; `None` where there is no such file. How it is opened, see [`crate::files`].
+    pub fn bytes(&self, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
+        let opened = Opener::new(self, self.named).open(path.as_ref())?;
+        opened.map(|opened| opened.bytes(LARGE)).transpose()
     }
 
     /// The sorted names in a directory; empty where there is no such directory.
     pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<String>> {
-        let path = path.as_ref();
-        let entries = match std::fs::read_dir(self.path(path)) {
-            Ok(entries) => entries,
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-                return Ok(Vec::new());
-            }
-            Err(error) => return Err(error).with_context(|| format!("cannot list {}", path.display())),
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry.with_context(|| format!("cannot list {}", path.display()))?;
-            if let Ok(name) = entry.file_name().into_string() {
-                names.push(name);
-            }
-        }
-        names.sort();
-        Ok(names)
+        Opener::new(self, self.named).list(path.as_ref())
     }
 
     /// The numeric id of a group of this machine, from its `/etc/group` (system groups are always there).
@@ -100,8 +97,17 @@ impl Root {
         self.numeric_id("/etc/passwd", user, "user")
     }
 
+    /// The text of `/etc/passwd` or `/etc/group`. Whom a file belongs to is known from here, so it is read without asking that.
+    pub(crate) fn account_file(&self, file: &str) -> Result<String> {
+        match std::fs::read(self.path(file)) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            Err(error) => Err(error).with_context(|| format!("cannot read {file}")),
+        }
+    }
+
     fn numeric_id(&self, file: &str, name: &str, kind: &str) -> Result<u32> {
-        let text = self.read(file)?.unwrap_or_default();
+        let text = self.account_file(file)?;
         text.lines()
             .filter_map(|line| {
                 let mut fields = line.split(':');

@@ -1,49 +1,18 @@
 //! Secrets in files: who may have them, and the TSIG key as BIND's `tsig-keygen(8)` writes it.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use domain::tsig::{Algorithm, Key, KeyName};
 use domain::utils::base64;
-use site::Root;
-
-/// More than any key or password needs.
-const LIMIT: u64 = 65_536;
+use site::{Root, keys};
 
 /// Reads a file with a secret, if it is as safe as it must be.
-///
-/// The program runs as postgres, so the file is readable by that group; it is root's, so that postgres cannot register
-/// under a key of its own choice.
 pub(super) fn read_secret(root: &Root, path: &Path) -> Result<Vec<u8>> {
-    let remedy = || format!("chown root:postgres {0} && chmod 0640 {0}", path.display());
-    let file = File::open(root.path(path)).with_context(|| format!("cannot read {} ({})", path.display(), remedy()))?;
-    let metadata = file.metadata().with_context(|| format!("cannot read {}", path.display()))?;
-    ensure!(metadata.is_file(), "{} is not a file", path.display());
-    if let Some(fault) = unsafe_because(metadata.uid(), metadata.mode()) {
-        bail!("{} {fault}: {}", path.display(), remedy());
-    }
-    let mut bytes = Vec::new();
-    file.take(LIMIT + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", path.display()))?;
-    ensure!(bytes.len() as u64 <= LIMIT, "{} is too long for a secret", path.display());
-    Ok(bytes)
-}
-
-/// Why a file is no place for a secret.
-fn unsafe_because(owner: u32, mode: u32) -> Option<&'static str> {
-    if owner != 0 {
-        Some("does not belong to root")
-    } else if mode & 0o020 != 0 {
-        Some("can be written by its group")
-    } else if mode & 0o007 != 0 {
-        Some("is open to all users")
-    } else {
-        None
-    }
+    let read = keys::secret_bytes(root, path, keys::FOR_POSTGRES);
+    read?.with_context(|| format!("cannot read {}: there is no such file", path.display()))
 }
 
 /// A key that more than one owner may hold; the crate's transactions want to own it.
@@ -206,14 +175,5 @@ mod tests {
             assert!(found == line && message.contains(part), "{found}: {message} for {text}");
             assert!(!message.contains("2VjcmV0"), "{message}");
         }
-    }
-
-    #[test]
-    fn a_secret_is_for_root_and_a_group() {
-        assert_eq!(unsafe_because(0, 0o100_640), None);
-        assert_eq!(unsafe_because(0, 0o100_600), None);
-        assert_eq!(unsafe_because(112, 0o100_600), Some("does not belong to root"));
-        assert_eq!(unsafe_because(0, 0o100_660), Some("can be written by its group"));
-        assert_eq!(unsafe_because(0, 0o100_644), Some("is open to all users"));
     }
 }

@@ -111,6 +111,8 @@ struct CloneMethod {
 pub struct Ports<'a> {
     /// Its clusters.
     pub clusters: &'a [Installed],
+    /// The cluster that is configured here.
+    pub own: Option<&'a Installed>,
     /// The port that this instance's present Patroni file has.
     pub present: Option<u16>,
     /// Who has claimed a port by a Patroni file of another instance.
@@ -141,7 +143,7 @@ impl Config {
             bail!("PostgreSQL {} is not installed: run apt install postgresql-{}", id.version, id.version);
         }
         let scope = id.dashed();
-        let own = ports.clusters.iter().find(|cluster| cluster.id == *id);
+        let own = ports.own;
         let name = member_name(root, settings)?;
         let members = members::members(settings)?;
         // The one waits for programs, the other for the kernel's tables.

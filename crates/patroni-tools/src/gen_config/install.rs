@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::Uid;
 use site::Root;
+use site::files::{Named, Opener};
 use site::keys::UNFINISHED;
 use tempfile::NamedTempFile;
 
@@ -67,40 +69,27 @@ impl Lock {
 }
 
 /// Makes a directory that postgres and its group write, where there is none. Its parent can be postgres's own, so nothing
-/// is done by name once it is there.
+/// is done by name.
 pub fn directory(root: &Root, path: &Path) -> Result<()> {
-    let real = root.path(path);
-    if real.exists() {
-        return Ok(());
-    }
-    let made = real.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::create_dir(&real));
-    made.with_context(|| format!("cannot make the directory {}: run this program as root", path.display()))?;
-    let directory = OpenOptions::new()
-        .read(true)
-        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY).bits())
-        .open(&real)
-        .with_context(|| format!("cannot open the directory {}", path.display()))?;
+    let opener = Opener::new(root, Named::Here);
+    let Some(directory) = opener.make_directory(path, Mode::from_bits_truncate(0o755))? else { return Ok(()) };
     if Uid::effective().is_root() {
-        if directory.metadata()?.uid() != 0 {
-            bail!("{} was replaced while it was made: look who did that, and run this again", path.display());
-        }
         fchown(&directory, Some(root.user_id("postgres")?), Some(root.group_id("postgres")?))
             .with_context(|| format!("cannot give {} to postgres", path.display()))?;
     }
-    directory
-        .set_permissions(Permissions::from_mode(0o770))
+    fchmod(&directory, Mode::from_bits_truncate(0o770))
+        .map_err(std::io::Error::from)
         .with_context(|| format!("cannot open {} to postgres", path.display()))
 }
 
-/// Makes a directory of root's that everybody reads, where there is none; its parent must be there.
+/// Makes a directory of root's that everybody reads, where there is none.
 pub fn open_directory(root: &Root, path: &Path) -> Result<()> {
-    let real = root.path(path);
-    if real.exists() {
-        return Ok(());
-    }
-    std::fs::create_dir(&real)
-        .and_then(|()| std::fs::set_permissions(&real, Permissions::from_mode(0o755)))
-        .with_context(|| format!("cannot make the directory {}: run this program as root", path.display()))
+    let mode = Mode::from_bits_truncate(0o755);
+    let Some(directory) = Opener::new(root, Named::Here).make_directory(path, mode)? else { return Ok(()) };
+    // Without regard to the umask.
+    fchmod(&directory, mode)
+        .map_err(std::io::Error::from)
+        .with_context(|| format!("cannot open {} to everybody", path.display()))
 }
 
 /// Who a file belongs to, and what they may do with it.
@@ -199,4 +188,42 @@ pub fn clean(root: &Root, path: &Path) -> Result<()> {
 /// With `keep`, what was there stays beside it under that path.
 pub fn install(root: &Root, path: &Path, text: &str, keep: Option<&Path>) -> Result<()> {
     prepare(root, path, text, OF_PATRONI, keep.map(Path::to_owned))?.put()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, lchown, symlink};
+
+    #[test]
+    fn a_directory_is_made_where_its_name_says_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        let own = std::fs::metadata(folder.path()).unwrap();
+        for tree in ["etc/systemd", "var/lib/postgresql", "srv/pg"] {
+            std::fs::create_dir_all(folder.path().join(tree)).unwrap();
+        }
+        std::fs::write(root.path("/etc/passwd"), format!("postgres:x:{}:{}::/:/bin/sh\n", own.uid(), own.gid()))
+            .unwrap();
+        std::fs::write(root.path("/etc/group"), format!("postgres:x:{}:\n", own.gid())).unwrap();
+        let raft = Path::new("/var/lib/postgresql/a/b");
+        directory(&root, raft).unwrap();
+        let mode = |path: &str| root.path(path).metadata().unwrap().mode() & 0o7777;
+        assert_eq!((mode("/var/lib/postgresql/a/b"), mode("/var/lib/postgresql/a") & 0o022), (0o770, 0));
+        directory(&root, raft).unwrap();
+        // Root's link leads where root wants it.
+        symlink("/srv/pg", root.path("/var/lib/postgresql/root")).unwrap();
+        directory(&root, Path::new("/var/lib/postgresql/root/c")).unwrap();
+        assert!(root.path("/srv/pg/c").is_dir());
+        if !Uid::effective().is_root() {
+            return;
+        }
+        symlink("/etc/systemd", root.path("/var/lib/postgresql/raft")).unwrap();
+        lchown(root.path("/var/lib/postgresql/raft"), Some(4242), None).unwrap();
+        let error =
+            format!("{:#}", directory(&root, Path::new("/var/lib/postgresql/raft/cron.service.d")).unwrap_err());
+        assert!(error.contains("/var/lib/postgresql/raft is a symbolic link that does not belong to root"), "{error}");
+        assert_eq!(std::fs::read_dir(root.path("/etc/systemd")).unwrap().count(), 0);
+    }
 }

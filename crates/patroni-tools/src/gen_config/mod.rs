@@ -33,6 +33,7 @@ use site::settings::{Origin, Settings};
 use site::{ClusterId, Root, clusters, keys::SiteKey};
 
 use crate::patronictl::Patronictl;
+use crate::unfinished::Unfinished;
 use crate::yaml::Yaml;
 pub(crate) use config::file as patroni_file;
 use config::{Config, Ports, file};
@@ -231,12 +232,15 @@ fn render(
     let present = present.and_then(|text| Yaml::parse(&file(id), text).ok());
     let port = present.as_ref().and_then(|yaml| yaml.port("postgresql").ok());
     let raft = present.as_ref().and_then(|yaml| yaml.text(&["raft", "self_addr"])?.rsplit_once(':')?.1.parse().ok());
-    let clusters = clusters::installed(root)?;
+    // Its own first: what is wrong with that of another one only leads to a warning.
+    let own = clusters::find(root, id)?;
+    let clusters = clusters::installed(root);
     let stays = port.is_some() && settings.get("PORT").is_none() && settings.text("DCS") != Some("raft");
     let claims = if stays { Vec::new() } else { claims(root, id)? };
     let claimed_by = |port: u16| claims.iter().find(|(claimed, _)| *claimed == port).map(|(_, other)| other.clone());
-    let ports = Ports { clusters: &clusters, present: port, claimed_by: &claimed_by, raft };
-    let config = Config::resolve(root, id, settings, key, &ports)?;
+    let ports = Ports { clusters: &clusters.known, own: own.as_ref(), present: port, claimed_by: &claimed_by, raft };
+    let mut config = Config::resolve(root, id, settings, key, &ports)?;
+    config.warnings.extend(clusters.doubt());
     let text = render::render(root, &config, args.template.as_deref())?;
     Ok((config, text))
 }
@@ -341,6 +345,9 @@ fn write(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Resul
     // Everything that can be wrong is found out before the first file is made.
     let (config, mut text) =
         render(root, args, id, &settings, known_key.as_ref().unwrap_or(&SiteKey::placeholder()), present.as_deref())?;
+    if present.is_none() {
+        refuse_unmanaged(root, &config)?;
+    }
     if known_key.is_none() {
         let key = SiteKey::create(root, &key_path)?;
         reporter.info(format!(
@@ -359,7 +366,6 @@ fn write(root: &Root, args: &Args, id: &ClusterId, reporter: &Reporter) -> Resul
     let Some(present) = present else {
         point::install(root, &config, &text)?;
         install::install(root, &path, &text, None)?;
-        explain_existing_data(root, &config, reporter);
         report::print(&written(&path, &config));
         return Ok(());
     };
@@ -396,19 +402,37 @@ fn bootstrapped(root: &Root, config: &Config) -> bool {
     root.path(config.data_directory.join("PG_VERSION")).exists()
 }
 
-/// A cluster that is there already, as the installation of a server makes one, would be taken over.
-fn explain_existing_data(root: &Root, config: &Config, reporter: &Reporter) {
-    let managed = root.path(config.data_directory.join("patroni.dynamic.json")).exists();
-    if bootstrapped(root, config) && !managed {
-        let id = &config.id;
-        reporter.warn(format!(
-            "{id} exists already in {}: the first member that starts Patroni keeps its data, on every other member remove it \
-             first (pg_dropcluster --stop {} {})",
-            config.data_directory.display(),
-            id.version,
-            id.name
-        ));
+/// Does a directory hold data that no Patroni manages? Patroni would start it as a standby and wait for ever for a leader: it makes
+/// its roles only at a bootstrap, and asks the timeline of a member that has data as one of them (`Ha._run_cycle`,
+/// `get_replica_timeline`).
+///
+/// A primary that Patroni runs has this file within its first `loop_wait` (`Config.save_cache`), and every base backup of it has it,
+/// too. What a bootstrap or a clone that was cut short left has not, but `pg_preparecluster_patroni` removes that.
+fn is_unmanaged(root: &Root, id: &ClusterId, data: &Path) -> bool {
+    let there = |name: &str| root.path(data.join(name)).exists();
+    there("PG_VERSION") && !there("patroni.dynamic.json") && !Unfinished::exists(root, id)
+}
+
+/// What to do with a cluster that no Patroni manages.
+fn other_name(id: &ClusterId) -> String {
+    let (version, name) = (&id.version, &id.name);
+    format!(
+        "make a cluster by another name (patroni-gen-config {version}/NAME) and copy the data there by pg_dump and pg_restore; if \
+         nothing in it is needed, run pg_dropcluster --stop {version} {name} and then patroni-gen-config {id}"
+    )
+}
+
+/// Before any file is made or changed. Who has a Patroni file already has decided, or runs it.
+fn refuse_unmanaged(root: &Root, config: &Config) -> Result<()> {
+    let (id, data) = (&config.id, &config.data_directory);
+    if is_unmanaged(root, id, data) {
+        bail!(
+            "{id} holds data in {} which no Patroni manages, and Patroni would leave it read-only for ever, so nothing was written: {}",
+            data.display(),
+            other_name(id)
+        );
     }
+    Ok(())
 }
 
 /// A change below `bootstrap.dcs` no longer reaches a cluster that exists (`Patroni.apply_dynamic_configuration`).

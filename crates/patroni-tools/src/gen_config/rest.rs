@@ -238,7 +238,7 @@ impl Rest<'_> {
 
     fn pair(&self, certificate: &Path, key: &Path) -> Result<()> {
         certificate::read_pair(self.root, certificate, key)?;
-        keys::check_mode(self.root, key, 0o007)
+        keys::check_private(self.root, key)
     }
 
     fn readable(&self, path: &Path) -> Result<()> {

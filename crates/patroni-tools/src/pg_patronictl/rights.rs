@@ -1,14 +1,14 @@
 //! May who calls read what patronictl has to read? patronictl itself answers with a stack trace, or not at all.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use nix::unistd::{Uid, User};
 use site::Root;
+use site::files::{Named, Opener};
 
 use crate::yaml::Yaml;
 
@@ -24,7 +24,10 @@ pub fn of_store(yaml: &Yaml) -> Vec<PathBuf> {
 
 /// Is a file there which the caller cannot read? One that is not there is for others to tell.
 pub fn refused(root: &Root, path: &Path) -> bool {
-    File::open(root.path(path)).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+    let denied = |error: anyhow::Error| {
+        error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::PermissionDenied)
+    };
+    !Uid::effective().is_root() && Opener::new(root, Named::Here).open(path).is_err_and(denied)
 }
 
 /// Says which of the files the caller cannot read, and what to do.

@@ -94,7 +94,7 @@ fn authority(instance: &Instance, label: &str, path: &Path) -> Vec<Finding> {
     let needed = label == "restapi.cafile" && instance.text(&["restapi", "certfile"]).is_some();
     let level = if needed { Level::Fatal } else { Level::Error };
     let mut findings: Vec<Finding> = readable(instance, path, level).into_iter().collect();
-    match certificate::read(instance.root, path) {
+    match certificate::read(&instance.root.for_postgres(), path) {
         Err(error) if denied(&error) => {}
         Err(error) => findings.push(broken(level, label, &error)),
         Ok(signers) => findings.extend(signers.all_out_of_date().map(|why| {
@@ -170,9 +170,9 @@ pub fn address(instance: &Instance, section: &str) -> Option<IpAddr> {
 fn judge(instance: &Instance, used: &Use, first: bool) -> Vec<Finding> {
     let (label, shown) = (&used.label, used.certificate.display());
     let loaded = if used.password {
-        certificate::read(instance.root, &used.certificate)
+        certificate::read(&instance.root.for_postgres(), &used.certificate)
     } else {
-        certificate::read_pair(instance.root, &used.certificate, &used.key)
+        certificate::read_pair(&instance.root.for_postgres(), &used.certificate, &used.key)
     };
     let mut findings = Vec::new();
     if first {
@@ -206,7 +206,7 @@ fn unsigned(
     own: &Certificates,
     (label, path, purpose): &(String, PathBuf, Purpose),
 ) -> Option<Finding> {
-    let signers = certificate::read(instance.root, path).ok()?;
+    let signers = certificate::read(&instance.root.for_postgres(), path).ok()?;
     let why = own.signed_by(&signers, *purpose, How::AtAnyTime).err()?;
     let what =
         format!("{} {} is not signed by {label} {} ({why})", used.label, used.certificate.display(), path.display());

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use nix::unistd::geteuid;
 use serde_json::Value;
-use site::{clusters, conf};
+use site::{PgVersion, clusters, conf, program};
 
+use super::super::{is_unmanaged, other_name};
 use super::file::method_names;
 use super::{Finding, Instance, Level, USER};
 
@@ -79,11 +80,18 @@ fn data_directory(instance: &Instance, data: &Path) -> Result<Vec<Finding>> {
             findings.push(Finding::fatal(what, "make them the same"));
         }
     }
-    let Ok(Some(version)) = root.read(data.join("PG_VERSION")) else { return Ok(findings) };
+    let Ok(Some(version)) = root.for_postgres().read(data.join("PG_VERSION")) else { return Ok(findings) };
     if version.trim() != id.version.as_str() {
-        let what = format!("{shown} holds a cluster of version {}, not {}", version.trim(), id.version);
+        // It can be any file.
+        let theirs = version.trim().parse::<PgVersion>().map_or("unknown".to_owned(), |version| version.to_string());
+        let what = format!("{shown} holds a cluster of version {theirs}, not {}", id.version);
         let remedy = format!("name the directory of {id} in data_dir, or upgrade the cluster with pg_upgradecluster");
         findings.push(Finding::fatal(what, remedy));
+    }
+    if is_unmanaged(root, id, data) {
+        let what =
+            format!("{shown} holds data which no Patroni manages, and Patroni would leave it read-only for ever");
+        findings.push(Finding::error(what, other_name(id)).at(""));
     }
     // PostgreSQL refuses to start otherwise (`checkDataDir` in `miscinit.c`).
     let found = root.path(data).metadata()?;
@@ -92,7 +100,9 @@ fn data_directory(instance: &Instance, data: &Path) -> Result<Vec<Finding>> {
         let what = format!("{shown} does not belong to {USER} alone (mode {:04o})", found.mode() & 0o7777);
         // A unit may have another user, whom only this one would know.
         let level = if geteuid().as_raw() == owner { Level::Fatal } else { Level::Error };
-        findings.push(Finding::new(level, what, format!("run chown -R {USER}: {shown} && chmod 0700 {shown}")).at(""));
+        // The name was postgres's choice, and somebody pastes this.
+        let word = program::quoted(&shown.to_string());
+        findings.push(Finding::new(level, what, format!("run chown -R {USER}: {word} && chmod 0700 {word}")).at(""));
     }
     Ok(findings)
 }

@@ -114,7 +114,7 @@ fn data(instance: &Instance, content: &Content, leader: Option<&str>, members: u
         });
     }
     let directory = PathBuf::from(instance.text(&["postgresql", "data_dir"])?);
-    let bytes = std::fs::read(instance.root.path(directory.join(CONTROL_FILE))).ok()?;
+    let bytes = instance.root.for_postgres().bytes(directory.join(CONTROL_FILE)).ok()??;
     let ours = u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?).to_string();
     if ours == *theirs {
         return None;

@@ -20,7 +20,6 @@ mod units;
 mod watchdog;
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -30,6 +29,7 @@ use anyhow::{Result, bail};
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use site::access::User;
+use site::files::{Named, Opener};
 use site::net::reason;
 use site::report::{self, Reporter, plain};
 use site::settings::Settings;
@@ -102,7 +102,8 @@ impl Finding {
     fn line(&self, file: &Path) -> String {
         let place = self.place.clone().unwrap_or_else(|| file.display().to_string());
         let parts = [place.as_str(), &self.what, &self.remedy];
-        plain(&parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "))
+        let parts = parts.into_iter().filter(|part| !part.is_empty()).map(plain).collect::<Vec<_>>();
+        parts.join(": ")
     }
 }
 
@@ -124,6 +125,11 @@ impl Instance<'_> {
         self.yaml.text(path)
     }
 
+    /// Where the Patroni file has the data; the directory of no instance, where it does not say.
+    fn data_directory(&self) -> PathBuf {
+        self.text(&["postgresql", "data_dir"]).map_or_else(PathBuf::new, PathBuf::from)
+    }
+
     /// The settings lead to the file, so that a change there is followed by this.
     fn then_generate(&self, remedy: &str) -> String {
         format!("{remedy}, and run patroni-gen-config {}", self.id)
@@ -140,8 +146,9 @@ impl Instance<'_> {
         if self.root.user_id(USER).ok()? != user.as_raw() {
             return None;
         }
-        let error = File::open(self.root.path(path)).err()?;
-        let what = format!("{USER} cannot read {} ({})", path.display(), reason(&error));
+        let error = Opener::new(self.root, Named::Here).open(path).err()?;
+        let why = error.downcast_ref::<io::Error>().map_or_else(|| error.to_string(), reason);
+        let what = format!("{USER} cannot read {} ({why})", path.display());
         Some(Finding::new(level, what, format!("run chgrp {USER} {0} && chmod g+r {0}", path.display())).at(""))
     }
 }
@@ -278,7 +285,8 @@ fn said(known: &[Finding], finding: &Finding) -> bool {
 
 /// What a check found, or why it could not look.
 fn kept(found: Result<Vec<Finding>>) -> Vec<Finding> {
-    found.unwrap_or_else(|error| vec![Finding::warning(format!("{error:#}"), "run this check as root").at("")])
+    let remedy = if geteuid().is_root() { "correct that" } else { "run this check as root" };
+    found.unwrap_or_else(|error| vec![Finding::warning(format!("{error:#}"), remedy).at("")])
 }
 
 fn read<'a>(root: &'a Root, id: &'a ClusterId, path: &Path, args: &'a Args) -> Result<Instance<'a>, Finding> {

@@ -6,6 +6,7 @@ use anyhow::Result;
 use site::clusters;
 use site::createcluster::{self, CreateCluster};
 
+use super::super::{is_unmanaged, other_name};
 use super::{Finding, Instance};
 
 /// Where systemd has the control groups of postgresql's units; the second with the old control groups.
@@ -22,7 +23,12 @@ pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
     let name = unit.trim_end_matches(".service");
     if GROUPS.iter().any(|group| root.path(Path::new(group).join(SLICE).join(&unit)).exists()) {
         let what = format!("{name} runs this instance, so that patroni@{} does not start", instance.id.dashed());
-        return Ok(vec![Finding::fatal(what, format!("run systemctl disable --now {name}")).at("")]);
+        let remedy = if is_unmanaged(root, instance.id, &instance.data_directory()) {
+            format!("leave it so, because no Patroni manages its data: {}", other_name(instance.id))
+        } else {
+            format!("run systemctl disable --now {name}")
+        };
+        return Ok(vec![Finding::fatal(what, remedy).at("")]);
     }
     let enabled = |unit: &str| root.path(Path::new(ENABLED).join(unit)).symlink_metadata().is_ok();
     if enabled(&unit) {

@@ -135,6 +135,6 @@ fn port(root: &Root, id: &ClusterId, settings: &Settings) -> Result<u16> {
     if let Some(text) = root.read(&path)? {
         return Yaml::parse(&path, &text)?.port("postgresql").with_context(|| path.display().to_string());
     }
-    let own = clusters::installed(root)?.into_iter().find(|cluster| cluster.id == *id);
+    let own = clusters::find(root, id)?;
     Ok(own.map_or(5432, |own| own.port))
 }
