@@ -368,8 +368,8 @@ mod tests {
         for line in [
             "/usr/bin/python3\0/usr/libexec/patroni-tools/patroni\0/etc/patroni/17-main.yml\0",
             "/usr/bin/python3\0/usr/bin/patroni\0/etc/patroni/17-main.yml\0",
-            "python3.13\0-B\0-m\0patroni\017-main.yml\0",
-            "/opt/patroni/bin/patroni\017-main.yml\0",
+            "python3.13\0-B\0-m\0patroni\0main.yml\0",
+            "/opt/patroni/bin/patroni\0main.yml\0",
         ] {
             assert!(is_patroni(line.as_bytes()), "{line:?}");
         }
