@@ -2,6 +2,7 @@
 # make check         everything; `make check-fast` for every few minutes
 # make deb           the package, into dist/
 # make bench         how fast it is, beside what it is compared with (with DNSCP_SH=path/of/dnscp.sh, that script too)
+# make check-all     what is too long for every check, in parts
 # make check-theirs  the cases against Debian's own scripts, which must fail where we mean to differ
 #
 # They run as root on Debian 12 or 13 and install what they need. Images of machines are kept in
@@ -12,7 +13,7 @@ CARGO ?= cargo
 LAB = target/debug/lab
 sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates systemd udev debian docs/man docs/passwords.md)
 
-.PHONY: demo demo-down check check-fast check-host check-point check-stores check-surroundings check-theirs deb bench setup lab msrv \
+.PHONY: demo demo-down check check-all before rounds again check-fast check-host check-point check-stores check-surroundings check-theirs deb bench setup lab msrv \
 	lintian system format clippy units docs values host previous findings lab-docs system-first system-second
 
 demo: setup deb lab
@@ -106,6 +107,27 @@ check-stores: setup deb lab
 check-surroundings: export REQUIRE_ALL = 1
 check-surroundings: setup deb lab
 	$(CARGO) test -p lab --test haproxy --test edge --test three_nodes --test pg_patronictl -- --nocapture
+
+# What is too long for every check: the attacks of tests/system/tests/security.rs against 0.1.0, which must succeed there, and the unit
+# and case tests many times. Each part takes 40 minutes at most.
+check-all: export REQUIRE_ALL = 1
+check-all: setup
+	-$(MAKE) --keep-going $(all)
+	@tests/part summary tests/summary $(all); status=$$?; echo "at commit $$(git describe --always --dirty)"; exit $$status
+
+all = before rounds
+
+before: previous
+	$(part) $(CARGO) test --no-fail-fast -p lab --test security -- --ignored --nocapture
+
+rounds: ROUNDS ?= 200
+rounds:
+	$(part) tests/rounds $(ROUNDS) 38 $(MAKE) --silent units CHECK_RESULTS=target/rounds
+
+# One system test many times: make again TEST=stores
+again: ROUNDS ?= 10
+again: setup deb lab
+	REQUIRE_ALL=1 tests/rounds $(ROUNDS) 600 $(CARGO) test -p lab --test $(TEST) -- --nocapture
 
 check-theirs: setup lab
 	tests/cases/findings/run theirs
