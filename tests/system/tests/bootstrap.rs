@@ -92,6 +92,7 @@ fn attack(lab: &Lab, main: &Cluster) -> Result<()> {
         let before = [refused("socket")?, refused("loopback")?];
         bootstrap(lab, main)?;
         let after = [refused("socket")?, refused("loopback")?];
+        println!("Debian {}: bootstrap {number} is done", lab.release());
         seen.push([after[0] - before[0], after[1] - before[1]]);
         let answered = node.run("cat /home/mallory/*.answers")?;
         ensure!(main.sql(node, "select count(*) from pg_database where datname = 'made'")? == "1", "no post_bootstrap");
