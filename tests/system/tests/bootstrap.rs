@@ -128,7 +128,8 @@ fn forget(node: &Node, main: &Cluster) -> Result<()> {
     let words = main.slashed().replace('/', " ");
     node.run(&format!(
         "systemctl stop {unit}; systemctl reset-failed {unit} 2>/dev/null; pg_dropcluster {words} 2>/dev/null; \
-         ETCDCTL_API=3 etcdctl del --prefix '' >/dev/null && ! test -e /var/lib/postgresql/{}",
+         rm -rf {}; ETCDCTL_API=3 etcdctl del --prefix '' >/dev/null && ! test -e /var/lib/postgresql/{}",
+        main.etc(),
         main.slashed(),
         unit = main.unit(),
     ))
