@@ -92,6 +92,7 @@ fn attack(lab: &Lab, main: &Cluster) -> Result<()> {
         let before = [refused("socket")?, refused("loopback")?];
         bootstrap(lab, main)?;
         let after = [refused("socket")?, refused("loopback")?];
+        println!("Debian {}: bootstrap {number} is done", lab.release());
         seen.push([after[0] - before[0], after[1] - before[1]]);
         let answered = node.run("cat /home/mallory/*.answers")?;
         ensure!(main.sql(node, "select count(*) from pg_database where datname = 'made'")? == "1", "no post_bootstrap");
@@ -127,7 +128,8 @@ fn forget(node: &Node, main: &Cluster) -> Result<()> {
     let words = main.slashed().replace('/', " ");
     node.run(&format!(
         "systemctl stop {unit}; systemctl reset-failed {unit} 2>/dev/null; pg_dropcluster {words} 2>/dev/null; \
-         ETCDCTL_API=3 etcdctl del --prefix '' >/dev/null && ! test -e /var/lib/postgresql/{}",
+         rm -rf {}; ETCDCTL_API=3 etcdctl del --prefix '' >/dev/null && ! test -e /var/lib/postgresql/{}",
+        main.etc(),
         main.slashed(),
         unit = main.unit(),
     ))
