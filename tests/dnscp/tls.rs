@@ -110,6 +110,11 @@ fn python() -> bool {
     found
 }
 
+/// A busy host answers late now and then.
+fn in_time(ask: impl Fn() -> (String, String)) -> (String, String) {
+    (0..20).map(|_| ask()).find(|(_, said)| !said.contains("did not answer within")).unwrap()
+}
+
 const PRIMARY: &str = "primary";
 const SILENT: &str = "Patroni does not answer";
 
@@ -207,13 +212,7 @@ fn who_can_be_believed_and_what_is_said_otherwise() {
     ];
     for (certificate, verify, protocol, signers, own, role, said) in cases {
         let patroni = host.patroni(certificate, verify);
-        let mut found = host.asks(patroni.1, protocol, signers, own);
-        // A busy host answers late now and then.
-        for _ in 0..20 {
-            if found.1.contains("did not answer within") {
-                found = host.asks(patroni.1, protocol, signers, own);
-            }
-        }
+        let found = in_time(|| host.asks(patroni.1, protocol, signers, own));
         // The alert can be lost with the connection.
         let lost = verify == "required" && role == SILENT && found.1.contains("Connection reset by peer");
         if !lost
@@ -233,10 +232,7 @@ fn another_certificate_than_the_files_is_a_doubt_while_postgres_answers() {
     }
     let host = Host::new();
     let patroni = host.patroni("pg1", "none");
-    let asks_of = |certificate: &str| {
-        let mut tries = (0..20).map(|_| host.asks_of(patroni.1, "https", "site", "", certificate));
-        tries.find(|(_, said)| !said.contains("did not answer within")).unwrap()
-    };
+    let asks_of = |certificate: &str| in_time(|| host.asks_of(patroni.1, "https", "site", "", certificate));
     let doubt = |what: &str| (PRIMARY.to_owned(), format!("Patroni's REST API at PATRONI: {what}"));
     assert_eq!(asks_of("pg1"), (PRIMARY.to_owned(), String::new()));
     assert_eq!(
