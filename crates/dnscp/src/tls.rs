@@ -7,14 +7,11 @@
 //! a doubt: it is still Patroni that has its key, and to lose the address over it would help no one.
 
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use nix::fcntl::OFlag;
 use openssl::ssl::SslStream;
 use openssl::x509::X509;
 use site::Root;
@@ -80,7 +77,10 @@ impl Tls {
             .certificate
             .as_ref()
             .context("Patroni's own certificate is not known: run patroni-gen-config")?;
-        let wanted = certificate(&self.root.path(path)).with_context(|| format!("cannot read {}", path.display()))?;
+        // The Patroni file named it, so that it can be in a directory of postgres, and root asks, too.
+        let text =
+            self.root.for_postgres().bytes(path)?.with_context(|| format!("there is no file {}", path.display()))?;
+        let wanted = X509::from_pem(&text).map_err(|_| anyhow!("{} has no certificate in PEM", path.display()))?;
         let shown = stream.ssl().peer_certificate().context("it shows no certificate")?;
         ensure!(
             wanted.to_der()? == shown.to_der()?,
@@ -163,14 +163,4 @@ fn doubtful(doubt: &Fault) -> String {
 
 fn out_of_date(how: &str) -> String {
     format!("its certificate {how}: renew RESTAPI_CERT and reload Patroni, before others refuse it")
-}
-
-/// The first certificate of a file, which the Patroni file named: it can be in a directory of postgres, and root asks, too.
-fn certificate(real: &Path) -> Result<X509> {
-    const MOST: u64 = 1 << 20;
-    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(real)?;
-    ensure!(file.metadata()?.is_file(), "it is not a file");
-    let mut text = Vec::new();
-    file.take(MOST).read_to_end(&mut text)?;
-    X509::from_pem(&text).map_err(|_| anyhow!("it has no certificate in PEM"))
 }

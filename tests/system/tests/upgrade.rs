@@ -2,7 +2,6 @@
 //! never away for longer than a switchover takes. Patroni and PostgreSQL go on; each dnscp@ is the new program then.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -37,7 +36,7 @@ fn debian_13() -> Result<()> {
 
 fn upgrade(lab: &Lab) -> Result<()> {
     let main = Cluster::with_members(lab, "main", 3);
-    lab.offer(&[previous_package()?])?;
+    lab.offer(&[patroni::previous_package()?])?;
     patroni::install_offered(lab)?;
     lab.start_etcd()?;
     lab.each(|node| node.write("/etc/default/patroni", SETTINGS, 0o644))?;
@@ -79,13 +78,6 @@ fn upgrade(lab: &Lab) -> Result<()> {
     // Replication is asynchronous, but each switchover waits for its candidate.
     ensure!(lost.is_empty(), "{} acknowledged rows are lost: {}", lost.len(), lost.join(" "));
     Ok(())
-}
-
-/// What upgrades start from.
-fn previous_package() -> Result<PathBuf> {
-    let path = std::env::var_os("PATRONI_TOOLS_PREVIOUS_DEB")
-        .context("set PATRONI_TOOLS_PREVIOUS_DEB to the package of 0.1.0")?;
-    Ok(PathBuf::from(path))
 }
 
 /// The processes of Patroni and of its service.
