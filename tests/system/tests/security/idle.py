@@ -14,6 +14,8 @@ address, port, count, seconds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]),
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, count + 100), hard))
 end = time.monotonic() + seconds
+# Patroni lets five wait; who finds no place asks again after a second.
+WORKERS = 60
 idle = []
 
 
@@ -30,7 +32,7 @@ def connect(share):
         mine += 1
 
 
-workers = [threading.Thread(target=connect, args=(count // 10,)) for _ in range(10)]
+workers = [threading.Thread(target=connect, args=(count // WORKERS,)) for _ in range(WORKERS)]
 for worker in workers:
     worker.start()
 for worker in workers:
