@@ -134,6 +134,7 @@ impl<'a> Arena<'a> {
                 ("swap", include_str!("security/swap.py")),
                 ("lie", include_str!("security/lie.py")),
                 ("idle", include_str!("security/idle.py")),
+                ("names", include_str!("security/names.py")),
             ] {
                 node.write(&format!("/usr/local/bin/{name}.py"), text, 0o755)?;
             }
@@ -570,6 +571,9 @@ impl Arena<'_> {
             ("the environment of dnscp", Self::environment as fn(&Self) -> Result<()>),
             ("limits and descriptors", Self::limits),
             ("what answers in Patroni's place", Self::answers),
+            ("name servers that answer anything", Self::name_servers),
+            ("a DCS that answers anything", Self::dcs_servers),
+            ("a purge with what postgres left in its way", Self::purge),
             ("a flood of ARP", Self::arp),
         ] {
             let begin = Instant::now();
@@ -646,6 +650,91 @@ impl Arena<'_> {
         }
         self.restart_patroni(node)?;
         self.is_well()
+    }
+
+    /// What is asked of the name's servers ends in time, whatever they answer.
+    fn name_servers(&self) -> Result<()> {
+        let node = self.main.replica()?;
+        let dns = "DNS_ZONE=db.test\nDNS_SERVERS=127.0.0.1\nDNS_AUTH=none\n";
+        node.write("/etc/default/patroni", format!("{SETTINGS}{WITH_TLS}{dns}"), 0o644)?;
+        for manner in ["mute", "random", "alias", "loop", "counts", "nothing", "truncated", "numbers", "many"] {
+            let mut task = node.spawn(&format!("exec names.py 127.0.0.1 60 {manner}"))?;
+            ensure!(says(&mut task, "bound", Duration::from_secs(10))?, "{manner}: port 53 is not free");
+            let begin = Instant::now();
+            let said = self.status(node)?;
+            let looked = begin.elapsed();
+            let call = format!(
+                "timeout 40 dnscp -dnsserver 127.0.0.1 -dnszonefqdn db.test -- on_role_change primary {}",
+                self.main.dashed()
+            );
+            let run = node.try_run(&call)?;
+            let took = begin.elapsed().saturating_sub(looked);
+            task.kill()?;
+            ensure!(
+                looked < Duration::from_secs(6) && took < Duration::from_secs(25),
+                "{manner}: {looked:?}, {took:?}"
+            );
+            let said = format!("{said}{}{}", run.stdout, run.stderr);
+            ensure!(!said.contains("panicked") && said.len() < 20_000, "{manner}: {said}");
+            ensure!(!said.chars().any(|c| c.is_control() && c != '\n'), "{manner}: {}", said.escape_debug());
+        }
+        node.write("/etc/default/patroni", format!("{SETTINGS}{WITH_TLS}"), 0o644)?;
+        ensure!(!holds(node)?, "a replica has taken the address");
+        Ok(())
+    }
+
+    /// The doctor asks a DCS that is none.
+    fn dcs_servers(&self) -> Result<()> {
+        let node = self.main.replica()?;
+        let other = format!("{}/other", self.version());
+        for (dcs, manners) in [
+            ("etcd3", &["mute", "drip", "flood", "headers", "nested", "random", "reset"][..]),
+            ("consul", &["flood", "nested", "random"]),
+            ("zookeeper", &["mute", "flood", "random"]),
+        ] {
+            node.run(
+                "for packages in /usr/lib/python3.*; do for module in consul kazoo; do \
+                mkdir -p /usr/local/lib/${packages##*/}/dist-packages/$module; done; done",
+            )?;
+            node.run(&format!("patroni-gen-config --set DCS={dcs} --set DCS_HOSTS=127.0.0.1:7777 {other}"))?;
+            for manner in manners {
+                let mut task = node.spawn_as("mallory", &format!("exec lie.py 127.0.0.1 7777 60 {manner}"))?;
+                ensure!(says(&mut task, "bound", Duration::from_secs(10))?, "{dcs} {manner}: the port is not free");
+                let begin = Instant::now();
+                let run = node.try_run(&format!("timeout 40 patroni-gen-config --check {other}"))?;
+                task.kill()?;
+                let said = format!("{}{}", run.stdout, run.stderr);
+                ensure!(run.status.code().is_some_and(|code| code < 3), "{dcs} {manner}: {run}");
+                ensure!(begin.elapsed() < Duration::from_secs(15), "{dcs} {manner}: {:?}", begin.elapsed());
+                ensure!(!said.contains("panicked") && said.len() < 10_000, "{dcs} {manner}: {said}");
+            }
+        }
+        node.run(&format!("rm -rf /etc/patroni/{}-other.* /usr/local/lib/python3.*/dist-packages/*", self.version()))
+            .map(drop)
+    }
+
+    /// Names with blanks and commands, links to root's files, directories in the place of files.
+    fn purge(&self) -> Result<()> {
+        let node = self.main.replica()?;
+        node.run_as(
+            "postgres",
+            r#"cd /var/lib/postgresql && ln -s /etc/passwd a.unfinished && ln -s /etc/victim/shadow "17-x.pgpass" && mkdir b.unfinished &&
+               touch 'c d.unfinished' '$(touch /var/lib/postgresql/pwned).unfinished' -- '-rf.unfinished' &&
+               mkdir -p /run/postgresql/.dnscp.x.lock /run/patroni-tools/deep && ln -s /etc/victim /run/patroni-tools/link"#,
+        )?;
+        let kept = "stat -c '%U %a %s %n' /etc/passwd /etc/victim /etc/victim/shadow";
+        let before = node.run(kept)?;
+        node.run_within(
+            Duration::from_secs(180),
+            "apt-get -qq purge -y patroni-tools && apt-get -qq install -y patroni-tools",
+        )?;
+        ensure!(before == node.run(kept)?, "root's files are others: {before}");
+        ensure!(!node.try_run("test -e /var/lib/postgresql/pwned")?.status.success(), "a name was executed");
+        let mode = node.run("stat -c '%U:%G %a' /run/patroni-tools")?;
+        ensure!(mode.trim() == "root:postgres 1770", "/run/patroni-tools is {mode}");
+        node.run("cd /var/lib/postgresql && rm -rf -- *.unfinished 17-x.pgpass; rm -rf /run/postgresql/.dnscp.x.lock")?;
+        node.write("/etc/default/patroni", format!("{SETTINGS}{WITH_TLS}"), 0o644)?;
+        node.run(&format!("systemctl restart {}", self.main.unit())).map(drop)
     }
 
     /// Another machine says in thousands of packets a second that it has the address.
