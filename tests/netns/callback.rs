@@ -521,9 +521,12 @@ fn another_user_on_the_port_is_never_believed() {
                 never_taken(&member, &what);
                 // The folder stands for the machine.
                 let process = format!("proc/{}", server.0.id());
-                std::os::unix::fs::symlink(format!("/{process}"), member.folder.path().join(process)).unwrap();
+                std::fs::create_dir_all(member.folder.path().join(&process)).unwrap();
+                member.write(&format!("{process}/comm"), "python3\n");
+                let descriptors = member.folder.path().join(&process).join("fd");
+                std::os::unix::fs::symlink(format!("/{process}/fd"), descriptors).unwrap();
                 let who = format!(
-                    "(process {}) of user mallory (uid {MALLORY}) answers there and not Patroni",
+                    "python3 (process {}) of user mallory (uid {MALLORY}) answers there and not Patroni",
                     server.0.id()
                 );
                 wait(&format!("{what}: {who}"), 20, || member.said().contains(&who));

@@ -14,9 +14,15 @@ const BUILDER: &str = include_str!("scripts/builder.sh");
 ///
 /// Compiled dependencies are kept in the cache, so that the next build is quick.
 pub fn build_deb(source: &Path, dist: &Path) -> Result<()> {
+    build_deb_with(source, dist, &[])
+}
+
+/// The same with variables, `NAME=value`, in the environment of the build.
+pub(crate) fn build_deb_with(source: &Path, dist: &Path, environment: &[&str]) -> Result<()> {
     fs::create_dir_all(dist).with_context(|| format!("cannot make {}", dist.display()))?;
     // Nothing to clean in a fresh copy, and what the cache holds is not to be cleaned away.
-    let command = ["dpkg-buildpackage", "--no-sign", "--build=binary", "--no-pre-clean"];
+    let build = ["dpkg-buildpackage", "--no-sign", "--build=binary", "--no-pre-clean"];
+    let command: Vec<&str> = ["env"].iter().chain(environment).chain(&build).copied().collect();
     let status = run(Image::Build, Some(source), Some(dist), &command)?;
     ensure!(status.success(), "dpkg-buildpackage ended with {status}");
     Ok(())
