@@ -84,7 +84,7 @@ findings: lab
 lab-docs: lab
 	$(part) $(CARGO) test --quiet -p lab --doc
 
-first = point stores haproxy three_nodes
+first = point stores haproxy three_nodes secrets upgrade
 second = $(filter-out $(first),$(basename $(notdir $(wildcard tests/system/tests/*.rs))))
 
 system-first:
