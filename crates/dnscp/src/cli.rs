@@ -133,6 +133,9 @@ fn run(asked: Asked, caller: Caller, begin: Moment, reporter: &Reporter) -> Resu
             } else {
                 script.load(&root, caller, &event.scope)
             };
+            if !dry_run {
+                caller.check_acts(&root)?;
+            }
             let Some((point, instance)) = read? else {
                 if verbose || dry_run {
                     reporter.info("neither VIPS nor a DNS name is set: nothing to do");
@@ -144,6 +147,7 @@ fn run(asked: Asked, caller: Caller, begin: Moment, reporter: &Reporter) -> Resu
             if dry_run { task.show(&event, &locks) } else { task.run(&event, &locks) }
         }
         Asked::Stopped(id) => {
+            caller.check_acts(&root)?;
             let Some((point, instance)) = load(&root, caller, &id)? else { return Ok(()) };
             let locks = Locks::of(&root, &id.dashed());
             let task =
@@ -151,6 +155,7 @@ fn run(asked: Asked, caller: Caller, begin: Moment, reporter: &Reporter) -> Resu
             stopped::run(&task, &locks, &stopped::Exit::from_environment())
         }
         Asked::Service(id) => {
+            caller.check_acts(&root)?;
             let read = |begin| -> Result<Option<Task>> {
                 let read = load(&root, caller, &id)?;
                 Ok(read.map(|(point, instance)| Task {

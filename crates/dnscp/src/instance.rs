@@ -22,6 +22,8 @@ pub struct Instance {
     pub rest: Option<Arc<Api>>,
     /// The address by which this member is reached.
     pub address: Option<IpAddr>,
+    /// PostgreSQL's port.
+    pub port: Option<u16>,
     /// Where the data is.
     pub data_directory: PathBuf,
 }
@@ -37,7 +39,8 @@ impl Instance {
         let rest = written
             .rest
             .map(|(address, files)| Arc::new(Api::new(root, address, files.map(|files| Tls::new(root, files)))));
-        Ok(Some(Self { name: written.name, rest, address: written.address, data_directory: written.data_directory }))
+        let Written { name, address, port, data_directory, .. } = written;
+        Ok(Some(Self { name, rest, address, port, data_directory }))
     }
 
     /// Does a postmaster run on the data directory? By `postmaster.pid`, whose first line is its process.
@@ -58,6 +61,7 @@ struct Written {
     name: String,
     rest: Option<(SocketAddr, Option<Files>)>,
     address: Option<IpAddr>,
+    port: Option<u16>,
     data_directory: PathBuf,
 }
 
@@ -82,6 +86,7 @@ impl Written {
             name: value("NAME").context("it lacks NAME")?.to_owned(),
             rest: rest.transpose()?,
             address: value("ADDRESS").map(str::parse).transpose().context("its ADDRESS is no address")?,
+            port: value("PORT").map(str::parse).transpose().context("its PORT is no port")?,
             data_directory: value("DATA_DIRECTORY").context("it lacks DATA_DIRECTORY")?.into(),
         })
     }

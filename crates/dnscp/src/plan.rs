@@ -170,6 +170,7 @@ pub fn may_take(standing: &Standing, fresh: bool) -> Result<(), String> {
         Standing::Undecided => {
             Err("Patroni has no leader lock yet; the service takes the address once it has".to_owned())
         }
+        Standing::Usurped(why) => Err(why.clone()),
         Standing::Other => Err("Patroni says meanwhile that this member is not the primary".to_owned()),
     }
 }
@@ -190,7 +191,7 @@ pub enum Turn {
 pub fn turn(standing: &Standing) -> Turn {
     match standing {
         Standing::Primary => Turn::Take,
-        Standing::Other => Turn::GiveUp,
+        Standing::Other | Standing::Usurped(_) => Turn::GiveUp,
         Standing::Starting | Standing::Undecided | Standing::Silent(_) => Turn::Leave,
     }
 }

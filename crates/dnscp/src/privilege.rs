@@ -38,6 +38,15 @@ impl Caller {
         if self.root || !self.privileged { Root::from_environment() } else { Root::new("/") }
     }
 
+    /// Refuses to change anything for another user than root and postgres: the group postgres may start the program, too.
+    pub fn check_acts(&self, root: &Root) -> Result<()> {
+        let postgres = !self.privileged || self.root || root.user_id("postgres").is_ok_and(|uid| uid == self.uid);
+        if !postgres {
+            bail!("only root and postgres may change addresses and names: run this as one of them");
+        }
+        Ok(())
+    }
+
     /// Refuses a file that somebody else than root could have written; one that is missing says nothing and is fine.
     pub fn trust(&self, root: &Root, path: &Path) -> Result<()> {
         let real = root.path(path);

@@ -49,6 +49,8 @@ pub enum Standing {
     Other,
     /// There was no answer, and why.
     Silent(String),
+    /// It is the primary, but clients would come to a process of another user's, which this says: it gives the address up.
+    Usurped(String),
 }
 
 impl Said {

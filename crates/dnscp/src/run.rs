@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use site::Root;
 use site::report::{self, Reporter};
+use site::{Root, clusters, holder};
 
 use crate::apply;
 use crate::event::{Event, Wish};
@@ -14,7 +14,7 @@ use crate::netlink;
 use crate::plan::{self, Plan, Step};
 use crate::point::{Manager, Point};
 use crate::rest::{Api, Standing};
-use crate::state::{Held, Locks, Moment};
+use crate::state::{Held, Locks, Moment, Service};
 
 /// How long Patroni has for its answer. It needs some milliseconds, most of them for its own question to PostgreSQL.
 pub const ASK: Duration = Duration::from_millis(300);
@@ -27,6 +27,9 @@ pub const FRESH: Duration = Duration::from_secs(1);
 
 /// The name's servers have so long in one run; the service tries again.
 pub const REGISTER: Duration = Duration::from_secs(20);
+
+/// Who runs Patroni and PostgreSQL.
+const USER: &str = "postgres";
 
 /// Everything that a run knows before it looks.
 #[derive(Debug, Clone)]
@@ -51,10 +54,33 @@ impl Task {
     /// What Patroni says. Without a way to ask it is silent.
     #[must_use]
     pub fn standing(&self) -> Standing {
-        match self.rest() {
-            Some(api) => api.standing(self.point.standby_leader, ASK),
-            None => Standing::Silent("Patroni's REST API is not known here: run patroni-gen-config".to_owned()),
+        let Some(api) = self.rest() else {
+            return Standing::Silent("Patroni's REST API is not known here: run patroni-gen-config".to_owned());
+        };
+        match api.standing(self.point.standby_leader, ASK) {
+            standing @ (Standing::Primary | Standing::Starting) => self.usurper().map_or(standing, Standing::Usurped),
+            standing => standing,
         }
+    }
+
+    /// Another user's process on PostgreSQL's port, where clients of the address would come to it. PostgreSQL starts with the addresses
+    /// that it gets (`PostmasterMain`), and Patroni talks to it over the Unix socket, so that neither notices.
+    fn usurper(&self) -> Option<String> {
+        let port = self.instance.as_ref()?.port?;
+        let postgres = self.root.user_id(USER).ok()?;
+        let addresses: Vec<IpAddr> = self.point.vips.iter().map(|vip| vip.address).chain(self.own_address()).collect();
+        let is_reached = |address: &IpAddr| address.is_unspecified() || addresses.contains(address);
+        let listeners = clusters::listeners(&self.root).ok()?;
+        let mut on_port = listeners.iter().filter(|listener| listener.port == port && is_reached(&listener.address));
+        let (uid, inode) = on_port.find_map(|listener| {
+            let uid = listener.uid.filter(|uid| *uid != 0 && *uid != postgres)?;
+            Some((uid, listener.inode))
+        })?;
+        Some(format!(
+            "{} listens on port {port} in place of PostgreSQL, and would get the clients of this member: end it, and restart PostgreSQL \
+             (pg_patronictl)",
+            holder::who(&self.root, uid, inode, true)
+        ))
     }
 
     /// Where Patroni is asked.
@@ -182,7 +208,7 @@ impl Task {
     pub fn still_primary(&self) -> bool {
         match self.standing() {
             Standing::Primary | Standing::Starting => true,
-            Standing::Undecided | Standing::Other => false,
+            Standing::Undecided | Standing::Other | Standing::Usurped(_) => false,
             // Once more, because Patroni may only have been slow. Where it can never be asked, who has the address is the one.
             Standing::Silent(_) => match self.rest() {
                 Some(_) => self.standing() == Standing::Primary,
@@ -192,9 +218,10 @@ impl Task {
         }
     }
 
-    /// With the service there, which renews it, the address gets a lease.
+    /// With the service there, which renews it, the address gets a lease; also where that cannot be seen, since an address without a
+    /// lease would stay on a member that hangs.
     fn lease(&self, locks: &Locks) -> Option<Duration> {
-        locks.served().then_some(self.point.lease)
+        (locks.service() != Service::Missing).then_some(self.point.lease)
     }
 
     /// What follows can be done by two at once; so a lock that cannot be had costs a warning and no address.

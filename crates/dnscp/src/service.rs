@@ -222,7 +222,11 @@ impl Service {
                 addresses = self.hold(&interfaces, looked, faults);
             }
             Turn::GiveUp => {
-                self.give_up("Patroni says that this member is not the primary", &interfaces, faults);
+                let reason = match &standing {
+                    Standing::Usurped(why) => why,
+                    _ => "Patroni says that this member is not the primary",
+                };
+                self.give_up(reason, &interfaces, faults);
             }
             // What keepalived was told has no lease in the kernel.
             Turn::Leave if task.point.manager == Manager::Keepalived => {
@@ -271,6 +275,9 @@ impl Service {
     fn heard(&mut self, standing: &Standing, faults: &mut Vec<String>) {
         if let Standing::Silent(why) = standing {
             faults.push(format!("{why}; the address stays for what is left of its lease"));
+        }
+        if let Standing::Usurped(why) = standing {
+            faults.push(why.clone());
         }
         faults.extend(self.task.rest().and_then(Api::doubt));
         if *standing == Standing::Primary && self.standing != Standing::Primary {
@@ -443,6 +450,7 @@ pub fn word(standing: &Standing) -> &'static str {
         Standing::Undecided => "Patroni has not decided",
         Standing::Other => "not the primary",
         Standing::Silent(_) => "Patroni does not answer",
+        Standing::Usurped(_) => "primary, but another process has PostgreSQL's port",
     }
 }
 

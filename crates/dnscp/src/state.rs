@@ -1,7 +1,7 @@
 //! What two runs of one instance share: who is at work, and is the service there?
 //!
-//! Both are `flock(2)` on files in `/run/patroni-tools`, which systemd-tmpfiles makes at every boot and which only root and the group
-//! postgres can enter; the kernel gives a lock back when its holder is killed. To lock a file needs only the right to open it,
+//! Both are `flock(2)` on files in `/run/patroni-tools`, which systemd-tmpfiles makes at every boot and which only root and postgres
+//! can enter, not the group: what another member of it made there first could keep postgres out. The kernel gives a lock back when its holder is killed. To lock a file needs only the right to open it,
 //! so these belong to postgres and are open to no other user, whoever makes them first. Nothing is remembered from run to run: the
 //! kernel's addresses and Patroni's answer are the state. In `/run/postgresql` is the file by which keepalived is told who is the primary.
 
@@ -94,7 +94,7 @@ impl Locks {
     pub fn service(&self) -> Service {
         let held = |file: File| Flock::lock(file, FlockArg::LockSharedNonblock).is_err();
         let runs = match self.open_present(&self.path("service")) {
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => return Service::Hidden,
+            Err(error) if error.kind() != ErrorKind::NotFound => return Service::Hidden,
             present => present.is_ok_and(held) || (self.upgraded() && self.open_old("service").is_ok_and(held)),
         };
         if runs { Service::Runs } else { Service::Missing }
@@ -179,7 +179,7 @@ impl Locks {
 
     /// The file gets its name only when it has its owner: no other run, and none that is killed meanwhile, leaves another one.
     fn make(&self, path: &Path) -> io::Result<File> {
-        // Another member of the group could make a file in there, but only of its own.
+        // Where the directory is open to others, what they make would be theirs.
         if !geteuid().is_root() && geteuid().as_raw() != self.owner() {
             return Err(ErrorKind::PermissionDenied.into());
         }

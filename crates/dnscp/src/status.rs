@@ -28,7 +28,7 @@ pub fn run(task: &Task, locks: &Locks, id: &ClusterId, json: bool) -> Result<()>
     let pick = netlink::pick(&task.point.vips, task.point.interface.as_deref(), &interfaces);
     let primary = standing == Standing::Primary;
     let mut problems = Vec::new();
-    if let Standing::Silent(why) = &standing {
+    if let Standing::Silent(why) | Standing::Usurped(why) = &standing {
         problems.push(why.clone());
     }
     problems.extend(task.rest().and_then(Api::doubt));

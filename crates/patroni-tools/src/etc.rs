@@ -13,6 +13,9 @@ use site::{ClusterId, Root, conf, createcluster};
 use crate::hook::Site;
 use crate::tied;
 
+/// The server certificate of Debian (package ssl-cert), which `pg_createcluster` takes where it can be read.
+pub(crate) const CERTIFICATE: &str = "/etc/ssl/certs/ssl-cert-snakeoil.pem";
+
 /// What Patroni and postgresql-common read at every start, newest first.
 const MAIN_FILES: [&str; 2] = ["postgresql.conf", "postgresql.base.conf"];
 
@@ -353,7 +356,6 @@ pub(crate) fn has_tls(root: &Root, id: &ClusterId) -> Result<bool> {
 
 /// The server certificate as `pg_createcluster` would set it for a new cluster; it leaves it out for one that it adopts.
 fn tls(root: &Root) -> Result<Settings> {
-    const CERTIFICATE: &str = "/etc/ssl/certs/ssl-cert-snakeoil.pem";
     const KEY: &str = "/etc/ssl/private/ssl-cert-snakeoil.key";
     const AUTHORITY: &str = "/etc/postgresql-common/root.crt";
     const CRL: &str = "/etc/postgresql-common/root.crl";

@@ -193,7 +193,7 @@ mod tests {
         }
         assert!(made_in_a_directory_of_postgres("RuntimeDirectory=postgresql/%i.pg_stat_tmp"));
         assert!(made_in_a_directory_of_postgres("d /run/postgresql/x 0755 postgres postgres"));
-        assert!(!made_in_a_directory_of_postgres("d /run/patroni-tools 1770 root postgres"));
+        assert!(!made_in_a_directory_of_postgres("d /run/patroni-tools 0700 postgres postgres"));
     }
 
     #[test]

@@ -15,7 +15,9 @@ impl Yaml {
         read(text).map(Self).map_err(|error| {
             let line = error.location().map_or(1, |location| location.line());
             let what = error.to_string();
-            let what = what.split(" at line ").next().unwrap_or_default().to_owned();
+            let what = what.split(" at line ").next().unwrap_or_default();
+            // What is quoted is out of the file, and may be a secret.
+            let what = what.split(['"', '`']).next().unwrap_or_default().trim_end_matches([' ', ':']).to_owned();
             anyhow!("{}:{line}: not valid YAML: {what}", file.display())
         })
     }

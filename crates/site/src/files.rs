@@ -167,7 +167,8 @@ impl<'a> Opener<'a> {
                 .map_err(io::Error::from)
                 .with_context(|| format!("cannot open the directory {}", so_far.display()))?;
             let stat = fstat(&handle).map_err(io::Error::from)?;
-            if stat.st_uid != geteuid().as_raw() {
+            // Another directory of root's can take the name, but none that holds something.
+            if stat.st_uid != geteuid().as_raw() || !is_empty(&handle)? {
                 bail!("{} was replaced while it was made: look who did that, and run this again", so_far.display());
             }
             let handle = Rc::new(handle);
@@ -292,6 +293,18 @@ impl Opened {
         }
         Ok(bytes)
     }
+}
+
+fn is_empty(directory: &OwnedFd) -> Result<bool> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let handle = openat(directory, ".", flags, Mode::empty()).map_err(io::Error::from)?;
+    for entry in Dir::from_fd(handle).map_err(io::Error::from)? {
+        let entry = entry.map_err(io::Error::from)?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn shown(path: &Path, place: &Place) -> String {

@@ -42,7 +42,7 @@ struct Attack {
     worked_on_12: bool,
 }
 
-const ATTACKS: [Attack; 13] = [
+const ATTACKS: [Attack; 14] = [
     Attack { what: "S3 mallory holds the locks of dnscp", run: holds_the_lock, worked_on_12: true },
     Attack {
         what: "S3 mallory holds the service's lock at its start",
@@ -64,6 +64,7 @@ const ATTACKS: [Attack; 13] = [
         run: is_asked_about_the_role,
         worked_on_12: true,
     },
+    Attack { what: "mallory takes PostgreSQL's port in a restart", run: takes_the_port, worked_on_12: true },
     Attack {
         what: "S11 etcd's certificate is taken for Patroni's",
         run: shows_another_certificate,
@@ -461,16 +462,14 @@ fn keeps_connections(arena: &Arena) -> Result<Got> {
     let descriptors = primary.run(&format!("ls /proc/{main_pid}/fd | wc -l"))?;
     let end = watch.now();
     let (held, _) = watch.end()?;
-    println!("  {}, {} descriptors", task.kill()?.stdout.trim(), descriptors.trim());
+    let made = task.kill()?.stdout.trim().to_owned();
+    println!("  {made}, {} descriptors", descriptors.trim());
     let gap = longest_gap(&held, begin, end);
     let log =
         primary.run(&format!("journalctl --no-pager -o cat --since='{}' -u {}", since.trim(), arena.main.unit()))?;
     let blind = if log.contains("Too many open files") { "was" } else { "was not" };
-    ensure!(
-        arena.before || descriptors.trim().parse::<u32>()? > 1024,
-        "only {} descriptors: that is no attack",
-        descriptors.trim()
-    );
+    let made: u32 = made.split(' ').next().unwrap_or_default().parse().unwrap_or(0);
+    ensure!(arena.before || made > 1024, "only {made} connections: that is no attack");
     Ok((gap > Duration::from_secs(1) || blind == "was")
         .then(|| format!("the address was away for {gap:.1?}, Patroni {blind} blind")))
 }
@@ -529,6 +528,33 @@ fn is_taken_for_patroni(arena: &Arena) -> Result<Got> {
             ensure!(text.contains(&uid) && text.contains(&pid), "{who} does not name uid {uid} and pid {pid}:\n{text}");
         }
     }
+    Ok(None)
+}
+
+/// PostgreSQL starts with the addresses that are left, and Patroni finds it well.
+fn takes_the_port(arena: &Arena) -> Result<Got> {
+    let old = arena.primary()?;
+    let restart = format!("restart {} {} --force", arena.main.dashed(), old.name());
+    let mut task = old.spawn_as("mallory", "exec lie.py 0.0.0.0 5432 90 primary")?;
+    for _ in 0..5 {
+        arena.main.patronictl(old, &restart)?;
+        if says(&mut task, "bound", Duration::from_secs(1))? {
+            break;
+        }
+    }
+    ensure!(task.stdout_so_far()?.contains("bound"), "mallory did not get the port");
+    let gone = arena.lab.wait_until(Duration::from_secs(10), "the address is gone", || Ok(!holds(old)?)).is_ok();
+    let said = arena.status(old)?;
+    let doctor = old.try_run(&format!("patroni-gen-config --check --offline {}", arena.main.slashed()))?;
+    sleep(Duration::from_secs(2));
+    let stays = holds(old)?;
+    task.kill()?;
+    arena.main.patronictl(old, &restart)?;
+    if !gone || stays {
+        return Ok(Some("the address stays where mallory has PostgreSQL's port".to_owned()));
+    }
+    ensure!(said.contains("of user mallory") && said.contains("port 5432"), "dnscp status: {said}");
+    ensure!(!doctor.status.success() && doctor.stderr.contains("of user mallory"), "the doctor: {doctor}");
     Ok(None)
 }
 
@@ -611,6 +637,12 @@ impl Arena<'_> {
         let addresses = node.run("ip -j address show")?;
         ensure!(!addresses.contains("10.88.0.66") && !holds(node)?, "an address was taken: {addresses}");
         ensure!(!node.try_run("test -e /etc/cron.d/keys")?.status.success(), "a file was made in /etc/cron.d");
+        // Nor do other members of the group get more than its status.
+        node.run("useradd --create-home --groups postgres grace")?;
+        let run = node.try_run_as("grace", &call)?;
+        ensure!(!run.status.success() && run.stderr.contains("only root and postgres"), "{run}");
+        let run = node.try_run_as("grace", "touch /run/patroni-tools/dnscp.other.lock")?;
+        ensure!(!run.status.success(), "a member of the group makes locks: {run}");
         // Nor does the service show what it has.
         let pid = node.run(&format!("systemctl show --property=MainPID --value dnscp@{}", self.main.dashed()))?;
         let looks = format!("cat /proc/{0}/mem /proc/{0}/environ /proc/{0}/maps", pid.trim());
@@ -731,7 +763,7 @@ impl Arena<'_> {
         ensure!(before == node.run(kept)?, "root's files are others: {before}");
         ensure!(!node.try_run("test -e /var/lib/postgresql/pwned")?.status.success(), "a name was executed");
         let mode = node.run("stat -c '%U:%G %a' /run/patroni-tools")?;
-        ensure!(mode.trim() == "root:postgres 1770", "/run/patroni-tools is {mode}");
+        ensure!(mode.trim() == "postgres:postgres 700", "/run/patroni-tools is {mode}");
         node.run("cd /var/lib/postgresql && rm -rf -- *.unfinished 17-x.pgpass; rm -rf /run/postgresql/.dnscp.x.lock")?;
         node.write("/etc/default/patroni", format!("{SETTINGS}{WITH_TLS}"), 0o644)?;
         node.run(&format!("systemctl restart {}", self.main.unit())).map(drop)

@@ -111,7 +111,7 @@ fn is_clean(main: &Cluster, node: &Node) -> Result<()> {
     ))?;
     ensure!(left.is_empty(), "left: {left}");
     let directory = node.run("stat -c '%U:%G %a' /run/patroni-tools")?;
-    ensure!(directory.trim() == "root:postgres 1770", "/run/patroni-tools is {directory}");
+    ensure!(directory.trim() == "postgres:postgres 700", "/run/patroni-tools is {directory}");
     let locks = node.run(&format!("stat -c '%U %a' /run/patroni-tools/dnscp.{}.*", main.dashed()))?;
     ensure!(locks.lines().count() == 2 && locks.lines().all(|line| line == "postgres 600"), "the locks: {locks}");
     let status = node.try_run(&format!("dnscp status {}", main.dashed()))?;

@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use openssl::nid::Nid;
+use openssl::x509::X509;
 use serde::Serialize;
 use site::keys::SiteKey;
 use site::settings::Settings;
@@ -91,6 +94,8 @@ struct Tls {
     authority: Option<String>,
     /// Is the server's certificate one of a site's authority?
     own: bool,
+    /// Can a password be bound to the server's certificate?
+    binds: bool,
 }
 
 impl Tls {
@@ -126,7 +131,9 @@ impl Tls {
             set("ssl_ca_file", authority);
         }
         let required = has_certificate && asked != Some("allowed");
-        Ok(Self { connection: if required { "hostssl" } else { "host" }, parameters, authority, own })
+        let certificate = files.as_ref().map_or(etc::CERTIFICATE, |(certificate, _)| certificate);
+        let binds = has_certificate && can_bind(root, Path::new(certificate));
+        Ok(Self { connection: if required { "hostssl" } else { "host" }, parameters, authority, own, binds })
     }
 
     /// How a member checks whom it talks to. Without an authority libpq's own default holds, which prefers TLS.
@@ -140,6 +147,22 @@ impl Tls {
         }
     }
 }
+
+/// The roles' passwords are SCRAM's without being told since PostgreSQL 14.
+const SCRAM_BY_DEFAULT: (u32, u32) = (14, 0);
+
+/// Can SCRAM bind to the certificate? Not where its signature has no digest of its own (RFC 5929, section 4.1; PostgreSQL's
+/// `be_tls_get_certificate_hash`). With a binding no other server gets a password, whoever has PostgreSQL's port.
+fn can_bind(root: &Root, path: &Path) -> bool {
+    let text = root.for_postgres().bytes(path).ok().flatten();
+    let certificate = text.and_then(|text| X509::from_pem(&text).ok());
+    let signed = certificate.map(|certificate| certificate.signature_algorithm().object().nid());
+    signed.is_some_and(|nid| nid != Nid::UNDEF && nid != Nid::from_raw(ED25519) && nid != Nid::from_raw(ED448))
+}
+
+/// OpenSSL's numbers (`obj_mac.h`).
+const ED25519: i32 = 1087;
+const ED448: i32 = 1088;
 
 /// A file that PostgreSQL reads itself, as a path of this host.
 fn readable(root: &Root, settings: &Settings, key: &str) -> Result<Option<String>> {
@@ -214,6 +237,14 @@ fn roles(
             options.push(("password", password.unwrap_or_else(|| key.role_password(&scope, name))));
         }
         options.extend(tls.of_client());
+        if by_certificate.is_none() && tls.connection == "hostssl" && settings.get("STANDBY_HOST").is_none() {
+            if !options.iter().any(|(key, _)| *key == "sslmode") {
+                options.push(("sslmode", "require".to_owned()));
+            }
+            if tls.binds && id.version.number() >= SCRAM_BY_DEFAULT {
+                options.push(("channel_binding", "require".to_owned()));
+            }
+        }
         Ok(options)
     };
     let mut superuser = vec![("username", SUPERUSER.to_owned())];

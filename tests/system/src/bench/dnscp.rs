@@ -79,7 +79,7 @@ fn install() -> Result<()> {
         chmod 0750 {PROGRAM}
         setcap cap_net_admin,cap_net_raw=ep {PROGRAM}
         install -d -o postgres -g postgres -m 2775 /run/postgresql
-        install -d -o root -g postgres -m 1770 /run/patroni-tools
+        install -d -o postgres -g postgres -m 0700 /run/patroni-tools
         install -d /etc/patroni
         chgrp postgres /etc/bind/updkey.key /etc/pgsql.keytab /etc/pgsql.password
         printf 'NAME=pg1\\nRESTAPI=http://127.0.0.1:8008\\nADDRESS=10.77.0.2\\nDATA_DIRECTORY=/data\\n' > /etc/patroni/17-main.dnscp"

@@ -21,7 +21,7 @@ idle = []
 
 def connect(share):
     mine = 0
-    while mine < share and time.monotonic() < end:
+    while mine < share and time.monotonic() < end - 5:
         try:
             connection = socket.create_connection((address, port), timeout=5)
             connection.sendall(b"GET /")

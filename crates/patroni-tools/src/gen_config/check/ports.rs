@@ -61,9 +61,11 @@ fn taken(instance: &Instance, wanted: &Wanted, listeners: &[Listener]) -> Option
         let certain = listeners.iter().find(|listener| meets(address, listener)).map(|listener| (listener, 1));
         certain.or_else(|| listeners.iter().find(|listener| may_meet(address, listener)).map(|listener| (listener, 0)))
     };
-    let found = wanted.addresses.iter().filter_map(in_the_way);
+    let found: Vec<_> = wanted.addresses.iter().filter_map(in_the_way).collect();
+    let another_users =
+        found.iter().any(|(listener, _)| listener.uid.is_some_and(|uid| is_foreign(instance.root, uid)));
     let (lost, owner) =
-        found.fold((0, None), |(lost, owner), (listener, certain)| match Owner::of(instance, listener) {
+        found.into_iter().fold((0, None), |(lost, owner), (listener, certain)| match Owner::of(instance, listener) {
             Owner::Ours => (lost, owner),
             other => (lost + certain, owner.or(Some(other))),
         });
@@ -73,8 +75,8 @@ fn taken(instance: &Instance, wanted: &Wanted, listeners: &[Listener]) -> Option
         Owner::Hidden if sees_ours(instance.root) => "another program".to_owned(),
         Owner::Hidden | Owner::Ours => return None,
     };
-    // PostgreSQL goes on with the addresses that it gets (`PostmasterMain`).
-    let level = if lost == wanted.addresses.len() { Level::Fatal } else { Level::Error };
+    // PostgreSQL goes on with the addresses that it gets (`PostmasterMain`), and clients would come to who has the others.
+    let level = if lost == wanted.addresses.len() || another_users { Level::Fatal } else { Level::Error };
     let what = format!("{} has the port {}, on which {who} listens", wanted.label, wanted.port);
     let remedy = instance.then_generate(&format!("stop that, or set {}", wanted.setting));
     Some(Finding::new(level, what, remedy))
