@@ -62,8 +62,9 @@ fn taken(instance: &Instance, wanted: &Wanted, listeners: &[Listener]) -> Option
         certain.or_else(|| listeners.iter().find(|listener| may_meet(address, listener)).map(|listener| (listener, 0)))
     };
     let found: Vec<_> = wanted.addresses.iter().filter_map(in_the_way).collect();
-    let another_users =
-        found.iter().any(|(listener, _)| listener.uid.is_some_and(|uid| is_foreign(instance.root, uid)));
+    let another_users = found
+        .iter()
+        .any(|(listener, certain)| *certain == 1 && listener.uid.is_some_and(|uid| is_foreign(instance.root, uid)));
     let (lost, owner) =
         found.into_iter().fold((0, None), |(lost, owner), (listener, certain)| match Owner::of(instance, listener) {
             Owner::Ours => (lost, owner),
