@@ -10,6 +10,9 @@ use anyhow::{Context, Result, bail};
 use nix::unistd::{Uid, getuid};
 use site::Root;
 
+/// The user that runs Patroni and PostgreSQL, and so calls us.
+pub const USER: &str = "postgres";
+
 /// The caller of this run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
@@ -40,7 +43,7 @@ impl Caller {
 
     /// Refuses to change anything for another user than root and postgres: the group postgres may start the program, too.
     pub fn check_acts(&self, root: &Root) -> Result<()> {
-        let postgres = !self.privileged || self.root || root.user_id("postgres").is_ok_and(|uid| uid == self.uid);
+        let postgres = !self.privileged || self.root || root.user_id(USER).is_ok_and(|uid| uid == self.uid);
         if !postgres {
             bail!("only root and postgres may change addresses and names: run this as one of them");
         }

@@ -16,6 +16,7 @@ use site::net::Bounded;
 use site::{Root, holder};
 
 use crate::peer;
+use crate::privilege::USER;
 use crate::tls::Tls;
 
 /// More than any answer of Patroni has.
@@ -68,9 +69,6 @@ impl Said {
         }
     }
 }
-
-/// Who runs Patroni.
-const USER: &str = "postgres";
 
 /// Where Patroni is asked.
 #[derive(Debug)]

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use nix::unistd::geteuid;
 use site::report::{self, Reporter};
 use site::{Root, clusters, holder};
 
@@ -13,6 +14,7 @@ use crate::instance::Instance;
 use crate::netlink;
 use crate::plan::{self, Plan, Step};
 use crate::point::{Manager, Point};
+use crate::privilege::USER;
 use crate::rest::{Api, Standing};
 use crate::state::{Held, Locks, Moment, Service};
 
@@ -27,9 +29,6 @@ pub const FRESH: Duration = Duration::from_secs(1);
 
 /// The name's servers have so long in one run; the service tries again.
 pub const REGISTER: Duration = Duration::from_secs(20);
-
-/// Who runs Patroni and PostgreSQL.
-const USER: &str = "postgres";
 
 /// Everything that a run knows before it looks.
 #[derive(Debug, Clone)]
@@ -79,7 +78,7 @@ impl Task {
         Some(format!(
             "{} listens on port {port} in place of PostgreSQL, and would get the clients of this member: end it, and restart PostgreSQL \
              (pg_patronictl)",
-            holder::who(&self.root, uid, inode, true)
+            holder::who(&self.root, uid, inode, geteuid().is_root())
         ))
     }
 

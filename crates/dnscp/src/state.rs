@@ -18,6 +18,8 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{geteuid, linkat};
 use site::{Root, holder};
 
+use crate::privilege::USER;
+
 const DIRECTORY: &str = "/run/patroni-tools";
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -84,12 +86,6 @@ impl Locks {
     }
 
     /// Is there a service, which renews leases?
-    #[must_use]
-    pub fn served(&self) -> bool {
-        self.service() == Service::Runs
-    }
-
-    /// The same for people, who may not see it.
     #[must_use]
     pub fn service(&self) -> Service {
         let held = |file: File| Flock::lock(file, FlockArg::LockSharedNonblock).is_err();
@@ -196,9 +192,8 @@ impl Locks {
         Ok(file)
     }
 
-    /// Who runs Patroni, and so calls us.
     fn owner(&self) -> u32 {
-        self.root.user_id("postgres").unwrap_or_else(|_| geteuid().as_raw())
+        self.root.user_id(USER).unwrap_or_else(|_| geteuid().as_raw())
     }
 
     /// Is the package being upgraded from 0.1.0? Only root can say so.
@@ -320,9 +315,9 @@ mod tests {
         assert!(locks.act(Duration::from_millis(20)).unwrap().is_none());
         drop(first);
         assert!(locks.act(Duration::ZERO).unwrap().is_some());
-        assert!(!locks.served());
+        assert!(locks.service() != Service::Runs);
         let service = locks.serve().unwrap();
-        assert!(service.is_some() && locks.served() && locks.serve().unwrap().is_none());
+        assert!(service.is_some() && (locks.service() == Service::Runs) && locks.serve().unwrap().is_none());
     }
 
     #[test]
@@ -378,7 +373,7 @@ mod tests {
         let service = old("service").unwrap();
         let at_work = old("lock").unwrap();
         let begin = Instant::now();
-        assert!(locks.act(Duration::from_millis(300)).unwrap().is_some() && !locks.served());
+        assert!(locks.act(Duration::from_millis(300)).unwrap().is_some() && locks.service() != Service::Runs);
         assert!(begin.elapsed() < Duration::from_millis(200), "it is waited for without an upgrade");
         std::fs::write(folder.path().join(&UPGRADE[1..]), "").unwrap();
         let begin = Instant::now();
@@ -389,17 +384,17 @@ mod tests {
         assert!(begin.elapsed() >= Duration::from_millis(290), "it is not waited for");
         drop(at_work);
         let both = locks.act(Duration::ZERO).unwrap();
-        assert!(both.is_some() && old("lock").is_err() && locks.served());
+        assert!(both.is_some() && old("lock").is_err() && (locks.service() == Service::Runs));
         drop((both, service));
-        assert!(old("lock").is_ok() && !locks.served());
+        assert!(old("lock").is_ok() && locks.service() != Service::Runs);
         // An upgrade that was cut short.
         let _service = old("service").unwrap();
-        assert!(locks.served());
+        assert!((locks.service() == Service::Runs));
         let marker = File::open(folder.path().join(&UPGRADE[1..])).unwrap();
         marker.set_modified(SystemTime::now() - UPGRADE_LIMIT).unwrap();
-        assert!(!locks.served());
+        assert!(locks.service() != Service::Runs);
         std::fs::remove_file(folder.path().join(&UPGRADE[1..])).unwrap();
         std::fs::create_dir(folder.path().join(&UPGRADE[1..])).unwrap();
-        assert!(!locks.served());
+        assert!(locks.service() != Service::Runs);
     }
 }
