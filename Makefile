@@ -13,6 +13,9 @@ CARGO ?= cargo
 LAB = target/debug/lab
 sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates systemd udev debian docs/man docs/passwords.md)
 
+# An error says where it comes from; a backtrace would only hide it.
+export RUST_LIB_BACKTRACE = 0
+
 .PHONY: demo demo-down check check-all before rounds again check-fast check-host check-point check-stores check-surroundings check-theirs deb bench setup lab msrv \
 	lintian system format clippy units docs values host previous findings lab-docs system-first system-second
 

@@ -63,7 +63,12 @@ fn the_summary_names_all_that_failed_and_counts_all() {
         1,
     );
     results.part("deb", "error: no\n", 2);
-    let (said, status) = results.summary(&["format", "units", "findings", "deb", "system"]);
+    results.part(
+        "host",
+        "test a ... ok\nError: it\n\nCaused by:\n    0: this\n\nStack backtrace:\n   0: that\ntest b ... FAILED\n",
+        1,
+    );
+    let (said, status) = results.summary(&["format", "units", "findings", "deb", "host", "system"]);
     assert_eq!(
         said,
         "format: passed
@@ -74,8 +79,13 @@ units: FAILED, exit status 101, see RESULTS/units.log
 findings: FAILED, exit status 1, see RESULTS/findings.log
     F02-x
 deb: FAILED, exit status 2, see RESULTS/deb.log
+      error: no
+host: FAILED, exit status 1, see RESULTS/host.log
+      Error: it
+      Caused by:
+          0: this
 system: not run
-29 passed, 6 failed
+29 passed, 7 failed
 "
     );
     assert_eq!(status, Some(1));
