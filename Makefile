@@ -52,10 +52,10 @@ clippy:
 	$(part) $(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
 
 units:
-	$(part) $(CARGO) test --no-fail-fast -p site -p patroni-tools -p dnscp -p lab --lib --bins --test cases --test dnscp --test launcher -- --quiet
+	$(part) $(CARGO) test --no-fail-fast -p host -p patroni-tools -p dnscp -p lab --lib --bins --test cases --test dnscp --test launcher --test layers -- --quiet
 
 docs:
-	$(part) $(CARGO) test --no-fail-fast -p site -p patroni-tools -p dnscp --doc -- --quiet
+	$(part) $(CARGO) test --no-fail-fast -p host -p patroni-tools -p dnscp --doc -- --quiet
 
 # A PostgreSQL, network namespaces, BIND, Kerberos and Samba on this host; and a million texts through the generator, from
 # another seed each time, which is printed.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use site::{Root, clusters, conf};
+use host::{Root, clusters, conf};
 
 use crate::machine::Machine;
 use crate::skip;

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use host::{ClusterId, Root, conf, envfile};
 use serde_yaml::Value;
-use site::{ClusterId, Root, conf, envfile};
 
 use crate::install::Random;
 use crate::machine::Machine;
@@ -242,7 +242,7 @@ fn no_bytes_make_a_reader_panic() {
         };
         let text = String::from_utf8_lossy(&bytes);
         let _ = envfile::parse(&text);
-        let _ = patroni_tools::yaml::Yaml::parse(Path::new("/x.yml"), &text).map(|yaml| {
+        let _ = patroni_tools::files::yaml::Yaml::parse(Path::new("/x.yml"), &text).map(|yaml| {
             let _ = (yaml.first_empty(), yaml.port("postgresql"), yaml.text(&["a"]));
         });
         if let Ok(id) = text.parse::<ClusterId>() {
@@ -252,7 +252,7 @@ fn no_bytes_make_a_reader_panic() {
         if round % 10 == 0 {
             std::fs::write(folder.path().join("x.conf"), &bytes).unwrap();
             let _ = conf::read(&root, "/x.conf");
-            let _ = site::facts::parse_address(&text).map(|address| site::facts::host_port(address, 1));
+            let _ = host::facts::parse_address(&text).map(|address| host::facts::host_port(address, 1));
         }
     }
 }
@@ -386,7 +386,7 @@ fn pyyaml(machine: &Machine, reader: &str) -> u64 {
 fn the_program_never_panics_on_random_settings() {
     let machine = Machine::base();
     let mut random = random(7);
-    let keys: Vec<&str> = site::settings::KEYS.iter().map(|key| key.name).collect();
+    let keys: Vec<&str> = host::settings::KEYS.iter().map(|key| key.name).collect();
     let values = [
         "0",
         "1",

@@ -12,12 +12,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dnscp::dns::{self, Outcome};
-use dnscp::point::{Auth, Dns, GssSecret};
+use host::Root;
+use host::endpoint::{Auth, Dns, GssSecret};
 use lab::image::Image;
 use lab::world::record::Asker;
 use lab::world::servers::{domain_controller, kdc, named};
 use lab::world::{SERVER, World, servers};
-use site::Root;
 
 const LIMIT: Duration = Duration::from_secs(180);
 

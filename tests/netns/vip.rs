@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use dnscp::announce::{self, Mac};
 use dnscp::netlink::{self, Interface, Placed};
-use dnscp::point::Vip;
+use host::endpoint::Vip;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{LinkAddr, MsgFlags, bind, send};
 use nix::unistd::{Pid, gettid};

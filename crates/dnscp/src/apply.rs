@@ -5,16 +5,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use site::Root;
-use site::report::{Level, Reporter};
+use host::Root;
+use host::endpoint::Dns;
+use host::report::{Level, Reporter};
 
-use crate::announce;
-use crate::connections;
 use crate::dns::{self, Outcome};
 use crate::netlink::{self, Placed};
 use crate::plan::{self, Step};
-use crate::point::Dns;
-use crate::state;
+use crate::{announce, connections, state};
 
 /// How long somebody has to answer that the address is his.
 const PROBE: Duration = Duration::from_millis(400);

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use site::report::Reporter;
-use site::settings::{self, Origin, Settings};
-use site::{ClusterId, Root};
+use host::endpoint::Point;
+use host::report::Reporter;
+use host::settings::{self, Origin, Settings};
+use host::{ClusterId, Root};
 
 use crate::event::Event;
 use crate::instance::Instance;
-use crate::point::Point;
 use crate::privilege::Caller;
 use crate::run::Task;
 use crate::state::{Locks, Moment};
@@ -210,7 +210,7 @@ impl Script {
         if settings.get("DNS_NAME").is_none() {
             if settings.get("DNS_ZONE").is_none() {
                 // A host without a name has no domain either, and that is no reason to do without the address.
-                if let Ok(Some(domain)) = site::facts::domain(root) {
+                if let Ok(Some(domain)) = host::facts::domain(root) {
                     put(&mut settings, "DNS_ZONE", domain)?;
                 }
             }

@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
-use site::{ClusterId, Root, envfile};
+pub use host::endpoint::file;
+use host::{ClusterId, Root, envfile};
 
 use crate::privilege::Caller;
 use crate::rest::Api;
 use crate::tls::{Files, Tls};
-
-pub use site::point::file;
 
 /// How Patroni and PostgreSQL of an instance are reached on this host.
 #[derive(Debug, Clone)]

@@ -24,4 +24,3 @@ mod stopped;
 pub mod tls;
 
 pub use cli::main;
-pub use site::point;

@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use host::endpoint::Vip;
 use ipnet::IpNet;
 use netlink_packet_core::{
     DecodeError, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST,
@@ -27,8 +28,6 @@ use nix::sys::socket::{
     setsockopt, socket,
 };
 use nix::sys::time::TimeVal;
-
-use crate::point::Vip;
 
 /// How long the kernel has for one answer; it takes well under a millisecond.
 pub const LIMIT: Duration = Duration::from_secs(1);

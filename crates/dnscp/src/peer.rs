@@ -10,8 +10,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use host::{Root, clusters};
 use nix::sys::socket::{MsgFlags, recv};
-use site::{Root, clusters};
 
 use crate::connections::{self, BY_FAMILY, ERROR, IDENTITY, REQUEST};
 

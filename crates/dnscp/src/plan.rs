@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use host::endpoint::{Manager, Point, state_file};
+
 use crate::netlink::{Interface, Pick, Placed, pick};
-use crate::point::{Manager, Point, state_file};
 use crate::rest::Standing;
 
 /// One step.
@@ -207,7 +208,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::netlink::Address;
-    use crate::point::{Auth, Dns, Vip};
+    use host::endpoint::{Auth, Dns, Vip};
 
     fn point(vips: &[&str]) -> Point {
         Point {

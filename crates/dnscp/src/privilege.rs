@@ -7,8 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use host::Root;
 use nix::unistd::{Uid, getuid};
-use site::Root;
 
 /// The user that runs Patroni and PostgreSQL, and so calls us.
 pub const USER: &str = "postgres";

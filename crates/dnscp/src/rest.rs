@@ -10,10 +10,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use host::net::Bounded;
+use host::{Root, holder};
 use nix::unistd::geteuid;
 use serde_json::Value;
-use site::net::Bounded;
-use site::{Root, holder};
 
 use crate::peer;
 use crate::privilege::USER;

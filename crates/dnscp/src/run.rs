@@ -4,19 +4,18 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use host::endpoint::{Manager, Point};
+use host::report::{self, Reporter};
+use host::{Root, clusters, holder};
 use nix::unistd::geteuid;
-use site::report::{self, Reporter};
-use site::{Root, clusters, holder};
 
-use crate::apply;
 use crate::event::{Event, Wish};
 use crate::instance::Instance;
-use crate::netlink;
 use crate::plan::{self, Plan, Step};
-use crate::point::{Manager, Point};
 use crate::privilege::USER;
 use crate::rest::{Api, Standing};
 use crate::state::{Held, Locks, Moment, Service};
+use crate::{apply, netlink};
 
 /// How long Patroni has for its answer. It needs some milliseconds, most of them for its own question to PostgreSQL.
 pub const ASK: Duration = Duration::from_millis(300);

@@ -7,17 +7,17 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use host::endpoint::Manager;
+use host::report::Reporter;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use site::report::Reporter;
 
 use crate::apply;
 use crate::dns::Outcome;
 use crate::netlink::{self, Interface};
 use crate::notify::notify;
 use crate::plan::{self, Plan, Step, Turn};
-use crate::point::Manager;
 use crate::rest::{Api, Standing};
 use crate::run::{FRESH, REGISTER, Task};
 use crate::state::{Locks, Moment};

@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
+use host::{Root, holder};
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{geteuid, linkat};
-use site::{Root, holder};
 
 use crate::privilege::USER;
 

@@ -4,17 +4,16 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use host::endpoint::{Manager, state_file};
+use host::{ClusterId, report};
 use serde_json::{Value, json};
-use site::{ClusterId, report};
 
-use crate::dns;
 use crate::netlink::{self, Interface};
-use crate::plan;
-use crate::point::{Manager, state_file};
 use crate::rest::{Api, Standing};
 use crate::run::Task;
 use crate::service::word;
 use crate::state::{Locks, Service};
+use crate::{dns, plan};
 
 const LOOKUP: Duration = Duration::from_secs(3);
 

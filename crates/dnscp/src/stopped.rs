@@ -2,11 +2,10 @@
 
 use anyhow::{Result, bail};
 
-use crate::apply;
-use crate::netlink;
 use crate::plan::{self, Step};
 use crate::run::Task;
 use crate::state::Locks;
+use crate::{apply, netlink};
 
 /// How Patroni ended, as systemd says it (`systemd.exec(5)`, "Environment Variables Set on Service Processes").
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

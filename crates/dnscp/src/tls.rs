@@ -12,11 +12,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use host::Root;
+use host::net::tls::{self, Client, Own, Verify};
+use host::net::{Bounded, Fault};
 use openssl::ssl::SslStream;
 use openssl::x509::X509;
-use site::Root;
-use site::net::tls::{self, Client, Own, Verify};
-use site::net::{Bounded, Fault};
 
 /// The files that say so.
 #[derive(Debug, Clone, PartialEq, Eq)]

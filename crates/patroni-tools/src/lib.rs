@@ -1,13 +1,12 @@
 //! The generator of Patroni files, the hooks by which Patroni works through postgresql-common, and `pg_patronictl`.
 
-pub mod clone;
-pub mod create;
-mod etc;
+mod context;
+mod doctor;
+pub mod files;
 pub mod gen_config;
-mod hook;
-mod patronictl;
+pub mod hooks;
+mod integrations;
+mod patroni;
+mod patroni_yml;
 pub mod pg_patronictl;
-pub mod prepare;
-mod tied;
-mod unfinished;
-pub mod yaml;
+mod postgres;

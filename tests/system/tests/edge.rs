@@ -208,8 +208,17 @@ fn moves(
     let watch = Watch::begin(lab, VIP)?;
     happen(&watch)?;
     let new = main.primary()?.name();
-    let (_, late) = looking.into_iter().find(|(node, _)| node.name() == new).context("the primary is an old one")?;
+    let (promoted, others): (Vec<_>, Vec<_>) = looking.into_iter().partition(|(node, _)| node.name() == new);
+    let (_, late) = promoted.into_iter().next().context("the primary is an old one")?;
     let late: i64 = late.wait(Duration::from_secs(30))?.ok()?.trim().parse().context("the milliseconds")?;
+    // Else they would be taken for those of the next event.
+    for (node, looking) in others {
+        main.sql(
+            node,
+            "select pg_terminate_backend(pid) from pg_stat_activity where query like 'do % pg_is_in_recovery()%'",
+        )?;
+        drop(looking);
+    }
     std::thread::sleep(Duration::from_secs(3));
     let (held, _) = watch.end()?;
     for held in &held {

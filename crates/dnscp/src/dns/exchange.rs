@@ -16,6 +16,26 @@ const FIRST_WAIT: Duration = Duration::from_millis(250);
 /// The kernel ends a socket's wait late by up to an eighth of it (`kernel/time/timer.c`), so a long one is cut.
 const SLICE: Duration = Duration::from_millis(200);
 
+/// The least that one server of several gets, if the deadline has as much.
+const LEAST_SHARE: Duration = Duration::from_secs(1);
+
+/// How long one server may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Until its first answer.
+    pub(super) patience: Instant,
+    /// For all of it.
+    pub(super) until: Instant,
+}
+
+/// The end of the share that the first of `count` has of the time until `deadline`.
+pub(super) fn share(deadline: Instant, count: usize) -> Instant {
+    let now = Instant::now();
+    let left = deadline.saturating_duration_since(now);
+    let part = left / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
+    now + part.max(LEAST_SHARE).min(left)
+}
+
 /// Why there is no answer.
 #[derive(Debug)]
 enum Fault {
@@ -193,7 +213,7 @@ fn answer_to(request: &[u8], bytes: &[u8]) -> Option<Message<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dns::message::{name, query};
+    use crate::dns::query::{name, query};
     use domain::base::iana::Rtype;
 
     #[test]

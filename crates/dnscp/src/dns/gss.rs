@@ -13,15 +13,16 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use host::Root;
+use host::endpoint::{GSS_PROGRAMS, GssSecret};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, geteuid};
-use site::Root;
 
+use super::exchange::Limits;
 use super::key::read_secret;
-use super::message::{Change, reason};
-use super::seen::Seen;
-use super::{Limits, Sent, keytab};
-use crate::point::{GSS_PROGRAMS, GssSecret};
+use super::keytab;
+use super::records::Seen;
+use super::update::{Change, Sent, reason};
 
 /// Credential caches are kept here while a run lasts: in memory, never on a disk.
 const SHARED_MEMORY: &str = "/dev/shm";

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use domain::tsig::{Algorithm, Key, KeyName};
 use domain::utils::base64;
-use site::{Root, keys};
+use host::{Root, keys};
 
 /// Reads a file with a secret, if it is as safe as it must be.
 pub(super) fn read_secret(root: &Root, path: &Path) -> Result<Vec<u8>> {

@@ -10,27 +10,27 @@ mod exchange;
 mod gss;
 mod key;
 mod keytab;
-mod message;
+mod query;
+mod records;
 mod resolve;
-mod seen;
+mod update;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use site::Root;
+use host::Root;
+use host::endpoint::{Auth, Dns};
 
-use crate::point::{Auth, Dns};
-use message::{Change, DnsName};
+use exchange::{Limits, share};
+use query::DnsName;
+use records::Seen;
 use resolve::Server;
-use seen::Seen;
+use update::{Change, Sent};
 
 /// Somebody else changes the name each time that we look: after so many rounds the next run may try.
 const ROUNDS: u32 = 3;
-
-/// The least that one server of several gets, if the deadline has as much.
-const LEAST_SHARE: Duration = Duration::from_secs(1);
 
 /// A server that gives no sign of life for so long is passed over, if there are others.
 const PATIENCE: Duration = Duration::from_millis(750);
@@ -87,7 +87,7 @@ pub fn register(
 ) -> Result<Outcome> {
     ensure!(!wanted.is_empty(), "{} cannot be registered without an address", dns.name);
     let task = Task {
-        name: message::name(&dns.name)?,
+        name: query::name(&dns.name)?,
         dns,
         wanted,
         refresh,
@@ -100,7 +100,7 @@ pub fn register(
 
 /// Asks an authoritative server which addresses the name has now.
 pub fn lookup(root: &Root, dns: &Dns, deadline: Instant) -> Result<Answer> {
-    let name = message::name(&dns.name)?;
+    let name = query::name(&dns.name)?;
     each_server(root, dns, deadline, |server, _, limits| {
         let seen = Seen::ask(server, &name, limits)?;
         ensure!(seen.authoritative, "it is not authoritative for {}: name others in DNS_SERVERS", dns.name);
@@ -112,15 +112,6 @@ pub fn lookup(root: &Root, dns: &Dns, deadline: Instant) -> Result<Answer> {
     .with_context(|| format!("nobody can be asked for {}", dns.name))
 }
 
-/// How long one server may take.
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    /// Until its first answer.
-    patience: Instant,
-    /// For all of it.
-    until: Instant,
-}
-
 /// Tries the servers in turn, each with its share of the time that is left; those that are silent a second time, when no
 /// other one was of use.
 fn each_server<T>(
@@ -129,9 +120,9 @@ fn each_server<T>(
     deadline: Instant,
     attempt: impl Fn(SocketAddr, Option<&DnsName>, Limits) -> Result<T>,
 ) -> Result<T> {
-    let configured = dns.zone.as_deref().map(message::name).transpose()?;
+    let configured = dns.zone.as_deref().map(query::name).transpose()?;
     let (zone, servers) = if dns.servers.is_empty() {
-        let (zone, servers) = resolve::discover(root, &message::name(&dns.name)?, configured, share(deadline, 2))?;
+        let (zone, servers) = resolve::discover(root, &query::name(&dns.name)?, configured, share(deadline, 2))?;
         (Some(zone), servers)
     } else {
         let servers = dns.servers.iter().map(|text| Server::parse(text)).collect::<Result<Vec<_>>>()?;
@@ -173,14 +164,6 @@ fn each_server<T>(
     bail!("{}", faults.join("; "))
 }
 
-/// The end of the share that the first of `count` has of the time until `deadline`.
-fn share(deadline: Instant, count: usize) -> Instant {
-    let now = Instant::now();
-    let left = deadline.saturating_duration_since(now);
-    let part = left / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
-    now + part.max(LEAST_SHARE).min(left)
-}
-
 /// What proves that we may change the name. Read before anything is sent.
 enum Credentials {
     None,
@@ -196,14 +179,6 @@ impl Credentials {
             Auth::Gss { principal, secret } => Self::Gss(gss::Client::read(root, principal, secret)?),
         })
     }
-}
-
-/// How the sending of one change ended.
-enum Sent {
-    Done,
-    NotPrimary,
-    /// The name no longer has what was seen.
-    Overtaken,
 }
 
 /// One registration.
@@ -260,11 +235,11 @@ impl Task<'_> {
             Credentials::Tsig(key) => Some(key),
             Credentials::None => None,
         };
-        let (request, transaction) = message::update(change, key)?;
+        let (request, transaction) = update::update(change, key)?;
         let Some(answer) = exchange::exchange(server, &request, self.still_primary, until)? else {
             return Ok(Sent::NotPrimary);
         };
-        message::judge(answer, transaction, change)
+        update::judge(answer, transaction, change)
     }
 }
 

@@ -10,12 +10,12 @@ use anyhow::{Context, Error, Result, bail, ensure};
 use domain::base::iana::{Rcode, Rtype};
 use domain::base::{Message, ToName};
 use domain::rdata::{Ns, Soa};
-use site::Root;
-use site::facts::parse_address;
+use host::Root;
+use host::facts::parse_address;
 
-use super::message::{DnsName, name, query};
-use super::seen::addresses_in;
-use super::{Limits, exchange, share};
+use super::exchange::{self, Limits, share};
+use super::query::{DnsName, name, query};
+use super::records::addresses_in;
 
 const PORT: u16 = 53;
 

@@ -1,4 +1,4 @@
 //! `pg_clonecluster_patroni`: see the library.
 fn main() -> std::process::ExitCode {
-    patroni_tools::clone::main()
+    patroni_tools::hooks::clone::main()
 }

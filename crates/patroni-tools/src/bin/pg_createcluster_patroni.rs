@@ -1,4 +1,4 @@
 //! `pg_createcluster_patroni`: see the library.
 fn main() -> std::process::ExitCode {
-    patroni_tools::create::main()
+    patroni_tools::hooks::create::main()
 }

@@ -1,4 +1,4 @@
 //! `pg_preparecluster_patroni`: see the library.
 fn main() -> std::process::ExitCode {
-    patroni_tools::prepare::main()
+    patroni_tools::hooks::prepare::main()
 }

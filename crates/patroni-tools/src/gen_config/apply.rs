@@ -3,13 +3,16 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use anyhow::{Result, bail};
+use host::keys::SiteKey;
+use host::report::{self, Reporter};
+use host::{ClusterId, Root};
 use serde_json::{Map, Value};
-use site::ClusterId;
-use site::report::{self, Reporter};
 
-use super::diff;
-use crate::patronictl::Patronictl;
-use crate::yaml::Yaml;
+use crate::files::diff;
+use crate::files::yaml::Yaml;
+use crate::patroni::paths::patroni_file;
+use crate::patroni::patronictl::Patronictl;
+use crate::patroni_yml::inputs::{Overrides, render, settings};
 
 /// Of the running cluster only: `patronictl pause` sets it there.
 const RUNNING_ONLY: [&str; 1] = ["pause"];
@@ -23,8 +26,19 @@ pub struct Consent {
     pub prune: bool,
 }
 
+/// Brings the running cluster to what the settings make.
+pub fn run(root: &Root, overrides: &Overrides, id: &ClusterId, consent: Consent, reporter: &Reporter) -> Result<()> {
+    let path = patroni_file(id);
+    let present = root.read(&path)?;
+    let settings = settings(root, overrides, Some(id))?;
+    // Nothing of what is in the DCS comes from the key.
+    let (config, text) = render(root, overrides, id, &settings, &SiteKey::placeholder(), present.as_deref())?;
+    let cluster = Patronictl::new(root, id, &config.scope)?;
+    change(id, &cluster, &Yaml::parse(&path, &text)?, consent, reporter)
+}
+
 /// Shows what would change, asks, changes it, and looks whether it has changed.
-pub fn run(id: &ClusterId, cluster: &Patronictl, wanted: &Yaml, consent: Consent, reporter: &Reporter) -> Result<()> {
+fn change(id: &ClusterId, cluster: &Patronictl, wanted: &Yaml, consent: Consent, reporter: &Reporter) -> Result<()> {
     let Some(wanted) = wanted.get(&["bootstrap", "dcs"]) else {
         bail!("the template leaves out bootstrap.dcs: there is nothing to apply");
     };

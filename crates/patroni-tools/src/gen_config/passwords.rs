@@ -11,18 +11,19 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use host::keys::SiteKey;
+use host::report::{self, Reporter};
+use host::settings::Settings;
+use host::{ClusterId, Root, program, scram};
 use nix::unistd::Uid;
-use site::keys::SiteKey;
-use site::report::{self, Reporter};
-use site::settings::Settings;
-use site::{ClusterId, Root, program, scram};
 
-use super::access::{REPLICATION, REWIND, SUPERUSER, password_scope};
-use super::config::file;
-use super::member::FINGERPRINT_TAG;
-use super::{site_key, site_key_path};
-use crate::patronictl::Patronictl;
-use crate::yaml::Yaml;
+use crate::files::header::{Author, author};
+use crate::files::yaml::Yaml;
+use crate::gen_config::write::write;
+use crate::patroni::paths::{FINGERPRINT_TAG, patroni_file};
+use crate::patroni::patronictl::Patronictl;
+use crate::patroni_yml::authentication::{REPLICATION, REWIND, SUPERUSER, password_scope};
+use crate::patroni_yml::inputs::{Overrides, settings, site_key, site_key_path};
 
 /// More generations than a cluster can have had.
 const GENERATIONS: u32 = 10_000;
@@ -32,16 +33,45 @@ const LIMIT: Duration = Duration::from_secs(40);
 
 /// What `--rotate` has done.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Prepared {
+enum Prepared {
     /// The generation after that of the primary is prepared.
     Next(u32),
     /// This member was not there when the primary got its generation, and has that now.
     Present(u32),
 }
 
+/// Prepares the next generation of the passwords and writes the file that has them.
+pub fn rotate(root: &Root, overrides: &Overrides, id: &ClusterId, force: bool, reporter: &Reporter) -> Result<()> {
+    let path = patroni_file(id);
+    // Before the key file says something else than the file of the instance.
+    match root.read(&path)?.as_deref().map(author) {
+        Some(Author::Us) => {}
+        Some(_) if force => {}
+        Some(_) => bail!(
+            "{} was written or edited by hand: write the new passwords into it yourself, or use --force",
+            path.display()
+        ),
+        None => bail!("{} does not exist: run patroni-gen-config {id}", path.display()),
+    }
+    let prepared = prepare(root, id, &settings(root, overrides, Some(id))?)?;
+    write(root, overrides, id, force, reporter)?;
+    reporter.info(match prepared {
+        Prepared::Next(generation) => format!(
+            "{id}: generation {generation} of the passwords is prepared here; when it is on every member, run on the primary: \
+             patroni-gen-config --set-passwords {id}"
+        ),
+        Prepared::Present(generation) => format!(
+            "{id}: this member was behind and has generation {generation} of the passwords now, like the primary: run systemctl \
+             reload patroni@{}; to prepare the next generation, run this again",
+            id.dashed()
+        ),
+    });
+    Ok(())
+}
+
 /// Puts the next generation of an instance's passwords into the site key file. What is the next one, the primary says by its
 /// fingerprint, so that it is the same on every member, however often and in whatever order this runs.
-pub fn prepare(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Prepared> {
+fn prepare(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Prepared> {
     let scope = id.dashed();
     if password_scope(settings, id)? != scope {
         bail!(
@@ -92,7 +122,7 @@ pub fn prepare(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Prepa
 
 /// Gives the roles the passwords that this member's file has, and tells all members to read theirs.
 pub fn set(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<()> {
-    let path = file(id);
+    let path = patroni_file(id);
     let Some(text) = root.read(&path)? else {
         bail!("{} does not exist: run patroni-gen-config {id}", path.display());
     };

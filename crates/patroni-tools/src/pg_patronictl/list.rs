@@ -10,16 +10,16 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
+use host::endpoint::Point;
+use host::report::{self, Level, Reporter};
+use host::{ClusterId, Root, clusters};
 use serde::Serialize;
 use serde_json::Value;
-use site::point::Point;
-use site::report::{self, Level, Reporter};
-use site::{ClusterId, Root, clusters};
 
-use super::{patronictl, read, rights, scope};
-use crate::gen_config::patroni_file;
-use crate::patronictl::{Member, Patronictl};
-use crate::yaml::Yaml;
+use crate::files::yaml::Yaml;
+use crate::patroni::paths::patroni_file;
+use crate::patroni::patronictl::{Member, Patronictl};
+use crate::pg_patronictl::{patronictl, read, rights, scope};
 
 /// How long one store may take: longer than a member of it that is away keeps patronictl waiting.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -205,8 +205,8 @@ mod tests {
         let id: ClusterId = "16/main".parse().unwrap();
         let point = |standby_leader| Point {
             id: id.clone(),
-            vips: vec![site::point::Vip { address: IpAddr::from([10, 0, 3, 100]), prefix: Some(24) }],
-            manager: site::point::Manager::Dnscp,
+            vips: vec![host::endpoint::Vip { address: IpAddr::from([10, 0, 3, 100]), prefix: Some(24) }],
+            manager: host::endpoint::Manager::Dnscp,
             interface: None,
             lease: Duration::from_secs(10),
             standby_leader,

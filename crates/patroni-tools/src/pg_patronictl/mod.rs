@@ -15,13 +15,13 @@ use std::slice::from_ref;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser};
+use host::report::Reporter;
+use host::{ClusterId, Root};
 use nix::sys::prctl::set_dumpable;
-use site::report::Reporter;
-use site::{ClusterId, Root};
 
-use crate::gen_config::{DIRECTORY, instances, patroni_file};
-use crate::patronictl::only_the_file;
-use crate::yaml::Yaml;
+use crate::files::yaml::Yaml;
+use crate::patroni::paths::{DIRECTORY, instances, patroni_file};
+use crate::patroni::patronictl::only_the_file;
 
 const NAME: &str = "pg_patronictl";
 

@@ -6,11 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use host::Root;
+use host::files::{Named, Opener};
 use nix::unistd::{Uid, User};
-use site::Root;
-use site::files::{Named, Opener};
 
-use crate::yaml::Yaml;
+use crate::files::yaml::Yaml;
 
 /// Where the Patroni file names files for the way to the store: sections and keys.
 const STORES: [&str; 4] = ["etcd3", "etcd", "consul", "zookeeper"];

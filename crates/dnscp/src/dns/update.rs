@@ -1,0 +1,282 @@
+//! The messages: queries, updates, and what an answer to an update means.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use anyhow::{Result, bail};
+use domain::base::iana::{Class, Opcode, Rcode, Rtype, TsigRcode};
+use domain::base::{Message, MessageBuilder, Ttl, UnknownRecordData};
+use domain::rdata::Tsig as TsigData;
+use domain::rdata::tsig::Time48;
+use domain::tsig::{ClientTransaction, ValidationError};
+
+use super::key::{SharedKey, Tsig};
+use super::query::{DnsName, id};
+use super::records::{Records, Seen, family};
+
+/// How the sending of one change ended.
+pub(super) enum Sent {
+    Done,
+    NotPrimary,
+    /// The name no longer has what was seen.
+    Overtaken,
+}
+
+/// What shall be changed.
+pub(super) struct Change<'a> {
+    pub(super) name: &'a DnsName,
+    pub(super) zone: &'a DnsName,
+    pub(super) ttl: u32,
+    pub(super) wanted: &'a [IpAddr],
+    /// The condition: the name still has this.
+    pub(super) seen: Option<&'a Seen>,
+    /// Send what is right already, too.
+    pub(super) refresh: bool,
+}
+
+/// What happens to the records of one family.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    pub(super) v4: bool,
+    /// The condition: exactly these are there.
+    pub(super) expected: Option<Vec<IpAddr>>,
+    pub(super) delete: bool,
+    pub(super) add: Vec<IpAddr>,
+}
+
+impl Step {
+    pub(super) fn rtype(&self) -> Rtype {
+        if self.v4 { Rtype::A } else { Rtype::AAAA }
+    }
+}
+
+impl Change<'_> {
+    /// The steps for A and AAAA. A type that is right is left alone: the key need not be allowed to change it.
+    pub(super) fn steps(&self) -> [Step; 2] {
+        [true, false].map(|v4| {
+            let wanted = family(self.wanted, v4);
+            let there: Option<&Records> = self.seen.map(|seen| if v4 { &seen.v4 } else { &seen.v6 });
+            let right = there.is_some_and(|there| there.is(&wanted, self.ttl)) && (!self.refresh || wanted.is_empty());
+            Step {
+                v4,
+                expected: there.map(|there| there.addresses.iter().copied().collect()),
+                delete: !right && there.is_none_or(|there| !there.addresses.is_empty()),
+                add: if right { Vec::new() } else { wanted.into_iter().collect() },
+            }
+        })
+    }
+}
+
+/// The UPDATE message (RFC 2136): conditions, then what goes, then what comes.
+pub(super) fn update(change: &Change, key: Option<&Tsig>) -> Result<(Vec<u8>, Option<ClientTransaction<SharedKey>>)> {
+    let steps = change.steps();
+    let mut builder = MessageBuilder::new_vec();
+    builder.header_mut().set_id(id()?);
+    builder.header_mut().set_opcode(Opcode::UPDATE);
+    let mut zone = builder.question();
+    zone.push((change.zone, Rtype::SOA))?;
+    let mut conditions = zone.answer();
+    for step in &steps {
+        match step.expected.as_deref() {
+            // 2.4.3: no such records; 2.4.2: exactly these, whatever their TTL.
+            Some([]) => conditions.push(no_data(change.name, Class::NONE, step.rtype())?)?,
+            Some(addresses) => {
+                for address in addresses {
+                    conditions.push(address_record(change.name, 0, *address)?)?;
+                }
+            }
+            None => {}
+        }
+    }
+    let mut updates = conditions.authority();
+    for step in &steps {
+        if step.delete {
+            // 2.5.2: all records of the type.
+            updates.push(no_data(change.name, Class::ANY, step.rtype())?)?;
+        }
+        for address in &step.add {
+            updates.push(address_record(change.name, change.ttl, *address)?)?;
+        }
+    }
+    let mut additional = updates.additional();
+    let transaction = match key {
+        Some(key) => Some(ClientTransaction::request(key.key(), &mut additional, Time48::now())?),
+        None => None,
+    };
+    Ok((additional.finish(), transaction))
+}
+
+type AnyRecord<'a> = (&'a DnsName, Class, Ttl, UnknownRecordData<Vec<u8>>);
+
+/// A record that stands for all of its type.
+fn no_data(name: &DnsName, class: Class, rtype: Rtype) -> Result<AnyRecord<'_>> {
+    Ok((name, class, Ttl::ZERO, UnknownRecordData::from_octets(rtype, Vec::new())?))
+}
+
+/// The data of A and AAAA is the address (RFC 1035, section 3.4.1; RFC 3596, section 2.2).
+fn address_record(name: &DnsName, ttl: u32, address: IpAddr) -> Result<AnyRecord<'_>> {
+    let (rtype, data) = match address {
+        IpAddr::V4(address) => (Rtype::A, address.octets().to_vec()),
+        IpAddr::V6(address) => (Rtype::AAAA, address.octets().to_vec()),
+    };
+    Ok((name, Class::IN, Ttl::from_secs(ttl), UnknownRecordData::from_octets(rtype, data)?))
+}
+
+/// Reads the answer to an update.
+pub(super) fn judge(
+    mut answer: Message<Vec<u8>>,
+    transaction: Option<ClientTransaction<SharedKey>>,
+    change: &Change,
+) -> Result<Sent> {
+    let code = answer.header().rcode();
+    if let Some(transaction) = transaction {
+        let key = transaction.key().name().to_string();
+        match transaction.answer(&mut answer, Time48::now()) {
+            Ok(()) => {}
+            Err(error) => bail!("{}", signature_fault(error, &key, &answer)),
+        }
+    }
+    match code {
+        Rcode::NOERROR => Ok(Sent::Done),
+        Rcode::NXRRSET | Rcode::YXRRSET | Rcode::NXDOMAIN | Rcode::YXDOMAIN if change.seen.is_some() => {
+            Ok(Sent::Overtaken)
+        }
+        code => bail!("{}", reason(&code.to_string(), change)),
+    }
+}
+
+/// The answer to a signed update is not, or not properly, signed.
+fn signature_fault(error: ValidationError, key: &str, answer: &Message<Vec<u8>>) -> String {
+    let code = answer.header().rcode();
+    match bad_time(answer).unwrap_or(error) {
+        ValidationError::ServerBadKey => format!(
+            "the server does not know the key {key} with this algorithm (BADKEY): name and algorithm must be the same there"
+        ),
+        ValidationError::ServerBadSig => {
+            format!("the secret of the key {key} is another one than the server's (BADSIG): copy the key file again")
+        }
+        ValidationError::ServerBadTime { client, server } => {
+            let (client, server) = (seconds(client), seconds(server));
+            format!(
+                "the clocks differ by {} s (BADTIME): set the clock of this host or of the server",
+                client.abs_diff(server)
+            )
+        }
+        ValidationError::ServerUnsigned if code != Rcode::NOERROR => {
+            format!("its answer is {code}, unsigned: does the zone take updates with the key {key}?")
+        }
+        error => format!("its answer ({code}) cannot be trusted: {error}"),
+    }
+}
+
+/// What a BADTIME answer says (RFC 8945, section 5.2.3). The crate never finds its signature right: it signs the server's
+/// time as 8 bytes where the message has 6. That nothing was changed is sure either way.
+fn bad_time(answer: &Message<Vec<u8>>) -> Option<ValidationError> {
+    let last = answer.additional().ok()?.flatten().last()?;
+    let record = last.to_record::<TsigData<_, _>>().ok()??;
+    let data = record.data();
+    if data.error() != TsigRcode::BADTIME {
+        return None;
+    }
+    Some(ValidationError::ServerBadTime { client: data.time_signed(), server: data.other_time()? })
+}
+
+fn seconds(time: Time48) -> u64 {
+    time.into_octets().iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
+/// Why an update was not taken, and what to do, by the name of the response code (RFC 2136, section 2.2).
+pub(super) fn reason(code: &str, change: &Change) -> String {
+    let Change { name, zone, .. } = change;
+    let mut text = match code {
+        "REFUSED" => format!(
+            "the update is refused: the zone {zone} must allow {name} for A and AAAA to this host or its key; in Active \
+             Directory the record may belong to another account"
+        ),
+        "NOTAUTH" => format!("it is not authoritative for the zone {zone}: correct DNS_SERVERS or DNS_ZONE"),
+        "NOTZONE" => format!("the name {name} is not in the zone {zone}: correct DNS_ZONE"),
+        "NOTIMP" => "it takes no updates: name the zone's primary server in DNS_SERVERS".to_owned(),
+        "SERVFAIL" => "the server failed: see its log; it may be unable to write the zone, and with old Samba the \
+             record may belong to another account"
+            .to_owned(),
+        "FORMERR" => "it does not understand the update: does it support RFC 2136?".to_owned(),
+        _ => "the update was not taken".to_owned(),
+    };
+    let _ = write!(text, " ({code})");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dns::key::Tsig;
+    use crate::dns::query::name;
+    use std::collections::BTreeSet;
+
+    fn seen(v4: &[&str], ttl: u32) -> Seen {
+        let addresses: BTreeSet<IpAddr> = v4.iter().map(|text| text.parse().unwrap()).collect();
+        let ttl = (!addresses.is_empty()).then_some(ttl);
+        Seen { authoritative: true, v4: Records { addresses, ttl }, ..Seen::default() }
+    }
+
+    fn change<'a>(name: &'a DnsName, wanted: &'a [IpAddr], seen: Option<&'a Seen>) -> Change<'a> {
+        Change { name, zone: name, ttl: 30, wanted, seen, refresh: false }
+    }
+
+    fn list(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_is_right_is_left_alone() {
+        let name = name("a.example").unwrap();
+        let wanted = list(&["10.0.0.1"]);
+        let unknown = change(&name, &wanted, None).steps();
+        assert!(unknown.iter().all(|step| step.delete && step.expected.is_none()));
+        let old = seen(&["10.0.0.2"], 30);
+        let [v4, v6] = change(&name, &wanted, Some(&old)).steps();
+        assert_eq!(v4, Step { v4: true, expected: Some(list(&["10.0.0.2"])), delete: true, add: wanted.clone() });
+        assert_eq!(v6, Step { v4: false, expected: Some(vec![]), delete: false, add: vec![] });
+        let right = seen(&["10.0.0.1"], 30);
+        assert!(change(&name, &wanted, Some(&right)).steps().iter().all(|step| !step.delete && step.add.is_empty()));
+        let refresh = Change { refresh: true, ..change(&name, &wanted, Some(&right)) };
+        let [v4, v6] = refresh.steps();
+        assert!(v4.delete && v4.add == wanted && !v6.delete);
+        let [v4, _] = change(&name, &wanted, Some(&seen(&["10.0.0.1"], 60))).steps();
+        assert!(v4.delete && v4.add == wanted, "another TTL");
+    }
+
+    #[test]
+    fn one_message_with_condition_removal_and_addition() {
+        let name = name("a.example").unwrap();
+        let (wanted, old) = (list(&["10.0.0.1", "fd00::1"]), seen(&["10.0.0.2"], 30));
+        let (bytes, _) = update(&change(&name, &wanted, Some(&old)), None).unwrap();
+        let message = Message::from_octets(bytes).unwrap();
+        let counts = message.header_counts();
+        assert_eq!((counts.zocount(), counts.prcount(), counts.upcount(), counts.adcount()), (1, 2, 3, 0));
+    }
+
+    #[test]
+    fn a_yes_without_signature_is_no_yes() {
+        let name = name("a.example").unwrap();
+        let wanted = list(&["10.0.0.1"]);
+        let change = change(&name, &wanted, None);
+        let answer = |bytes: &[u8]| {
+            let mut header = bytes[..12].to_vec();
+            header[2] |= 0x80;
+            header[4..].fill(0);
+            Message::from_octets(header).unwrap()
+        };
+        let (bytes, none) = update(&change, None).unwrap();
+        assert!(matches!(judge(answer(&bytes), none, &change), Ok(Sent::Done)));
+        let key = Tsig::parse("key k { algorithm hmac-sha256; secret \"c2VjcmV0\"; };").unwrap();
+        let (bytes, transaction) = update(&change, Some(&key)).unwrap();
+        let fault = judge(answer(&bytes), transaction, &change).err().unwrap().to_string();
+        assert!(fault.contains("unsigned"), "{fault}");
+        // Ours sent back is no answer of the server's either.
+        let (mut bytes, transaction) = update(&change, Some(&key)).unwrap();
+        bytes[2] |= 0x80;
+        let echo = Message::from_octets(bytes).unwrap();
+        assert!(judge(echo, transaction, &change).is_err());
+    }
+}

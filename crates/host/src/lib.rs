@@ -1,0 +1,26 @@
+//! The host as postgresql-common lays it out, and what its administrator set.
+//!
+//! Everything that a program of patroni-tools reads, writes or runs comes from one [`Root`], so that
+//! a folder can stand for a machine. No templates, no YAML; the network only in `net`.
+
+pub mod cluster;
+pub mod clusters;
+pub mod conf;
+pub mod createcluster;
+pub mod endpoint;
+pub mod envfile;
+pub mod facts;
+pub mod file_access;
+pub mod files;
+pub mod holder;
+pub mod keys;
+pub mod members;
+pub mod net;
+pub mod program;
+pub mod report;
+pub mod root;
+pub mod scram;
+pub mod settings;
+
+pub use cluster::{ClusterId, ClusterName, PgVersion};
+pub use root::Root;

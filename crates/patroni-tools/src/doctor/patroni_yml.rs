@@ -1,0 +1,237 @@
+//! The Patroni file by itself: its keys, its values, and who can read it.
+
+use std::os::unix::fs::PermissionsExt;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::doctor::finding::{Finding, Level};
+use crate::doctor::instance::{Instance, USER};
+use crate::files::yaml::{self, Yaml};
+
+/// Keys of Patroni 3.0 to 4.1 by section (`patroni/validator.py`, `schema`, and the documentation of settings). Sections
+/// of stores and lists of PostgreSQL parameters are open.
+const KNOWN: &[(&[&str], &[&str])] = &[
+    (
+        &[],
+        &[
+            "scope",
+            "name",
+            "namespace",
+            "restapi",
+            "bootstrap",
+            "postgresql",
+            "watchdog",
+            "tags",
+            "ctl",
+            "log",
+            "citus",
+            "etcd",
+            "etcd3",
+            "consul",
+            "zookeeper",
+            "kubernetes",
+            "exhibitor",
+            "raft",
+            "thread_pool_size",
+            "thread_stack_size",
+        ],
+    ),
+    (&["bootstrap"], &["dcs", "method", "initdb", "pg_hba", "pg_ident", "post_bootstrap", "post_init", "users"]),
+    (
+        &["bootstrap", "dcs"],
+        &[
+            "ttl",
+            "loop_wait",
+            "retry_timeout",
+            "maximum_lag_on_failover",
+            "maximum_lag_on_syncnode",
+            "max_timelines_history",
+            "primary_start_timeout",
+            "primary_stop_timeout",
+            "master_start_timeout",
+            "master_stop_timeout",
+            "check_timeline",
+            "synchronous_mode",
+            "synchronous_mode_strict",
+            "synchronous_node_count",
+            "failsafe_mode",
+            "postgresql",
+            "standby_cluster",
+            "slots",
+            "ignore_slots",
+            "member_slots_ttl",
+            "pause",
+        ],
+    ),
+    (
+        &["postgresql"],
+        &[
+            "listen",
+            "connect_address",
+            "proxy_address",
+            "authentication",
+            "callbacks",
+            "before_stop",
+            "pre_promote",
+            "create_replica_method",
+            "create_replica_methods",
+            "data_dir",
+            "config_dir",
+            "bin_dir",
+            "bin_name",
+            "pgpass",
+            "recovery_conf",
+            "custom_conf",
+            "parameters",
+            "pg_hba",
+            "pg_ident",
+            "pg_ctl_timeout",
+            "use_pg_rewind",
+            "use_slots",
+            "use_unix_socket",
+            "use_unix_socket_repl",
+            "remove_data_directory_on_rewind_failure",
+            "remove_data_directory_on_diverged_timelines",
+            "replica_method",
+            "basebackup",
+        ],
+    ),
+    (
+        &["restapi"],
+        &[
+            "listen",
+            "connect_address",
+            "authentication",
+            "certfile",
+            "keyfile",
+            "keyfile_password",
+            "cafile",
+            "ciphers",
+            "verify_client",
+            "allowlist",
+            "allowlist_include_members",
+            "http_extra_headers",
+            "https_extra_headers",
+            "request_queue_size",
+            "thread_pool_size",
+            "server_tokens",
+        ],
+    ),
+    (&["ctl"], &["insecure", "cacert", "certfile", "keyfile", "keyfile_password", "authentication"]),
+    (&["watchdog"], &["mode", "device", "safety_margin", "driver"]),
+];
+
+/// What Patroni demands, what it does not know, and who can read it.
+pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
+    let mut findings = keys(instance);
+    findings.extend(values(&instance.yaml));
+    findings.extend(mode(instance)?);
+    Ok(findings)
+}
+
+fn keys(instance: &Instance) -> Vec<Finding> {
+    let yaml = &instance.yaml;
+    let mut findings = Vec::new();
+    if let Some(twice) = yaml::twice(&instance.text) {
+        findings.push(Finding::warning(format!("{twice}, of which Patroni takes the last"), "remove the others"));
+    }
+    let required: [&[&str]; 7] = [
+        &["scope"],
+        &["name"],
+        &["restapi", "listen"],
+        &["restapi", "connect_address"],
+        &["postgresql", "listen"],
+        &["postgresql", "connect_address"],
+        &["postgresql", "data_dir"],
+    ];
+    for path in required {
+        let key = path.join(".");
+        match yaml.get(path) {
+            Some(Value::String(_)) => {}
+            Some(Value::Null) | None => findings.push(Finding::fatal(format!("{key} is missing"), "add it")),
+            Some(other) => {
+                let what = format!("{key} is {other}, which Patroni takes for no text");
+                findings.push(Finding::fatal(what, "put it in quotes"));
+            }
+        }
+    }
+    let method = yaml.text(&["bootstrap", "method"]).filter(|method| method != "initdb");
+    if let Some(method) = method {
+        if yaml.text(&["bootstrap", &method, "command"]).is_none() {
+            findings.push(Finding::fatal(
+                format!(
+                    "bootstrap.method is {method}, but bootstrap.{method}.command is missing, so that Patroni would run initdb \
+                     without /etc/postgresql"
+                ),
+                "add it",
+            ));
+        }
+    }
+    for (section, known) in KNOWN {
+        let Some(Value::Object(map)) = yaml.get(section) else { continue };
+        let methods = method_names(yaml);
+        for key in map.keys().filter(|key| !known.contains(&key.as_str()) && !methods.contains(key)) {
+            let mut place = section.to_vec();
+            place.push(key);
+            let what = format!("{} is no key of Patroni, which ignores it", place.join("."));
+            findings.push(Finding::warning(what, "correct it or remove it"));
+        }
+    }
+    findings
+}
+
+/// Sections whose names the file itself chooses.
+pub fn method_names(yaml: &Yaml) -> Vec<String> {
+    let mut names: Vec<String> = yaml.text(&["bootstrap", "method"]).into_iter().collect();
+    for key in ["create_replica_methods", "create_replica_method"] {
+        if let Some(Value::Array(methods)) = yaml.get(&["postgresql", key]) {
+            names.extend(methods.iter().filter_map(Value::as_str).map(str::to_owned));
+        }
+    }
+    names
+}
+
+/// Ports, addresses and what is empty.
+fn values(yaml: &Yaml) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for section in ["postgresql", "restapi"] {
+        if yaml.text(&[section, "listen"]).is_some() {
+            if let Err(error) = yaml.port(section) {
+                findings.push(Finding::fatal(error.to_string(), "write ADDRESS:PORT"));
+            }
+        }
+        if let Some(address) = yaml.text(&[section, "connect_address"]) {
+            let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+            if ["127.0.0.1", "0.0.0.0", "*", "::1", "[::1]", "localhost"].contains(&host) {
+                let what = format!("{section}.connect_address is {address}, which the other members cannot reach");
+                findings.push(Finding::warning(what, "write the address of this host in their network"));
+            }
+        }
+    }
+    if let Some(place) = yaml.first_empty() {
+        findings.push(Finding::warning(
+            format!(
+                "{place} has no value, by which Patroni may ignore more than that (an empty parameters: drops the whole dynamic \
+                 configuration)"
+            ),
+            "give it a value or remove it",
+        ));
+    }
+    findings
+}
+
+/// The file has passwords, and postgres has to read it.
+fn mode(instance: &Instance) -> Result<Vec<Finding>> {
+    let path = instance.path.display();
+    let mode = instance.root.path(&instance.path).metadata()?.permissions().mode();
+    let mut findings: Vec<Finding> = instance.unreadable(&instance.path, Level::Fatal).into_iter().collect();
+    if mode & 0o007 != 0 {
+        findings.push(Finding::warning("others can read the passwords in it", format!("run chmod 0640 {path}")));
+    }
+    if mode & 0o020 != 0 {
+        let what = format!("the group {USER}, and so PostgreSQL, can change it");
+        findings.push(Finding::warning(what, format!("run chmod 0640 {path}")));
+    }
+    Ok(findings)
+}

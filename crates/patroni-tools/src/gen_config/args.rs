@@ -1,0 +1,405 @@
+//! The command line: one verb with its own options. Nothing below the command knows it.
+//!
+//! `--check 16/main` is `check 16/main`, as the verbs were options once and stay so for scripts.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use host::{ClusterId, Root};
+
+use crate::doctor::{self, Depth};
+use crate::integrations::{self, Output, Program};
+use crate::patroni::paths::instances;
+use crate::patroni_yml::inputs::Overrides;
+
+/// Writes the Patroni file of a PostgreSQL cluster from /etc/default/patroni and this host.
+#[derive(Debug, Parser)]
+#[command(
+    name = "patroni-gen-config",
+    version,
+    override_usage = "patroni-gen-config [COMMAND] [OPTION]... [CLUSTER]",
+    after_help = "CLUSTER is 16/main, 16-main or the two words 16 main; without it, $PGCLUSTER. A command can also be given as an \
+                  option: --check is check, --dry-run (--stdout) is show, --for PROGRAM is for PROGRAM.\n\n\
+                  Manual: patroni-gen-config(8), settings: patroni.default(5)"
+)]
+pub struct CommandLine {
+    /// What is asked for.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Write the Patroni file; this is also done without a command
+    Write(Write),
+    /// Print the file that would be written, with its secrets masked, and write nothing
+    Show(Show),
+    /// Show how the file that would be written differs from the existing one; exit 1 if it does
+    Diff(Show),
+    /// Write the configuration of a program around the cluster instead of the Patroni file
+    For(For),
+    /// Check this host for problems that would keep the cluster from working; exit 1 if there is one
+    Check(Check),
+    /// Show how bootstrap.dcs differs from the running cluster's configuration, ask, and change the running cluster
+    Apply(Apply),
+    /// Prepare new passwords of the members' roles: first step of two, on every member
+    Rotate(Write),
+    /// Give the roles the passwords in this member's file: second step of two, on the primary
+    SetPasswords(Which),
+}
+
+/// Which clusters are meant.
+#[derive(Debug, Args)]
+pub struct Which {
+    /// The cluster: 16/main, 16-main or the two words 16 main; $PGCLUSTER if it is missing
+    #[arg(value_name = "CLUSTER", num_args = 0..=2, conflicts_with = "all")]
+    cluster: Vec<String>,
+    /// Every cluster that has a file in /etc/patroni
+    #[arg(long)]
+    all: bool,
+}
+
+/// What this run sets beside `/etc/default/patroni`.
+#[derive(Debug, Args)]
+pub struct Inputs {
+    /// The TCP port of PostgreSQL
+    #[arg(long, value_name = "PORT", conflicts_with = "all", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    port: Option<String>,
+    /// Set a key of /etc/default/patroni for this run; can be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Use this template instead of patroni.yml.j2
+    #[arg(long, value_name = "FILE")]
+    template: Option<PathBuf>,
+}
+
+/// `write` and `rotate`.
+#[derive(Debug, Args)]
+pub struct Write {
+    #[command(flatten)]
+    pub which: Which,
+    #[command(flatten)]
+    pub inputs: Inputs,
+    /// Replace a file that was edited or written by hand; the old file is kept with .old appended to its name
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `show` and `diff`.
+#[derive(Debug, Args)]
+pub struct Show {
+    #[command(flatten)]
+    pub which: Which,
+    #[command(flatten)]
+    pub inputs: Inputs,
+}
+
+/// `apply`.
+#[derive(Debug, Args)]
+pub struct Apply {
+    #[command(flatten)]
+    pub which: Which,
+    #[command(flatten)]
+    pub inputs: Inputs,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Remove what the running cluster has and the settings do not name
+    #[arg(long)]
+    pub prune: bool,
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    #[command(flatten)]
+    pub which: Which,
+    #[command(flatten)]
+    depth: Depths,
+    /// Print the findings as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How far a check goes, where that is not all the way.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct Depths {
+    /// Contact no server and run no program, and count only what certainly prevents a start as an error
+    #[arg(long)]
+    offline: bool,
+    /// Only ask the servers of the DCS whether they serve this member
+    #[arg(long, visible_alias = "store")]
+    dcs: bool,
+    /// Only report who uses the ports of the cluster; root sees which process it is
+    #[arg(long)]
+    ports: bool,
+}
+
+/// `for`.
+#[derive(Debug, Args)]
+pub struct For {
+    /// The program
+    #[arg(value_name = "PROGRAM")]
+    pub program: Program,
+    /// The clusters; for some programs there can be several
+    #[arg(value_name = "CLUSTER", num_args = 0.., conflicts_with = "all")]
+    cluster: Vec<String>,
+    /// Every cluster that has a file in /etc/patroni
+    #[arg(long)]
+    all: bool,
+    /// Ask the running cluster who its members are instead of reading MEMBERS
+    #[arg(long)]
+    members_from_cluster: bool,
+    /// For tls: reissue certificates and keys that are still valid
+    #[arg(long)]
+    renew: bool,
+    #[command(flatten)]
+    output: Outputs,
+    /// Set a key of /etc/default/patroni for this run; can be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// What comes of a run, where that is not files beside those of others.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct Outputs {
+    /// Print the files that would be written, with their secrets masked, and write nothing
+    #[arg(long, visible_alias = "stdout")]
+    dry_run: bool,
+    /// Show how the files that would be written differ from the existing ones; exit 1 if they do
+    #[arg(long)]
+    diff: bool,
+    /// Replace files that were edited or written by hand; the old ones are kept with .old appended to their names
+    #[arg(long)]
+    force: bool,
+}
+
+impl CommandLine {
+    /// Reads the command line of this process.
+    pub fn read() -> Result<Self, clap::Error> {
+        let words: Vec<OsString> = std::env::args_os().collect();
+        Self::try_parse_from(with_verb(words))
+    }
+}
+
+/// The verbs, and the options that they were.
+const VERBS: [(&str, &[&str]); 8] = [
+    ("for", &["--for"]),
+    ("check", &["--check"]),
+    ("apply", &["--apply"]),
+    ("rotate", &["--rotate"]),
+    ("set-passwords", &["--set-passwords"]),
+    ("diff", &["--diff"]),
+    ("show", &["--dry-run", "--stdout"]),
+    ("write", &[]),
+];
+
+/// The words with the verb as the first of them: an option that is one becomes it, and without any the file is written.
+fn with_verb(mut words: Vec<OsString>) -> Vec<OsString> {
+    let is = |word: &OsStr, texts: &[&str]| texts.iter().any(|text| word == *text);
+    let first = words.get(1).map(OsString::as_os_str);
+    let general = ["-h", "--help", "-V", "--version", "help"];
+    if first.is_none_or(|word| VERBS.iter().any(|(verb, _)| word == *verb)) && first.is_some() {
+        return words;
+    }
+    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    for (verb, options) in VERBS {
+        let Some(at) = words[..end].iter().skip(1).position(|word| is(word, options)).map(|at| at + 1) else {
+            continue;
+        };
+        words.remove(at);
+        words.insert(1, verb.into());
+        if verb == "for" && at + 1 < words.len() {
+            let program = words.remove(at + 1);
+            words.insert(2, program);
+        }
+        return words;
+    }
+    let joined = |word: &OsString| word.to_str().and_then(|word| word.strip_prefix("--for=")).map(OsString::from);
+    if let Some((at, program)) =
+        words[..end].iter().enumerate().skip(1).find_map(|(at, word)| Some((at, joined(word)?)))
+    {
+        words.remove(at);
+        words.splice(1..1, ["for".into(), program]);
+        return words;
+    }
+    if !words[..end].iter().skip(1).any(|word| is(word, &general)) {
+        words.insert(1, "write".into());
+    }
+    words
+}
+
+impl Which {
+    /// The clusters.
+    pub fn ids(&self, root: &Root) -> Result<Vec<ClusterId>> {
+        match self.cluster.as_slice() {
+            _ if self.all => instances(root),
+            [] => Ok(vec![from_environment()?.context(
+                "no cluster was named: name one, as in patroni-gen-config 16/main, or set PGCLUSTER, or use --all",
+            )?]),
+            words => Ok(vec![ClusterId::from_words(words)?]),
+        }
+    }
+}
+
+impl For {
+    /// The clusters, of which there can be none or several; `16 main` is one.
+    pub fn ids(&self, root: &Root) -> Result<Vec<ClusterId>> {
+        match self.cluster.as_slice() {
+            _ if self.all => instances(root),
+            [] => Ok(from_environment()?.into_iter().collect()),
+            words @ [version, _] if version.bytes().all(|b| b.is_ascii_digit()) => {
+                Ok(vec![ClusterId::from_words(words)?])
+            }
+            words => {
+                let mut ids: Vec<ClusterId> = words.iter().map(|word| word.parse()).collect::<Result<_, _>>()?;
+                ids.sort();
+                ids.dedup();
+                Ok(ids)
+            }
+        }
+    }
+
+    /// What the integration is asked.
+    pub fn options(self) -> integrations::Options {
+        let output = match self.output {
+            Outputs { dry_run: true, .. } => Output::Show,
+            Outputs { diff: true, .. } => Output::Difference,
+            Outputs { force, .. } => Output::Files { force },
+        };
+        integrations::Options {
+            output,
+            members_from_cluster: self.members_from_cluster,
+            renew: self.renew,
+            overrides: Overrides { set: self.set, ..Overrides::default() },
+        }
+    }
+}
+
+impl Check {
+    /// What the doctor is asked.
+    pub fn options(&self) -> doctor::Options {
+        let depth = match self.depth {
+            Depths { offline: true, .. } => Depth::Offline,
+            Depths { dcs: true, .. } => Depth::Dcs,
+            Depths { ports: true, .. } => Depth::Ports,
+            _ => Depth::Full,
+        };
+        doctor::Options { depth, json: self.json }
+    }
+}
+
+impl From<Inputs> for Overrides {
+    fn from(Inputs { port, set, template }: Inputs) -> Self {
+        Self { set, port, template }
+    }
+}
+
+fn from_environment() -> Result<Option<ClusterId>> {
+    match std::env::var("PGCLUSTER") {
+        Ok(cluster) if !cluster.is_empty() => cluster.parse().map(Some).context("PGCLUSTER"),
+        Ok(_) | Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(error) => bail!("PGCLUSTER: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::CommandFactory;
+    use std::path::Path;
+
+    fn project_file(path: &str) -> String {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        CommandLine::command().debug_assert();
+    }
+
+    fn verb(line: &str) -> String {
+        let words = std::iter::once("x").chain(line.split(' ').filter(|word| !word.is_empty())).map(OsString::from);
+        let words: Vec<String> =
+            with_verb(words.collect()).into_iter().map(|word| word.into_string().unwrap()).collect();
+        words[1..].join(" ")
+    }
+
+    #[test]
+    fn a_verb_can_be_an_option_and_writing_needs_none() {
+        for (line, meant) in [
+            ("16/main", "write 16/main"),
+            ("", "write"),
+            ("--all --force", "write --all --force"),
+            ("16/main --check --json", "check 16/main --json"),
+            ("check 16/main --offline", "check 16/main --offline"),
+            ("--stdout 16 main", "show 16 main"),
+            ("--for haproxy 16/main --diff", "for haproxy 16/main --diff"),
+            ("--diff --for=tls", "for tls --diff"),
+            ("17/main --for consul-policy", "for consul-policy 17/main"),
+            ("--for", "for"),
+            ("--help", "--help"),
+            ("--version", "--version"),
+            ("--check --help", "check --help"),
+            ("-- --check", "write -- --check"),
+        ] {
+            assert_eq!(verb(line), meant, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_verb_takes_its_own_options_only() {
+        let parse = |line: &str| {
+            let words = std::iter::once("x").chain(line.split(' ')).map(OsString::from).collect();
+            CommandLine::try_parse_from(with_verb(words))
+        };
+        for line in [
+            "--check --force 16/main",
+            "--check --apply 16/main",
+            "--check --offline --dcs 16/main",
+            "--dry-run --diff 16/main",
+            "--diff --force 16/main",
+            "--for haproxy --port 5433 16/main",
+            "--yes 16/main",
+            "--all 16/main",
+            "--all --port 5433",
+            "16/main 17/main 17/other",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+        for line in
+            ["--check --store 16/main", "--for tls", "--for haproxy 16/main 17/main 17/other", "rotate --force 16/main"]
+        {
+            assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
+        }
+    }
+
+    #[test]
+    fn every_verb_and_option_has_its_place_in_the_manual_and_in_the_completion() {
+        let manual = project_file("docs/man/patroni-gen-config.8.scd");
+        let completion = project_file("debian/patroni-gen-config.completion");
+        for (verb, options) in VERBS {
+            assert!(manual.contains(&format!("*{verb}*")), "patroni-gen-config(8) lacks {verb}");
+            assert!(completion.contains(verb), "the completion lacks {verb}");
+            for option in options {
+                assert!(manual.contains(&format!("*{option}*")), "patroni-gen-config(8) lacks {option}");
+            }
+        }
+        for command in CommandLine::command().get_subcommands() {
+            assert!(VERBS.iter().any(|(verb, _)| *verb == command.get_name()), "{}", command.get_name());
+            for argument in command.get_arguments().filter(|argument| !argument.is_positional()) {
+                for name in argument.get_long_and_visible_aliases().unwrap_or_default() {
+                    assert!(manual.contains(&format!("*--{name}*")), "patroni-gen-config(8) lacks --{name}");
+                    assert!(completion.contains(&format!("--{name}")), "the completion lacks --{name}");
+                }
+            }
+        }
+    }
+}

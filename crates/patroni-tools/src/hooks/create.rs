@@ -1,0 +1,366 @@
+//! `pg_createcluster_patroni`: Patroni's custom bootstrap, the first member of an instance.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use host::createcluster::CreateCluster;
+use host::{ClusterId, Root, program};
+
+use crate::context::Context;
+use crate::hooks::arguments::{self, Arguments};
+use crate::hooks::hook::{self, Hook, initialize_key};
+use crate::hooks::marker::{Claim, Kind, Unfinished, clear, remove_remains};
+use crate::postgres::{child, conf_dir};
+
+const HOOK: Hook = Hook {
+    name: "pg_createcluster_patroni",
+    usage: "\
+Usage: pg_createcluster_patroni --scope=SCOPE --datadir=DIRECTORY [OPTION...]
+
+Makes the first member of a Patroni cluster with pg_createcluster. Patroni runs it (bootstrap.METHOD.command).
+
+  --scope=VERSION-NAME    the instance, for example 17-main
+  --cluster=VERSION/NAME  the instance, where the scope does not name it
+  --datadir=DIRECTORY     the data directory
+  --port=PORT             the port (default: the one in /etc/patroni/VERSION-NAME.yml)
+  --locale=, --lc-*=, --encoding=, --logfile=, --socketdir=, --environment=,
+  --createclusterconf=, --pgoption=NAME=VALUE
+                          for pg_createcluster
+  --data-checksums, --waldir=, --wal-segsize=, --allow-group-access, --no-locale,
+  --locale-provider=, --icu-locale=, ...
+                          for initdb
+  --help, --version
+
+See pg_createcluster_patroni(8).
+",
+    words: false,
+    tied: true,
+    work,
+};
+
+/// Patroni's own words, and the keys of a method that are meant for Patroni.
+const PATRONIS: [&str; 11] = [
+    "scope",
+    "cluster",
+    "datadir",
+    "port",
+    "waldir",
+    "role",
+    "connstring",
+    "no-params",
+    "keep-data",
+    "no-leader",
+    "keep-existing-recovery-conf",
+];
+
+/// `pg_createcluster`'s.
+const POSTGRESQL_COMMON: [&str; 14] = [
+    "locale",
+    "lc-collate",
+    "lc-ctype",
+    "lc-messages",
+    "lc-monetary",
+    "lc-numeric",
+    "lc-time",
+    "encoding",
+    "logfile",
+    "socketdir",
+    "environment",
+    "createclusterconf",
+    "pgoption",
+    "quiet",
+];
+
+/// initdb's. One that this version of PostgreSQL does not know is refused by initdb itself, with a clear message.
+const INITDB: [&str; 19] = [
+    "data-checksums",
+    "no-data-checksums",
+    "wal-segsize",
+    "allow-group-access",
+    "locale-provider",
+    "icu-locale",
+    "icu-rules",
+    "builtin-locale",
+    "no-locale",
+    "text-search-config",
+    "set",
+    "auth",
+    "auth-host",
+    "auth-local",
+    "no-sync",
+    "sync-method",
+    "username",
+    "pwfile",
+    "no-clean",
+];
+
+/// Runs the program `pg_createcluster_patroni`.
+#[must_use]
+pub fn main() -> ExitCode {
+    hook::main(&HOOK)
+}
+
+fn work(context: &Context, arguments: &Arguments) -> Result<()> {
+    let id = arguments.cluster()?;
+    let data = arguments.data_directory()?;
+    let scope = arguments.value("scope").map_or_else(|| id.dashed(), str::to_owned);
+    let waldir = waldir(context, &id, arguments)?;
+    trusted(context)?;
+    let mut unfinished = Unfinished::take(&context.root, &id)?;
+
+    conf_dir::settle(context, &id, &data)?;
+    conf_dir::check_owner(context, &id, &data)?;
+    if unfinished.before().is_some_and(|claim| claim.kind == Kind::Bootstrap) {
+        context.reporter.warn(format!("an earlier bootstrap of {id} was interrupted. {}", initialize_key(&id, &scope)));
+    }
+    clear(context, &id, &unfinished, &data, waldir.as_deref())?;
+
+    let claim =
+        Claim { kind: Kind::Bootstrap, data_directory: data.clone(), waldir: waldir.clone(), pid: std::process::id() };
+    unfinished.begin(&claim)?;
+    conf_dir::tell_moved(context, &id, "an earlier attempt", &conf_dir::set_aside(&context.root, &id)?);
+    let plan = plan(&id, &data, waldir.as_deref(), hook::port(context, &id, arguments)?, arguments);
+    for option in &plan.unknown {
+        context.reporter.warn(format!("--{option} is neither pg_createcluster's nor initdb's: it has no effect"));
+    }
+    if plan.needs_locale && ["LANG", "LC_ALL", "LC_CTYPE"].iter().all(|name| std::env::var_os(name).is_none()) {
+        context.reporter.warn(
+            "no locale is set, neither by an option nor in the environment, so the databases will be SQL_ASCII: \
+             add --locale=C.UTF-8 (or yours) to the command in the Patroni file",
+        );
+    }
+    if let Err(error) = run(context, &plan.words) {
+        // pg_createcluster removes what it made, unless it was killed itself.
+        remove_remains(&context.root, &id, &claim).and_then(|()| unfinished.end()).unwrap_or_else(|error| {
+            context.reporter.warn(format!("{error:#}; the next attempt removes it"));
+        });
+        return Err(error);
+    }
+    conf_dir::check_data_directory(&context.root, &id, &data)
+        .context("pg_createcluster has made the cluster in another directory")?;
+    unfinished.end()?;
+    context.reporter.info(format!("made {id} in {}", data.display()));
+    Ok(())
+}
+
+/// What Patroni, as `patroni@.service` starts it, promises: `peer`, the user that runs it alone gets in during a bootstrap.
+/// `trust` is what the administrator may say instead.
+const PROMISE: &str = "PATRONI_TOOLS_BOOTSTRAP";
+
+/// Refuses to work for a Patroni that lets every user of this host in as superuser until the bootstrap is over: one that was
+/// not started by `patroni@.service`, or that is unknown. Called by anything else, the cluster has Debian's `pg_hba.conf`.
+fn trusted(context: &Context) -> Result<()> {
+    let promise = std::env::var(PROMISE).ok();
+    match (promise.as_deref(), patroni_above(&context.root, std::process::id())) {
+        (Some("peer"), _) | (_, None) => Ok(()),
+        (Some("trust"), Some(_)) => {
+            context.reporter.warn(format!(
+                "{PROMISE}=trust: until the bootstrap is over, any user of this host may become PostgreSQL's superuser"
+            ));
+            Ok(())
+        }
+        (_, Some(pid)) => bail!(
+            "the Patroni that runs this program (pid {pid}) may let any user of this host into PostgreSQL as superuser \
+             until the bootstrap is over: start it with 'systemctl start patroni@VERSION-NAME', which prevents that \
+             (if that is how it was started, the journal says why not); on a host without other users, set \
+             {PROMISE}=trust in its environment"
+        ),
+    }
+}
+
+/// The nearest process above `pid` that is Patroni.
+fn patroni_above(root: &Root, pid: u32) -> Option<u32> {
+    // More than Patroni, a shell or two and both of our own processes; bounded, since a number may be taken again meanwhile.
+    const GENERATIONS: usize = 16;
+    std::iter::successors(Some(pid), |pid| parent(root, *pid))
+        .skip(1)
+        .take(GENERATIONS)
+        .find(|pid| std::fs::read(root.path(format!("/proc/{pid}/cmdline"))).is_ok_and(|line| is_patroni(&line)))
+}
+
+fn parent(root: &Root, pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(root.path(format!("/proc/{pid}/status"))).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+    (parent != 0).then_some(parent)
+}
+
+/// `python3 /usr/bin/patroni FILE`, `python3 -m patroni FILE`, or a program patroni of its own.
+fn is_patroni(command_line: &[u8]) -> bool {
+    let name = |word: &[u8]| {
+        let word = String::from_utf8_lossy(word);
+        word.rsplit('/').next().unwrap_or_default().to_owned()
+    };
+    let mut words = command_line.split(|byte| *byte == 0).map(name);
+    let Some(program) = words.next() else { return false };
+    // Options of Python stand before the program.
+    let first = words.find(|word| !word.starts_with('-')).unwrap_or_default();
+    program == "patroni" || program.starts_with("python") && matches!(first.as_str(), "patroni" | "patroni.py")
+}
+
+fn waldir(context: &Context, id: &ClusterId, arguments: &Arguments) -> Result<Option<PathBuf>> {
+    match arguments.value("waldir") {
+        Some(pattern) => arguments::directory("--waldir", &id.fill(pattern)).map(Some),
+        None => CreateCluster::read(&context.root)?.waldir(id),
+    }
+}
+
+/// What `pg_createcluster` is given.
+#[derive(Debug, PartialEq, Eq)]
+struct Plan {
+    words: Vec<OsString>,
+    unknown: Vec<String>,
+    /// Nothing says which locale and encoding the databases get.
+    needs_locale: bool,
+}
+
+fn plan(id: &ClusterId, data: &Path, waldir: Option<&Path>, port: Option<u16>, arguments: &Arguments) -> Plan {
+    let joined = |name: &str, value: &Path| {
+        let mut word = OsString::from(format!("--{name}="));
+        word.push(value);
+        word
+    };
+    let option = |name: &str, value: Option<&str>| {
+        OsString::from(value.map_or_else(|| format!("--{name}"), |value| format!("--{name}={value}")))
+    };
+    let mut words: Vec<OsString> = vec!["--quiet".into(), "--no-status".into(), "--start-conf=manual".into()];
+    words.push(joined("datadir", data));
+    words.extend(port.map(|port| format!("--port={port}").into()));
+    let (mut initdb, mut unknown) = (Vec::new(), Vec::new());
+    initdb.extend(waldir.map(|waldir| joined("waldir", waldir)));
+    let mut needs_locale = true;
+    for (name, value) in arguments.options() {
+        needs_locale &= !matches!(name, "locale" | "lc-ctype" | "no-locale" | "encoding");
+        match name {
+            "start-conf" if value == Some("manual") => {}
+            _ if PATRONIS.contains(&name) => {}
+            _ if POSTGRESQL_COMMON.contains(&name) => words.push(option(name, value)),
+            _ if INITDB.contains(&name) => initdb.push(option(name, value)),
+            _ => unknown.push(name.to_owned()),
+        }
+    }
+    initdb.extend(other_authentication(arguments).map(OsString::from));
+    words.extend([id.version.as_str().into(), id.name.as_str().into()]);
+    if !initdb.is_empty() {
+        words.push("--".into());
+        words.extend(initdb);
+    }
+    Plan { words, unknown, needs_locale }
+}
+
+/// With one of `--auth-local` and `--auth-host`, `pg_createcluster` leaves the other one to initdb, whose default is trust.
+fn other_authentication(arguments: &Arguments) -> Option<&'static str> {
+    let has = |name| arguments.options().any(|(option, _)| option == name);
+    match (has("auth"), has("auth-local"), has("auth-host")) {
+        (false, true, false) => Some("--auth-host=scram-sha-256"),
+        (false, false, true) => Some("--auth-local=peer"),
+        _ => None,
+    }
+}
+
+fn run(context: &Context, words: &[OsString]) -> Result<()> {
+    let mut call = child::command(&context.root, &context.root.program("pg_createcluster")?)?;
+    // The locale of the databases comes from the environment, as in every pg_createcluster.
+    match std::env::var_os("LC_ALL") {
+        Some(locale) => call.env("LC_ALL", locale),
+        None => call.env_remove("LC_ALL"),
+    };
+    let output = program::output(call.args(words))?;
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() {
+        let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        bail!("pg_createcluster failed ({}): {}", output.status, lines[lines.len().saturating_sub(6)..].join("; "));
+    }
+    for line in said.lines().filter(|line| line.to_lowercase().contains("warning")) {
+        context.reporter.warn(line.trim());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn options_reach_the_program_that_knows_them() {
+        let arguments = arguments::tests_arguments(&[
+            "--encoding=UTF8",
+            "--data_checksums=True",
+            "--locale=C.UTF-8",
+            "--wal-segsize=64",
+            "--allow-group-access=False",
+            "--colour=red",
+            "--scope=17-main",
+            "--datadir=/srv/a b",
+        ]);
+        let id = "17/main".parse().unwrap();
+        let plan = plan(&id, Path::new("/srv/a b"), Some(Path::new("/wal")), Some(5433), &arguments);
+        assert_eq!(
+            plan.words,
+            [
+                "--quiet",
+                "--no-status",
+                "--start-conf=manual",
+                "--datadir=/srv/a b",
+                "--port=5433",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+                "17",
+                "main",
+                "--",
+                "--waldir=/wal",
+                "--data-checksums",
+                "--wal-segsize=64"
+            ]
+        );
+        assert_eq!(plan.unknown, ["colour"]);
+        assert!(!plan.needs_locale);
+    }
+
+    #[test]
+    fn the_authentication_that_is_not_named_is_debians_and_not_trust() {
+        let other = |line: &[&str]| other_authentication(&arguments::tests_arguments(line));
+        assert_eq!(other(&["--auth-host=md5"]), Some("--auth-local=peer"));
+        assert_eq!(other(&["--auth_local=ident"]), Some("--auth-host=scram-sha-256"));
+        for line in [&["--auth-host=md5", "--auth-local=peer"][..], &["--auth=md5", "--auth-host=md5"], &[]] {
+            assert_eq!(other(line), None);
+        }
+    }
+
+    #[test]
+    fn patroni_is_known_by_its_command_line() {
+        for line in [
+            "/usr/bin/python3\0/usr/libexec/patroni-tools/patroni\0/etc/patroni/17-main.yml\0",
+            "/usr/bin/python3\0/usr/bin/patroni\0/etc/patroni/17-main.yml\0",
+            "python3.13\0-B\0-m\0patroni\0main.yml\0",
+            "/opt/patroni/bin/patroni\0main.yml\0",
+        ] {
+            assert!(is_patroni(line.as_bytes()), "{line:?}");
+        }
+        for line in
+            ["", "bash\0patroni\0", "/usr/bin/python3\0ansible\0patroni\0", "patronictl\0list\0", "vi\0patroni\0"]
+        {
+            assert!(!is_patroni(line.as_bytes()), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn patroni_is_found_above_a_shell() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path());
+        for (pid, parent, line) in
+            [(9, 8, "hook"), (8, 7, "sh\0-c\0hook"), (7, 1, "python3\0/usr/bin/patroni"), (1, 0, "init")]
+        {
+            let process = root.path(format!("/proc/{pid}"));
+            std::fs::create_dir_all(&process).unwrap();
+            std::fs::write(process.join("status"), format!("Name:\tx\nPPid:\t{parent}\n")).unwrap();
+            std::fs::write(process.join("cmdline"), line).unwrap();
+        }
+        assert_eq!(patroni_above(&root, 9), Some(7));
+        // Patroni itself is not above itself, and what is gone is nobody's child.
+        assert_eq!(patroni_above(&root, 7), None);
+        assert_eq!(patroni_above(&root, 5), None);
+    }
+}

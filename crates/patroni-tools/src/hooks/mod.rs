@@ -1,0 +1,9 @@
+//! The programs that Patroni and its unit run: they create, clone and prepare clusters through postgresql-common.
+
+mod arguments;
+pub mod clone;
+pub mod create;
+mod hook;
+pub(crate) mod marker;
+pub mod prepare;
+pub(crate) mod unmanaged;

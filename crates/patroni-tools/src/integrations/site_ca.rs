@@ -1,0 +1,318 @@
+//! TLS of a site without an authority of its own: every member makes its certificates itself, signed by an authority whose key comes
+//! from the site key. So the site key is all that is ever copied, and a member renews what it has without asking another one.
+//!
+//! The authority's key is in no file. Its certificate is that of the same name and key wherever it was made; only the signature of it
+//! differs, which nobody looks at (RFC 5280, 6.1).
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use host::endpoint::Point;
+use host::keys::{SiteKey, to_hex};
+use host::members::{self, Member};
+use host::{Root, facts};
+use openssl::asn1::Asn1Time;
+use openssl::bn::{BigNum, BigNumContext, MsbOption};
+use openssl::ec::{EcGroup, EcKey, EcPoint};
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::{PKey, Private};
+use openssl::x509::extension::{
+    AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName, SubjectKeyIdentifier,
+};
+use openssl::x509::{X509, X509Builder, X509Name, X509NameRef};
+
+use crate::files::header;
+use crate::files::install::{READABLE, Rights};
+use crate::integrations::certificate_files::DIRECTORY;
+use crate::integrations::cluster::Given;
+use crate::integrations::consul;
+use crate::integrations::plan::{Generated, Plan};
+use crate::patroni_yml::dcs::is_name;
+
+/// In every name that we give.
+const ORGANIZATION: &str = "Patroni";
+
+/// The validity of the authority, from 2020 to the end of 2049: that of the site key, which has no end either.
+const AUTHORITY_FROM: i64 = 1_577_836_800;
+
+const AUTHORITY_UNTIL: i64 = 2_524_608_000 - 1;
+
+/// The validity of a certificate, and how long before its end it is replaced, in days.
+const VALIDITY: u32 = 3 * 365;
+
+const RENEWAL: u32 = 30;
+
+/// A certificate that a member has.
+struct Kind {
+    /// Of its files.
+    name: &'static str,
+    /// Who reads the key.
+    group: &'static str,
+    server: bool,
+    client: bool,
+    /// The names and addresses that it is for.
+    names: BTreeSet<String>,
+}
+
+/// Certificate and key of each purpose, and the authority's certificate.
+pub fn plan(given: &Given) -> Result<Plan> {
+    let members = given.members()?;
+    let own = members::address_of(&given.settings, &members, &given.name()?)?;
+    let member = Member { name: given.name()?, address: own };
+    let authority = Authority::of(&given.key())?;
+    let mut plan = Plan { directories: vec![PathBuf::from(DIRECTORY)], ..Plan::default() };
+    plan.files.push(authority.file(given.root)?);
+    for kind in kinds(given, &members, &member)? {
+        plan.files.extend(authority.pair(given, &kind, &member.name)?);
+    }
+    plan.next.push(
+        "etcd takes a new certificate by itself; where they run already, tell the others: systemctl reload for patroni@, haproxy and \
+         consul, pg_ctlcluster 17 main reload for PostgreSQL"
+            .to_owned(),
+    );
+    Ok(plan)
+}
+
+fn kinds(given: &Given, members: &[Member], member: &Member) -> Result<Vec<Kind>> {
+    let mut names = names_of(member);
+    names.extend(["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()]);
+    names.extend(Some(facts::host_name(given.root)?).filter(|name| is_name(name)));
+    let of = |name, group, server, client| Kind { name, group, server, client, names: names.clone() };
+    // Whoever comes through HAProxy or by the virtual address asks for that name, and can come to any member.
+    let mut postgresql = of("postgresql", "postgres", true, false);
+    postgresql.names.extend(members.iter().flat_map(names_of));
+    postgresql.names.extend(given.settings.list("VIPS", vip)?.unwrap_or_default());
+    for instance in &given.instances {
+        if let Some(point) = Point::from_settings(given.root, &instance.id, &instance.settings)? {
+            postgresql.names.extend(point.vips.iter().map(|vip| vip.address.to_string()));
+            postgresql.names.extend(point.dns.map(|dns| dns.name));
+        }
+    }
+    let mut kinds = vec![
+        Kind { names: BTreeSet::new(), ..of("store", "postgres", false, true) },
+        of("member", "postgres", true, true),
+        postgresql,
+    ];
+    // As a server a store is asked, as a client it asks its other members.
+    let mut consul = of("consul", "consul", true, true);
+    consul.names.insert(format!("server.{}.consul", consul::datacenter(&given.settings)));
+    let stores = [of("etcd", "etcd", true, true), consul];
+    kinds.extend(stores.into_iter().filter(|store| given.root.group_id(store.group).is_ok()));
+    Ok(kinds)
+}
+
+/// An address with or without its prefix.
+fn vip(text: &str) -> Result<String> {
+    Ok(facts::parse_address(text.split('/').next().unwrap_or_default())?.to_string())
+}
+
+/// Name and address. Patroni has names for members that are none for a host.
+fn names_of(member: &Member) -> BTreeSet<String> {
+    let name = Some(member.name.clone()).filter(|name| is_name(name));
+    name.into_iter().chain([member.address.to_string()]).collect()
+}
+
+struct Authority {
+    key: PKey<Private>,
+    name: X509Name,
+}
+
+impl Authority {
+    /// The authority of a site.
+    fn of(key: &SiteKey) -> Result<Self> {
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
+        let mut context = BigNumContext::new()?;
+        // FIPS 186-5, A.2.1: 64 bits more than needed make every key equally likely.
+        let (mut most, mut scalar) = (BigNum::new()?, BigNum::new()?);
+        group.order(&mut most, &mut context)?;
+        most.sub_word(1)?;
+        let bytes = BigNum::from_slice(&key.bytes_for::<40>("certificate authority"))?;
+        scalar.nnmod(&bytes, &most, &mut context)?;
+        scalar.add_word(1)?;
+        let mut point = EcPoint::new(&group)?;
+        point.mul_generator2(&group, &scalar, &mut context)?;
+        let key = PKey::from_ec_key(EcKey::from_private_components(&group, &scalar, &point)?)?;
+        let digest = openssl::sha::sha256(&key.public_key_to_der()?);
+        let name = subject(Some(&format!("Site {}", to_hex(&digest[..4]))))?;
+        Ok(Self { key, name })
+    }
+
+    /// Its certificate: the one that is there, if that is of this key.
+    fn file(&self, root: &Root) -> Result<Generated> {
+        let path = Path::new(DIRECTORY).join("ca.pem");
+        let present = root.read(&path)?;
+        let ours = present.as_deref().and_then(header::body_of);
+        let good = ours.filter(|body| {
+            X509::from_pem(body.as_bytes()).is_ok_and(|found| {
+                found.public_key().is_ok_and(|key| key.public_eq(&self.key)) && found.verify(&self.key).unwrap_or(false)
+            })
+        });
+        let body = match good {
+            Some(body) => body.to_owned(),
+            None => text(self.certificate()?.to_pem()?)?,
+        };
+        Ok(Generated { path, body, rights: READABLE, validator: None, secrets: Vec::new() })
+    }
+
+    fn certificate(&self) -> Result<X509> {
+        let (from, until) = (Asn1Time::from_unix(AUTHORITY_FROM)?, Asn1Time::from_unix(AUTHORITY_UNTIL)?);
+        let mut builder = builder(&self.key, &self.name, &from, &until)?;
+        builder.set_serial_number(&*BigNum::from_u32(1)?.to_asn1_integer()?)?;
+        builder.set_issuer_name(&self.name)?;
+        builder.append_extension(BasicConstraints::new().critical().ca().pathlen(0).build()?)?;
+        builder.append_extension(KeyUsage::new().critical().key_cert_sign().crl_sign().build()?)?;
+        let identifier = SubjectKeyIdentifier::new().build(&builder.x509v3_context(None, None))?;
+        builder.append_extension(identifier)?;
+        builder.sign(&self.key, MessageDigest::sha256())?;
+        Ok(builder.build())
+    }
+
+    /// Certificate and key of one purpose: those that are there, while they are good.
+    fn pair(&self, given: &Given, kind: &Kind, member: &str) -> Result<[Generated; 2]> {
+        let path = |end: &str| Path::new(DIRECTORY).join(format!("{}.{end}", kind.name));
+        let present = (given.root.read(path("pem"))?, given.root.read(path("key"))?);
+        let ours = (present.0.as_deref().and_then(header::body_of), present.1.as_deref().and_then(header::body_of));
+        let (certificate, key) = match ours {
+            (Some(certificate), Some(key)) if !given.renew && self.keeps(certificate, key, kind)? => {
+                (certificate.to_owned(), key.to_owned())
+            }
+            _ => self.issue(kind, member, VALIDITY)?,
+        };
+        // A key of somebody else, who would be shown the difference.
+        let secrets = present.1.iter().chain([&key]).map(|text| text.trim().to_owned()).collect();
+        let group = Rights { user: "root", group: kind.group, mode: 0o640 };
+        Ok([
+            Generated { path: path("key"), body: key, rights: group, validator: None, secrets },
+            Generated { path: path("pem"), body: certificate, rights: READABLE, validator: None, secrets: Vec::new() },
+        ])
+    }
+
+    /// Is this pair still good: ours, whole, for all names, and valid for some time?
+    fn keeps(&self, certificate: &str, key: &str, kind: &Kind) -> Result<bool> {
+        let (Ok(certificate), Ok(key)) =
+            (X509::from_pem(certificate.as_bytes()), PKey::private_key_from_pem(key.as_bytes()))
+        else {
+            return Ok(false);
+        };
+        let present = certificate.subject_alt_names();
+        let present: BTreeSet<String> = present
+            .iter()
+            .flatten()
+            .filter_map(|name| name.dnsname().map(str::to_owned).or_else(|| shown(name.ipaddress()?)))
+            .collect();
+        Ok(certificate.public_key()?.public_eq(&key)
+            && certificate.verify(&self.key)?
+            && present.is_superset(&kind.names)
+            && certificate.not_after() > Asn1Time::days_from_now(RENEWAL)?.as_ref())
+    }
+
+    /// A new pair, valid for some days.
+    fn issue(&self, kind: &Kind, member: &str, days: u32) -> Result<(String, String)> {
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
+        let key = PKey::from_ec_key(EcKey::generate(&group)?)?;
+        // A client of etcd must have no common name once etcd has users: its gateway refuses every request of one that has.
+        let name = subject(kind.server.then_some(member))?;
+        // A clock that is behind by less than that believes it.
+        let from = Asn1Time::from_unix(now()? - 86_400)?;
+        let mut builder = builder(&key, &name, &from, Asn1Time::days_from_now(days)?.as_ref())?;
+        let mut serial = BigNum::new()?;
+        serial.rand(120, MsbOption::MAYBE_ZERO, false)?;
+        builder.set_serial_number(&*serial.to_asn1_integer()?)?;
+        builder.set_issuer_name(&self.name)?;
+        let authority = self.certificate()?;
+        let mut usage = ExtendedKeyUsage::new();
+        if kind.server {
+            usage.server_auth();
+        }
+        if kind.client {
+            usage.client_auth();
+        }
+        let mut names = SubjectAlternativeName::new();
+        for name in &kind.names {
+            if name.parse::<IpAddr>().is_ok() {
+                names.ip(name)
+            } else {
+                names.dns(name)
+            };
+        }
+        let context = builder.x509v3_context(Some(&authority), None);
+        let mut extensions = vec![
+            BasicConstraints::new().critical().build()?,
+            KeyUsage::new().critical().digital_signature().build()?,
+            usage.build()?,
+            SubjectKeyIdentifier::new().build(&context)?,
+            AuthorityKeyIdentifier::new().keyid(true).build(&context)?,
+        ];
+        if !kind.names.is_empty() {
+            extensions.push(names.build(&context)?);
+        }
+        for extension in extensions {
+            builder.append_extension(extension)?;
+        }
+        builder.sign(&self.key, MessageDigest::sha256())?;
+        Ok((text(builder.build().to_pem()?)?, text(key.private_key_to_pem_pkcs8()?)?))
+    }
+}
+
+fn subject(common_name: Option<&str>) -> Result<X509Name> {
+    let mut builder = X509Name::builder()?;
+    builder.append_entry_by_nid(Nid::ORGANIZATIONNAME, ORGANIZATION)?;
+    if let Some(name) = common_name {
+        // No longer one is allowed (RFC 5280, A.1, ub-common-name); nobody compares it with anything.
+        let name: String = name.chars().take(64).collect();
+        builder.append_entry_by_nid(Nid::COMMONNAME, &name)?;
+    }
+    Ok(builder.build())
+}
+
+fn builder(
+    key: &PKey<Private>,
+    name: &X509NameRef,
+    from: &openssl::asn1::Asn1TimeRef,
+    until: &openssl::asn1::Asn1TimeRef,
+) -> Result<X509Builder> {
+    let mut builder = X509::builder()?;
+    builder.set_version(2)?;
+    builder.set_subject_name(name)?;
+    builder.set_pubkey(key)?;
+    builder.set_not_before(from)?;
+    builder.set_not_after(until)?;
+    Ok(builder)
+}
+
+fn now() -> Result<i64> {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let since = since.context("the clock of this host is before 1970: set it")?;
+    Ok(i64::try_from(since.as_secs())?)
+}
+
+/// An address of a `subjectAltName`.
+fn shown(bytes: &[u8]) -> Option<String> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    let address = four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()?;
+    Some(address.to_string())
+}
+
+fn text(pem: Vec<u8>) -> Result<String> {
+    String::from_utf8(pem).context("OpenSSL made PEM that is no text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_kept_until_thirty_days_before_its_end() -> Result<()> {
+        let authority = Authority::of(&SiteKey::placeholder())?;
+        let names = BTreeSet::from(["pg1".to_owned(), "10.88.0.11".to_owned()]);
+        let kind = Kind { name: "member", group: "postgres", server: true, client: true, names };
+        for (days, kept) in [(VALIDITY, true), (31, true), (29, false), (0, false)] {
+            let (certificate, key) = authority.issue(&kind, "pg1", days)?;
+            assert_eq!(authority.keeps(&certificate, &key, &kind)?, kept, "{days} days before its end");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,42 @@
+//! Where the files of Patroni are on this host, and the names and numbers by which its parts know each other.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use host::{ClusterId, Root};
+
+use crate::files::yaml::Yaml;
+
+/// Where Patroni files are.
+pub(crate) const DIRECTORY: &str = "/etc/patroni";
+
+/// The tag by which members see that they have the same site key: `SiteKey::fingerprint`. Patroni publishes a tag that it does
+/// not know as it is (`Tags._filter_tags`).
+pub const FINGERPRINT_TAG: &str = "site_key";
+
+/// The REST API's port is PostgreSQL's plus this, so that 5432 gives 8008, as in Debian's package.
+pub const REST_OFFSET: u16 = 8008 - 5432;
+
+/// Where the hooks are.
+pub const HOOKS: &str = "/usr/libexec/patroni-tools";
+
+/// The Patroni file of an instance.
+#[must_use]
+pub fn patroni_file(id: &ClusterId) -> PathBuf {
+    PathBuf::from(format!("{}/{}.yml", DIRECTORY, id.dashed()))
+}
+
+/// Every instance that has a Patroni file.
+pub(crate) fn instances(root: &Root) -> Result<Vec<ClusterId>> {
+    let names = root.list(DIRECTORY)?;
+    let mut ids: Vec<ClusterId> =
+        names.iter().filter_map(|name| name.strip_suffix(".yml")).filter_map(|stem| stem.parse().ok()).collect();
+    ids.sort();
+    Ok(ids)
+}
+
+/// Reads the Patroni file of an instance; `None` where there is none.
+pub(crate) fn read_patroni_file(root: &Root, id: &ClusterId) -> Result<Option<Yaml>> {
+    let path = patroni_file(id);
+    root.read(&path)?.map(|text| Yaml::parse(&path, &text)).transpose()
+}

@@ -1,0 +1,207 @@
+//! Asks the store through `patronictl`, which knows every kind of it. Nothing secret is on its command line: it reads the
+//! instance's file, and changes come to it on stdin. Used by the generator and by `pg_patronictl`.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use host::clusters::DEFAULT_PORT;
+use host::{ClusterId, Root, facts, program};
+use serde_json::Value;
+
+use crate::files::yaml::Yaml;
+use crate::patroni::paths::{FINGERPRINT_TAG, patroni_file};
+
+/// It waits without an end for some stores that are not there.
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// `patronictl` with the file of one instance.
+pub struct Patronictl<'a> {
+    root: &'a Root,
+    file: PathBuf,
+    scope: String,
+    limit: Duration,
+    remedy: String,
+}
+
+/// A member, as `patronictl list` has it.
+#[derive(Debug)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// `Leader`, `Standby Leader`, `Replica`, `Sync Standby` …
+    pub role: String,
+    /// Its address, and behind a colon its port where one of the members has another than 5432; IPv6 without brackets.
+    pub host: String,
+    /// `running`, `streaming`, `stopped` …
+    pub state: String,
+    /// Its timeline, where it has one.
+    pub timeline: Option<u64>,
+    /// How many megabytes it is behind, or `unknown`; a leader has none.
+    pub lag: Option<Value>,
+    /// The fingerprint that it publishes.
+    pub fingerprint: Option<String>,
+}
+
+impl Member {
+    /// What `Host` says, where the store has an address: patronictl leaves the port out where all members have 5432 (`output_members`
+    /// in `patroni/ctl.py`). Behind an IPv6 address, which has no brackets there, a port cannot be told from a part of the
+    /// address in every case: it is taken for one where it can be.
+    pub fn address_and_port(&self) -> Option<(&str, u16)> {
+        const BRACKETS: [char; 2] = ['[', ']'];
+        let host = self.host.as_str();
+        let Some((address, last)) = host.rsplit_once(':') else {
+            return (!host.is_empty()).then_some((host, DEFAULT_PORT));
+        };
+        let port: Option<u16> = last.parse().ok().filter(|port| *port >= 1024);
+        if address.contains(':') && (port.is_none() || address.trim_matches(BRACKETS).parse::<IpAddr>().is_err()) {
+            return Some((host.trim_matches(BRACKETS), DEFAULT_PORT));
+        }
+        Some((address.trim_matches(BRACKETS), port?))
+    }
+}
+
+impl<'a> Patronictl<'a> {
+    /// For the instance, whose file must be there.
+    pub fn new(root: &'a Root, id: &ClusterId, scope: &str) -> Result<Self> {
+        let file = patroni_file(id);
+        if !root.path(&file).exists() {
+            bail!("{} does not exist: run patroni-gen-config {id}", file.display());
+        }
+        let remedy = format!("see if the store answers, with patronictl -c {} list", file.display());
+        Ok(Self { root, file, scope: scope.to_owned(), limit: LIMIT, remedy })
+    }
+
+    /// The same with another time for each call, and another remedy where one fails.
+    pub fn within(self, limit: Duration, remedy: String) -> Self {
+        Self { limit, remedy, ..self }
+    }
+
+    /// The dynamic configuration of the running cluster; `None` where there is none yet.
+    pub fn configuration(&self) -> Result<Option<Yaml>> {
+        let output = self.run(&["show-config", &self.scope], "")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        // Patroni 3.0 ends with this where 4.0 prints nothing.
+        if !output.status.success() && said.contains("'NoneType' object has no attribute 'data'") {
+            return Ok(None);
+        }
+        let printed = self.printed(&output, "show-config")?;
+        let configuration = Yaml::parse(Path::new("patronictl show-config"), &printed)?;
+        Ok(configuration.document().is_some().then_some(configuration))
+    }
+
+    /// Merges a change into the dynamic configuration: `null` takes a key away (`patch_config` in `patroni/utils.py`).
+    pub fn change(&self, patch: &Value) -> Result<()> {
+        let words = ["edit-config", &self.scope, "--quiet", "--force", "--apply", "-"];
+        let output = self.run(&words, &patch.to_string())?;
+        self.printed(&output, "edit-config").map(drop)
+    }
+
+    /// The members.
+    pub fn members(&self) -> Result<Vec<Member>> {
+        let output = self.run(&["list", &self.scope, "--format", "json"], "")?;
+        let printed = self.printed(&output, "list")?;
+        let rows: Vec<Value> = match serde_json::from_str(&printed) {
+            Ok(rows) => rows,
+            Err(error) => bail!("patronictl list did not print JSON: {error}"),
+        };
+        let text = |row: &Value, key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        Ok(rows
+            .iter()
+            .map(|row| Member {
+                name: text(row, "Member"),
+                role: text(row, "Role"),
+                host: text(row, "Host"),
+                state: text(row, "State"),
+                timeline: row.get("TL").and_then(Value::as_u64),
+                // Patroni 4.1 has two lags.
+                lag: row.get("Lag in MB").or_else(|| row.get("Replay Lag")).filter(|lag| *lag != "").cloned(),
+                fingerprint: row
+                    .get("Tags")
+                    .and_then(|tags| tags.get(FINGERPRINT_TAG))
+                    .and_then(Value::as_str)
+                    .map(str::to_owned),
+            })
+            .collect())
+    }
+
+    /// The members with their addresses.
+    pub fn addresses(&self) -> Result<Vec<host::members::Member>> {
+        let mut members = Vec::new();
+        for member in self.members()? {
+            let (address, _) = member.address_and_port().unwrap_or_default();
+            let address = facts::parse_address(address).with_context(|| format!("member {}", member.name))?;
+            members.push(host::members::Member { name: member.name, address });
+        }
+        members.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(members)
+    }
+
+    /// Tells all members to read their files, and gives what went wrong for whom.
+    pub fn reload(&self) -> Result<Vec<String>> {
+        let output = self.run(&["reload", &self.scope, "--force"], "")?;
+        // It ends with 0 whatever the members say.
+        let printed = self.printed(&output, "reload")?;
+        Ok(printed.lines().filter_map(|line| line.strip_prefix("Failed: ")).map(str::to_owned).collect())
+    }
+
+    fn run(&self, words: &[&str], input: &str) -> Result<Output> {
+        let mut command = program::command(self.root, "patronictl")?;
+        command.env("LC_ALL", "C.UTF-8").arg("-c").arg(self.root.path(&self.file)).args(words);
+        only_the_file(&mut command);
+        let output = program::output_within(&mut command, input, self.limit);
+        output.map_err(|error| anyhow!("{error:#}: {}", self.remedy))
+    }
+
+    fn printed(&self, output: &Output, what: &str) -> Result<String> {
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
+        bail!("patronictl {what} failed ({last}): {}", self.remedy)
+    }
+}
+
+/// Takes away the variables that Patroni takes before what is in the file (`patroni/config.py`), and the one that names another
+/// store (`patroni/ctl.py`).
+pub fn only_the_file(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PATRONI") || name == "DCS_URL" {
+            command.env_remove(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_as_patronictl_writes_them() {
+        for (host, found) in [
+            ("10.0.3.1", Some(("10.0.3.1", 5432))),
+            ("10.0.3.1:5433", Some(("10.0.3.1", 5433))),
+            ("pg1.example.org:5433", Some(("pg1.example.org", 5433))),
+            ("fd00::1", Some(("fd00::1", 5432))),
+            ("fd00::1:5433", Some(("fd00::1", 5433))),
+            ("[fd00::1]:5433", Some(("fd00::1", 5433))),
+            ("fd00:0:0:0:0:0:0:1", Some(("fd00:0:0:0:0:0:0:1", 5432))),
+            ("fd00::1:2", Some(("fd00::1:2", 5432))),
+            ("", None),
+        ] {
+            let member = Member {
+                name: String::new(),
+                role: String::new(),
+                host: host.to_owned(),
+                state: String::new(),
+                timeline: None,
+                lag: None,
+                fingerprint: None,
+            };
+            assert_eq!(member.address_and_port(), found, "{host}");
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! Who gets into PostgreSQL and by what: TLS, `pg_hba`, and the roles by which the members log in at each other.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use host::keys::SiteKey;
+use host::settings::Settings;
+use host::{ClusterId, Root, facts};
+use openssl::nid::Nid;
+use openssl::x509::X509;
+use serde::Serialize;
+
+use crate::patroni_yml::parameters::Values;
+use crate::postgres::conf_dir;
+
+/// The role by which members replicate.
+pub const REPLICATION: &str = "replicator";
+
+/// The role by which a former primary is made a replica again.
+pub const REWIND: &str = "rewind_user";
+
+/// PostgreSQL's administrator.
+pub const SUPERUSER: &str = "postgres";
+
+/// The name of the map by which one certificate is good for both roles.
+const MAP: &str = "members";
+
+/// Options of a role under `postgresql.authentication`, in order.
+type Options = Vec<(&'static str, String)>;
+
+/// What comes out of the settings.
+#[derive(Debug)]
+pub struct Access {
+    /// Lines of `pg_hba`, of which the first that fits counts.
+    pub hba: Vec<String>,
+    /// Lines of `pg_ident`.
+    pub ident: Vec<String>,
+    /// PostgreSQL's parameters for TLS.
+    pub tls: Values,
+    /// The roles.
+    pub roles: Roles,
+}
+
+/// By what Patroni logs in.
+#[derive(Debug, Serialize)]
+pub struct Roles {
+    superuser: Options,
+    replication: Options,
+    rewind: Options,
+}
+
+impl Access {
+    /// Resolves everything.
+    pub fn resolve(
+        root: &Root,
+        id: &ClusterId,
+        settings: &Settings,
+        key: &SiteKey,
+        networks: &[String],
+    ) -> Result<Self> {
+        let tls = Tls::resolve(root, id, settings)?;
+        let by_certificate = by_certificate(root, settings, &tls)?;
+        let extra = extra_lines(root, settings)?;
+        Ok(Self {
+            hba: hba(networks, &tls, by_certificate.is_some(), &extra),
+            ident: match by_certificate {
+                Some(_) => [REPLICATION, REWIND].map(|role| format!("{MAP} {REPLICATION} {role}")).into(),
+                None => Vec::new(),
+            },
+            roles: roles(root, id, settings, key, &tls, by_certificate.as_ref())?,
+            tls: tls.parameters,
+        })
+    }
+}
+
+/// The scope whose passwords an instance has: its own, or that of the cluster which a standby cluster was made from.
+pub fn password_scope(settings: &Settings, id: &ClusterId) -> Result<String> {
+    let other = settings.parse("PASSWORD_SCOPE", |text| match text.parse::<ClusterId>() {
+        Ok(other) => Ok(other.dashed()),
+        Err(error) => bail!("'{text}' is not an instance ({error}): write it as 16/main"),
+    })?;
+    Ok(other.unwrap_or_else(|| id.dashed()))
+}
+
+/// TLS of the server.
+struct Tls {
+    /// `hostssl`, where nobody gets in over the network without TLS, else `host`.
+    connection: &'static str,
+    parameters: Values,
+    /// The certificates by which members check each other's.
+    authority: Option<String>,
+    /// Is the server's certificate one of a site's authority?
+    own: bool,
+    /// Can a password be bound to the server's certificate?
+    binds: bool,
+}
+
+impl Tls {
+    fn resolve(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Self> {
+        let asked = settings.choice("SSL", &["required", "allowed", "off"])?;
+        let files = pair(root, settings, "SSL_CERT", "SSL_KEY")?;
+        let authority = readable(root, settings, "SSL_CACERT")?;
+        let own = files.is_some();
+        let mut parameters = Values::new();
+        let mut set = |name: &str, value: &str| parameters.push((name.to_owned(), value.to_owned()));
+        if asked == Some("off") {
+            if own || authority.is_some() {
+                bail!(
+                    "{}SSL is off, but a certificate is set: remove one of them",
+                    settings.place(&["SSL", "SSL_CERT", "SSL_CACERT"])
+                );
+            }
+            set("ssl", "off");
+        }
+        let has_certificate = own || (asked != Some("off") && conf_dir::has_tls(root, id)?);
+        if !has_certificate && (asked == Some("required") || authority.is_some()) {
+            bail!(
+                "{}{id} has no certificate: set SSL_CERT and SSL_KEY, or for a trial run apt install ssl-cert",
+                settings.place(&["SSL", "SSL_CACERT"])
+            );
+        }
+        if let Some((cert, key)) = &files {
+            set("ssl", "on");
+            set("ssl_cert_file", cert);
+            set("ssl_key_file", key);
+        }
+        if let Some(authority) = &authority {
+            set("ssl_ca_file", authority);
+        }
+        let required = has_certificate && asked != Some("allowed");
+        let certificate = files.as_ref().map_or(conf_dir::CERTIFICATE, |(certificate, _)| certificate);
+        let binds = has_certificate && can_bind(root, Path::new(certificate));
+        Ok(Self { connection: if required { "hostssl" } else { "host" }, parameters, authority, own, binds })
+    }
+
+    /// How a member checks whom it talks to. Without an authority libpq's own default holds, which prefers TLS.
+    fn of_client(&self) -> Options {
+        match &self.authority {
+            // The address by which members reach each other need not be in the certificate, so not verify-full.
+            Some(authority) if self.own => {
+                vec![("sslmode", "verify-ca".to_owned()), ("sslrootcert", authority.clone())]
+            }
+            _ => Options::new(),
+        }
+    }
+}
+
+/// The roles' passwords are SCRAM's without being told since PostgreSQL 14.
+const SCRAM_BY_DEFAULT: (u32, u32) = (14, 0);
+
+/// Can SCRAM bind to the certificate? Not where its signature has no digest of its own (RFC 5929, section 4.1; PostgreSQL's
+/// `be_tls_get_certificate_hash`). With a binding no other server gets a password, whoever has PostgreSQL's port.
+fn can_bind(root: &Root, path: &Path) -> bool {
+    let text = root.for_postgres().bytes(path).ok().flatten();
+    let certificate = text.and_then(|text| X509::from_pem(&text).ok());
+    let signed = certificate.map(|certificate| certificate.signature_algorithm().object().nid());
+    signed.is_some_and(|nid| nid != Nid::UNDEF && nid != Nid::from_raw(ED25519) && nid != Nid::from_raw(ED448))
+}
+
+/// OpenSSL's numbers (`obj_mac.h`).
+const ED25519: i32 = 1087;
+const ED448: i32 = 1088;
+
+/// A file that PostgreSQL reads itself, as a path of this host.
+fn readable(root: &Root, settings: &Settings, key: &str) -> Result<Option<String>> {
+    let path = settings.path(key)?;
+    settings.parse(key, |text| if root.path(text).is_file() { Ok(()) } else { bail!("there is no file {text}") })?;
+    path.map(|path| crate::patroni_yml::values::path_text(&path)).transpose()
+}
+
+/// A certificate and its key, which others may not read: PostgreSQL and libpq refuse it otherwise.
+fn pair(root: &Root, settings: &Settings, cert: &str, key: &str) -> Result<Option<(String, String)>> {
+    match (readable(root, settings, cert)?, readable(root, settings, key)?) {
+        (Some(cert), Some(key_file)) => {
+            settings.parse(key, |text| {
+                let mode =
+                    root.path(text).metadata().with_context(|| format!("cannot read {text}"))?.permissions().mode();
+                if mode & 0o007 != 0 {
+                    bail!("others can read this key: run chmod 0640 {text}");
+                }
+                Ok(())
+            })?;
+            Ok(Some((cert, key_file)))
+        }
+        (None, None) => Ok(None),
+        _ => bail!("{}{cert} and {key} go together: set both, or none", settings.place(&[cert, key])),
+    }
+}
+
+/// The certificate and key by which members log in at each other, where it is not by passwords.
+fn by_certificate(root: &Root, settings: &Settings, tls: &Tls) -> Result<Option<(String, String)>> {
+    let files = pair(root, settings, "REPLICATION_CERT", "REPLICATION_KEY")?;
+    let place = settings.place(&["REPLICATION_AUTH", "REPLICATION_CERT"]);
+    match (settings.choice("REPLICATION_AUTH", &["password", "cert"])?, files) {
+        (Some("cert"), None) => bail!(
+            "{place}REPLICATION_AUTH is cert: set REPLICATION_CERT and REPLICATION_KEY to a certificate for the name {REPLICATION}"
+        ),
+        (Some("cert"), Some(files)) => {
+            if tls.authority.is_none() {
+                bail!("{place}REPLICATION_AUTH is cert: set SSL_CACERT, by which PostgreSQL knows REPLICATION_CERT");
+            }
+            let passwords = ["REPLICATION_PASSWORD_FILE", "REWIND_PASSWORD_FILE"];
+            if let Some(unused) = passwords.iter().find(|key| settings.get(key).is_some()) {
+                bail!(
+                    "{}{unused} is not used while REPLICATION_AUTH is cert: remove one of them",
+                    settings.place(&[unused])
+                );
+            }
+            Ok(Some(files))
+        }
+        (_, Some(_)) => bail!("{place}REPLICATION_CERT is not used: set REPLICATION_AUTH=cert, or remove it"),
+        (_, None) => Ok(None),
+    }
+}
+
+fn roles(
+    root: &Root,
+    id: &ClusterId,
+    settings: &Settings,
+    key: &SiteKey,
+    tls: &Tls,
+    by_certificate: Option<&(String, String)>,
+) -> Result<Roles> {
+    let scope = password_scope(settings, id)?;
+    let role = |name: &str, file: &str| -> Result<Options> {
+        let mut options = vec![("username", name.to_owned())];
+        if let Some((cert, key)) = by_certificate {
+            options.extend([("sslcert", cert.clone()), ("sslkey", key.clone())]);
+            if !tls.own {
+                options.push(("sslmode", "require".to_owned()));
+            }
+        } else {
+            let password = password(root, settings, file)?;
+            options.push(("password", password.unwrap_or_else(|| key.role_password(&scope, name))));
+        }
+        options.extend(tls.of_client());
+        if by_certificate.is_none() && tls.connection == "hostssl" && settings.get("STANDBY_HOST").is_none() {
+            if !options.iter().any(|(key, _)| *key == "sslmode") {
+                options.push(("sslmode", "require".to_owned()));
+            }
+            if tls.binds && id.version.number() >= SCRAM_BY_DEFAULT {
+                options.push(("channel_binding", "require".to_owned()));
+            }
+        }
+        Ok(options)
+    };
+    let mut superuser = vec![("username", SUPERUSER.to_owned())];
+    superuser.extend(password(root, settings, "SUPERUSER_PASSWORD_FILE")?.map(|password| ("password", password)));
+    Ok(Roles {
+        superuser,
+        replication: role(REPLICATION, "REPLICATION_PASSWORD_FILE")?,
+        rewind: role(REWIND, "REWIND_PASSWORD_FILE")?,
+    })
+}
+
+/// A password that SCRAM takes as it is.
+fn password(root: &Root, settings: &Settings, key: &str) -> Result<Option<String>> {
+    let secret = settings.secret(root, key)?;
+    settings.parse(key, |_| match &secret {
+        Some(secret) if !secret.bytes().all(|byte| matches!(byte, b' '..=b'~')) => {
+            bail!("the password has a character that is not printable ASCII: choose another one")
+        }
+        _ => Ok(()),
+    })?;
+    Ok(secret)
+}
+
+/// What Patroni needs comes first, because the first line that fits counts: the administrator over the socket; replication from
+/// the members, and from this host to itself, by which Patroni asks a replica's timeline before a switchover
+/// (`Postgresql.get_replica_timeline`); `pg_rewind`. Then the administrator's own lines, then everybody.
+fn hba(networks: &[String], tls: &Tls, by_certificate: bool, extra: &[String]) -> Vec<String> {
+    let local = ["127.0.0.1/32".to_owned(), "::1/128".to_owned()];
+    let addresses =
+        || local.iter().map(|address| ("host", address)).chain(networks.iter().map(|net| (tls.connection, net)));
+    let mut lines = vec![format!("local all {SUPERUSER} peer")];
+    for (database, role) in [("replication", REPLICATION), ("postgres", REWIND)] {
+        for (connection, address) in addresses() {
+            lines.push(if by_certificate {
+                format!("hostssl {database} {role} {address} cert map={MAP}")
+            } else {
+                format!("{connection} {database} {role} {address} scram-sha-256")
+            });
+        }
+    }
+    lines.extend_from_slice(extra);
+    lines.push("local all all peer".to_owned());
+    lines.extend(addresses().map(|(connection, address)| format!("{connection} all all {address} scram-sha-256")));
+    let mut seen = BTreeSet::new();
+    lines.retain(|line| seen.insert(line.clone()));
+    lines
+}
+
+/// The lines of `PG_HBA_FILE`, without comments.
+fn extra_lines(root: &Root, settings: &Settings) -> Result<Vec<String>> {
+    let Some(path) = settings.path("PG_HBA_FILE")? else { return Ok(Vec::new()) };
+    let read = settings.parse("PG_HBA_FILE", |_| {
+        let text = root.read(&path)?.with_context(|| format!("there is no file {}", path.display()))?;
+        let mut lines = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let place = || format!("{}:{}", path.display(), index + 1);
+            let words = words(line).with_context(place)?;
+            if !words.is_empty() {
+                look_at(&words).with_context(place)?;
+                lines.push(words.join(" "));
+            }
+        }
+        Ok(lines)
+    })?;
+    Ok(read.unwrap_or_default())
+}
+
+/// The words of a line, with their quotes (`next_token` in `hba.c`).
+fn words(line: &str) -> Result<Vec<String>> {
+    let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
+    for c in line.chars() {
+        match c {
+            '#' if !quoted => break,
+            c if c.is_whitespace() && !quoted => {
+                if !word.is_empty() {
+                    words.push(std::mem::take(&mut word));
+                }
+            }
+            c => {
+                quoted ^= c == '"';
+                word.push(c);
+            }
+        }
+    }
+    if quoted {
+        bail!("a quote is not closed: close it");
+    }
+    if !word.is_empty() {
+        words.push(word);
+    }
+    if words.last().is_some_and(|word| word == "\\") {
+        bail!("the line goes on on the next one: write it on one line");
+    }
+    Ok(words)
+}
+
+/// Has a line the shape of `pg_hba.conf` (PostgreSQL's manual, "The `pg_hba.conf` File")? PostgreSQL that finds one that has not
+/// goes on with the rules that it had, and does not start with them.
+fn look_at(words: &[String]) -> Result<()> {
+    const TYPES: [&str; 6] = ["local", "host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc"];
+    const METHODS: [&str; 13] = [
+        "trust",
+        "reject",
+        "scram-sha-256",
+        "md5",
+        "password",
+        "gss",
+        "ident",
+        "peer",
+        "pam",
+        "ldap",
+        "radius",
+        "cert",
+        "oauth",
+    ];
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let Some((kind, rest)) = words.split_first().filter(|(kind, _)| TYPES.contains(kind)) else {
+        bail!("'{}' is none of {}", words.first().unwrap_or(&""), TYPES.join(", "));
+    };
+    let (Some(_database), Some(_user)) = (rest.first(), rest.get(1)) else {
+        bail!("a line is: TYPE DATABASE USER [ADDRESS] METHOD [OPTION=VALUE...]");
+    };
+    let rest = &rest[2..];
+    let rest = if *kind == "local" { rest } else { after_address(rest)? };
+    let Some((method, options)) = rest.split_first() else { bail!("the method is missing, for example scram-sha-256") };
+    if !METHODS.contains(method) {
+        bail!("'{method}' is no method of authentication: write one of {}", METHODS.join(", "));
+    }
+    if *method == "peer" && *kind != "local" {
+        bail!("peer is for local lines only: choose another method");
+    }
+    if *method == "cert" && *kind != "hostssl" {
+        bail!("cert is for hostssl lines only: write hostssl");
+    }
+    match options.iter().find(|option| !option.trim_matches('"').contains('=')) {
+        Some(option) => bail!("'{option}' is behind the method, but is not OPTION=VALUE"),
+        None => Ok(()),
+    }
+}
+
+/// What follows the address: a network, an address with a mask, or a name.
+fn after_address<'w, 's>(words: &'w [&'s str]) -> Result<&'w [&'s str]> {
+    let Some((address, rest)) = words.split_first() else {
+        bail!("the address is missing, for example 10.0.0.0/8 or all")
+    };
+    let bare = address.trim_matches('"');
+    if bare.parse::<IpAddr>().is_ok() {
+        return match rest.split_first() {
+            Some((mask, rest)) if mask.parse::<IpAddr>().is_ok() => Ok(rest),
+            _ => bail!("{address} needs a prefix: write {address}/32 for one host (IPv6: /128)"),
+        };
+    }
+    let name = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
+    let looks_like_name =
+        !bare.is_empty() && bare.bytes().all(name) && bare.contains(|c: char| c.is_ascii_alphabetic());
+    if facts::parse_network(bare).is_ok() || looks_like_name {
+        return Ok(rest);
+    }
+    bail!("'{address}' is no address: write 10.0.0.0/8, a host name, samenet, samehost or all")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn lines_of_pg_hba_have_their_shape() {
+        let read = |line: &str| words(line).and_then(|words| if words.is_empty() { Ok(()) } else { look_at(&words) });
+        for line in [
+            "",
+            "   # comment",
+            "local all all peer",
+            "host all all 10.0.0.0/8 scram-sha-256 # the office",
+            "host \"my db\",other +staff,\"A\" 10.0.0.1 255.255.255.255 reject",
+            "hostssl app app fd00::/64 cert map=people clientname=DN",
+            "host all all .example.org ldap ldapserver=ldap.example.org \"ldapprefix=cn=\"",
+            "host replication standby samenet scram-sha-256",
+        ] {
+            assert!(read(line).is_ok(), "{line}: {:?}", read(line));
+        }
+        for (line, word) in [
+            ("hots all all all trust", "none of"),
+            ("include other.conf", "none of"),
+            ("host all", "a line is"),
+            ("host all all scram-sha-256", "method is missing"),
+            ("host all all 10.0.0.1 trust", "/32"),
+            ("host all all 10.0.0.0/33 trust", "no address"),
+            ("host all all all scram", "no method"),
+            ("host all all all peer", "local"),
+            ("host all all all cert", "hostssl"),
+            ("local all all peer map", "OPTION=VALUE"),
+            ("local all \"all peer", "quote"),
+            ("local all all \\", "one line"),
+        ] {
+            let error = read(line).unwrap_err().to_string();
+            assert!(error.contains(word), "{line}: {error}");
+        }
+    }
+}

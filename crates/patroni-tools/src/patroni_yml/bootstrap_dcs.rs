@@ -1,0 +1,187 @@
+//! What stands under `bootstrap.dcs` but PostgreSQL's parameters and `pg_hba`. It counts only until the cluster exists;
+//! [`crate::gen_config::apply`] brings it to a cluster that does.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, bail};
+use host::settings::{Settings, truth};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::patroni::version::{Patroni, Version};
+
+/// The dynamic configuration, as the template shows it.
+#[derive(Debug, Serialize)]
+pub struct Dynamic {
+    /// Seconds until a silent primary loses the leader lock.
+    pub ttl: u64,
+    /// Seconds between two looks of Patroni.
+    pub loop_wait: u64,
+    retry_timeout: u64,
+    maximum_lag_on_failover: u64,
+    primary_start_timeout: u64,
+    failsafe_mode: bool,
+    /// `true`, `false` or `"quorum"`.
+    synchronous_mode: Value,
+    synchronous_mode_strict: bool,
+    synchronous_node_count: u64,
+    standby_cluster: Option<StandbyCluster>,
+    slots: Vec<(String, Slot)>,
+}
+
+#[derive(Debug, Serialize)]
+struct StandbyCluster {
+    host: String,
+    port: u64,
+    primary_slot_name: Option<String>,
+}
+
+/// The options of a slot, in order.
+type Slot = Vec<(&'static str, String)>;
+
+impl Dynamic {
+    /// Resolves the settings.
+    pub fn resolve(settings: &Settings, patroni: &Patroni) -> Result<Self> {
+        const DAY: u64 = 86_400;
+        let dynamic = Self {
+            ttl: settings.number("TTL", 20, DAY)?.unwrap_or(30),
+            loop_wait: settings.number("LOOP_WAIT", 1, DAY)?.unwrap_or(10),
+            retry_timeout: settings.number("RETRY_TIMEOUT", 3, DAY)?.unwrap_or(10),
+            maximum_lag_on_failover: settings.number("MAXIMUM_LAG_ON_FAILOVER", 0, u64::MAX)?.unwrap_or(1_048_576),
+            primary_start_timeout: settings.number("PRIMARY_START_TIMEOUT", 0, DAY)?.unwrap_or(300),
+            failsafe_mode: settings.truth("FAILSAFE_MODE")?.unwrap_or(true),
+            synchronous_mode: synchronous_mode(settings, patroni)?,
+            synchronous_mode_strict: settings.truth("SYNCHRONOUS_MODE_STRICT")?.unwrap_or(false),
+            synchronous_node_count: settings.number("SYNCHRONOUS_NODE_COUNT", 1, 100)?.unwrap_or(1),
+            standby_cluster: standby_cluster(settings)?,
+            slots: settings.list("SLOTS", slot)?.unwrap_or_default(),
+        };
+        let least = dynamic.loop_wait + 2 * dynamic.retry_timeout;
+        if dynamic.ttl < least {
+            let origin = settings.place(&["TTL", "LOOP_WAIT", "RETRY_TIMEOUT"]);
+            bail!(
+                "{origin}TTL is {}, but LOOP_WAIT + 2 * RETRY_TIMEOUT is {least}: the primary could lose its lock while it is \
+                 still trying; raise TTL or lower the others",
+                dynamic.ttl
+            );
+        }
+        if dynamic.synchronous_mode_strict && !dynamic.is_synchronous() {
+            bail!(
+                "{}SYNCHRONOUS_MODE_STRICT has no meaning without SYNCHRONOUS_MODE: set that too, or remove it",
+                settings.place(&["SYNCHRONOUS_MODE_STRICT"])
+            );
+        }
+        settings.parse("SLOTS", |_| {
+            let mut seen = BTreeSet::new();
+            match dynamic.slots.iter().find(|(name, _)| !seen.insert(name)) {
+                Some((twice, _)) => bail!("'{twice}' comes twice: a slot has one type"),
+                None => Ok(()),
+            }
+        })?;
+        Ok(dynamic)
+    }
+
+    /// Is a commit acknowledged only when a standby has it?
+    #[must_use]
+    pub fn is_synchronous(&self) -> bool {
+        self.synchronous_mode != Value::Bool(false)
+    }
+
+    /// Has it slots for logical replication?
+    #[must_use]
+    pub fn has_logical_slots(&self) -> bool {
+        self.slots.iter().any(|(_, options)| options.contains(&("type", "logical".to_owned())))
+    }
+}
+
+/// Quorum commit is there since Patroni 4.0 (its release notes).
+fn synchronous_mode(settings: &Settings, patroni: &Patroni) -> Result<Value> {
+    let mode = settings.parse("SYNCHRONOUS_MODE", |text| match (text, patroni.older_than(Version(4, 0, 0))) {
+        ("quorum", None) => Ok(json!("quorum")),
+        ("quorum", Some(version)) => {
+            bail!("quorum needs Patroni 4.0, and {version} is installed: set yes, or install a newer Patroni")
+        }
+        _ => truth(text).map(Value::Bool).with_context(|| format!("'{text}' is none of no, yes, quorum")),
+    })?;
+    Ok(mode.unwrap_or(Value::Bool(false)))
+}
+
+fn standby_cluster(settings: &Settings) -> Result<Option<StandbyCluster>> {
+    let hosts = settings.list("STANDBY_HOST", |text| {
+        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        if bare.is_empty() || !bare.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:".contains(&b)) {
+            bail!("'{text}' is not a host: write its name or address, and the port in STANDBY_PORT");
+        }
+        if bare.contains(':') && bare.parse::<std::net::Ipv6Addr>().is_err() {
+            bail!("'{text}' is not an IPv6 address: write the port in STANDBY_PORT");
+        }
+        Ok(bare.to_owned())
+    })?;
+    let port = settings.number("STANDBY_PORT", 1, 65535)?;
+    let slot = settings.parse("STANDBY_SLOT", |text| slot_name(text).map(str::to_owned))?;
+    match hosts {
+        Some(hosts) => {
+            Ok(Some(StandbyCluster { host: hosts.join(","), port: port.unwrap_or(5432), primary_slot_name: slot }))
+        }
+        None if port.is_some() || slot.is_some() => bail!(
+            "{}STANDBY_PORT and STANDBY_SLOT are of a standby cluster: set STANDBY_HOST, or remove them",
+            settings.place(&["STANDBY_PORT", "STANDBY_SLOT"])
+        ),
+        None => Ok(None),
+    }
+}
+
+/// `name:physical` or `name:logical:database:plugin`.
+fn slot(text: &str) -> Result<(String, Slot)> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let how = || format!("'{text}' is no slot: write name:physical or name:logical:database:plugin");
+    let name = slot_name(parts.first().copied().unwrap_or_default())?.to_owned();
+    match parts.as_slice() {
+        [_, "physical"] => Ok((name, vec![("type", "physical".to_owned())])),
+        [_, "logical", database, plugin] if !database.is_empty() && !plugin.is_empty() => Ok((
+            name,
+            vec![
+                ("type", "logical".to_owned()),
+                ("database", (*database).to_owned()),
+                ("plugin", (*plugin).to_owned()),
+            ],
+        )),
+        _ => bail!(how()),
+    }
+}
+
+/// As `ReplicationSlotValidateName` in PostgreSQL has it.
+fn slot_name(text: &str) -> Result<&str> {
+    const LONGEST: usize = 63;
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    (!text.is_empty() && text.len() <= LONGEST && text.bytes().all(plain))
+        .then_some(text)
+        .with_context(|| format!("'{text}' is no name of a slot: use small letters, digits and _, at most {LONGEST}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn slots_as_people_write_them() {
+        let read = |text: &str| slot(text).map_err(|error| error.to_string());
+        assert_eq!(read("site_b:physical").unwrap().1, [("type", "physical".to_owned())]);
+        let (name, options) = read("app:logical:shop:pgoutput").unwrap();
+        assert_eq!((name.as_str(), options[1].1.as_str(), options[2].1.as_str()), ("app", "shop", "pgoutput"));
+        for wrong in [
+            "a",
+            "a:",
+            ":physical",
+            "a:physical:b",
+            "a:logical",
+            "a:logical:b",
+            "a:logical:b:",
+            "A:physical",
+            "a-b:physical",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}
