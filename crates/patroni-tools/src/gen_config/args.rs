@@ -6,6 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use clap::error::ContextKind;
 use clap::{Args, Parser, Subcommand};
 use host::{ClusterId, Root};
 
@@ -183,7 +184,11 @@ impl CommandLine {
     /// Reads the command line of this process.
     pub fn read() -> Result<Self, clap::Error> {
         let words: Vec<OsString> = std::env::args_os().collect();
-        Self::try_parse_from(with_verb(words))
+        Self::try_parse_from(with_verb(words)).map_err(|mut error| {
+            // "To pass '--json' as a value, use '-- --json'": no cluster has such a name.
+            error.remove(ContextKind::Suggested);
+            error
+        })
     }
 }
 
@@ -201,37 +206,33 @@ const VERBS: [(&str, &[&str]); 8] = [
 
 /// The words with the verb as the first of them: an option that is one becomes it, and without any the file is written.
 fn with_verb(mut words: Vec<OsString>) -> Vec<OsString> {
-    let is = |word: &OsStr, texts: &[&str]| texts.iter().any(|text| word == *text);
-    let first = words.get(1).map(OsString::as_os_str);
-    let general = ["-h", "--help", "-V", "--version", "help"];
-    if first.is_none_or(|word| VERBS.iter().any(|(verb, _)| word == *verb)) && first.is_some() {
+    if words.get(1).is_some_and(|word| VERBS.iter().any(|(verb, _)| word == *verb)) {
         return words;
     }
     let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
     for (verb, options) in VERBS {
-        let Some(at) = words[..end].iter().skip(1).position(|word| is(word, options)).map(|at| at + 1) else {
-            continue;
-        };
-        words.remove(at);
+        let is = |word: &OsString| options.iter().any(|option| word == *option || joined(word, option).is_some());
+        let Some(at) = words[..end].iter().position(is) else { continue };
+        let option = words.remove(at);
         words.insert(1, verb.into());
-        if verb == "for" && at + 1 < words.len() {
-            let program = words.remove(at + 1);
-            words.insert(2, program);
+        if verb == "for" {
+            // What it is for comes first, wherever it stood.
+            let program = joined(&option, "--for").or_else(|| (at + 1 < words.len()).then(|| words.remove(at + 1)));
+            words.splice(2..2, program);
         }
         return words;
     }
-    let joined = |word: &OsString| word.to_str().and_then(|word| word.strip_prefix("--for=")).map(OsString::from);
-    if let Some((at, program)) =
-        words[..end].iter().enumerate().skip(1).find_map(|(at, word)| Some((at, joined(word)?)))
-    {
-        words.remove(at);
-        words.splice(1..1, ["for".into(), program]);
-        return words;
-    }
-    if !words[..end].iter().skip(1).any(|word| is(word, &general)) {
+    let general = ["-h", "--help", "-V", "--version", "help"];
+    if !words[..end].iter().any(|word| general.iter().any(|text| word == *text)) {
         words.insert(1, "write".into());
     }
     words
+}
+
+/// `PROGRAM` of `--for=PROGRAM`.
+fn joined(word: &OsStr, option: &str) -> Option<OsString> {
+    let value = word.to_str()?.strip_prefix(option)?.strip_prefix('=')?;
+    (option == "--for").then(|| value.into())
 }
 
 impl Which {
