@@ -194,7 +194,7 @@ impl Service {
             faults.push(format!("{error:#}"));
         }
         for fault in faults.iter().filter(|fault| !self.faults.contains(fault)) {
-            self.task.reporter.warn(fault);
+            self.task.reporter.warn(fault.as_str());
         }
         self.faults = faults;
         if self.announcing.as_ref().is_some_and(JoinHandle::is_finished) {

@@ -21,6 +21,7 @@ pub mod report;
 pub mod root;
 pub mod scram;
 pub mod settings;
+pub mod trouble;
 
 pub use cluster::{ClusterId, ClusterName, PgVersion};
 pub use root::Root;

@@ -1,8 +1,11 @@
-//! One voice to the administrator: `NAME: error: what, where, what to do` on stderr.
+//! One voice to the administrator, on stderr, as PostgreSQL's programs speak: `NAME: error: what is wrong`, then `NAME: hint: what to
+//! do about it`.
 
 use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
+
+use crate::trouble::Trouble;
 
 /// How a message is to be taken; the number is syslog's, which the journal reads from `<N>`
 /// (`sd-daemon(3)`).
@@ -38,10 +41,19 @@ impl Reporter {
     /// A message as it is written. Each of its lines has the level, and all but the first are set off, so that none that came from
     /// elsewhere passes for one of ours.
     fn lines(&self, level: Level, message: &str) -> String {
-        let (number, word) = match level {
-            Level::Error => (3, "error: "),
-            Level::Warning => (4, "warning: "),
-            Level::Info => (6, ""),
+        let word = match level {
+            Level::Error => "error: ",
+            Level::Warning => "warning: ",
+            Level::Info => "",
+        };
+        self.lines_with(level, word, message)
+    }
+
+    fn lines_with(&self, level: Level, word: &str, message: &str) -> String {
+        let number = match level {
+            Level::Error => 3,
+            Level::Warning => 4,
+            Level::Info => 6,
         };
         let text = harmless(message);
         let prefix = if self.journal { format!("<{number}>") } else { String::new() };
@@ -54,9 +66,23 @@ impl Reporter {
         out
     }
 
+    /// Says what is wrong, and in a line of its own what to do about it.
+    pub fn tell(&self, level: Level, trouble: &Trouble) {
+        let mut text = self.lines(level, &trouble.line());
+        if let Some(hint) = &trouble.hint {
+            text += &self.lines_with(level, "hint: ", hint);
+        }
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+
     /// Something that needs a look.
-    pub fn warn(&self, message: impl Display) {
-        self.say(Level::Warning, message);
+    pub fn warn(&self, trouble: impl Into<Trouble>) {
+        self.tell(Level::Warning, &trouble.into());
+    }
+
+    /// Something failed, and the work goes on.
+    pub fn error(&self, error: &anyhow::Error) {
+        self.tell(Level::Error, &Trouble::of(error));
     }
 
     /// What happened.
@@ -84,7 +110,7 @@ impl Reporter {
         match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                self.say(Level::Error, format!("{error:#}"));
+                self.error(&error);
                 ExitCode::FAILURE
             }
         }
@@ -173,6 +199,12 @@ mod tests {
         assert_eq!(said, "<4>dnscp: warning: a\n<4>  <3>dnscp: error: b <0>c\n");
         let reporter = Reporter { name: "dnscp", journal: false };
         assert_eq!(reporter.lines(Level::Error, "a\ndnscp: b"), "dnscp: error: a\n  dnscp: b\n");
+    }
+
+    #[test]
+    fn a_hint_is_a_line_of_its_own() {
+        let reporter = Reporter { name: "dnscp", journal: true };
+        assert_eq!(reporter.lines_with(Level::Error, "hint: ", "Run\nthis."), "<3>dnscp: hint: Run\n<3>  this.\n");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use host::endpoint::{self, Auth, GssSecret, Manager, Point};
 use host::file_access::User;
 use ipnet::IpNet;
@@ -19,14 +19,14 @@ pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
         .into_iter()
         .partition(|event| calls_dnscp(&["postgresql", "callbacks", event]));
     let point = match &instance.settings {
-        Ok(settings) => Point::from_settings(root, id, settings),
-        Err(error) => Err(anyhow::anyhow!("{error:#}")),
+        Ok(settings) => Point::from_settings(root, id, settings).map_err(|error| Finding::of(Level::Warning, &error)),
+        Err(error) => Err(Finding::of(Level::Warning, error)),
     };
     let point = match point {
         Ok(Some(point)) => point,
-        Err(error) if !called.is_empty() => {
-            let sentence = format!("{error:#} (until then dnscp moves neither address nor name)");
-            return Ok(vec![Finding::told(Level::Warning, &sentence)]);
+        Err(mut finding) if !called.is_empty() => {
+            finding.what += " (until this is corrected, dnscp moves neither the address nor the name)";
+            return Ok(vec![finding]);
         }
         Ok(None) | Err(_) => return Ok(Vec::new()),
     };
@@ -141,8 +141,8 @@ fn needs(instance: &Instance, point: &Point) -> Vec<Finding> {
         if !root.path(path).exists() {
             let what = format!("{key}: there is no file {}", path.display());
             findings.push(Finding::error(what, "put it there, or correct the setting").at(""));
-        } else if let Err(error) = User::of(root, USER).and_then(|user| user.check_reads(root, path)) {
-            findings.push(Finding::told(Level::Error, &format!("{key}: {error:#}")));
+        } else if let Err(error) = User::of(root, USER).and_then(|user| user.check_reads(root, path)).context(key) {
+            findings.push(Finding::of(Level::Error, &error));
         }
     }
     findings

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use host::report::plain;
+use host::trouble::Trouble;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,31 +25,31 @@ pub(crate) struct Finding {
     pub(crate) place: Option<String>,
     /// What is wrong.
     pub(crate) what: String,
-    /// What to do about it.
-    pub(crate) remedy: String,
+    /// What to do about it; empty where nobody knows.
+    pub(crate) hint: String,
 }
 
 impl Finding {
-    pub(crate) fn new(level: Level, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { level, place: None, what: what.into(), remedy: remedy.into() }
+    pub(crate) fn new(level: Level, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { level, place: None, what: what.into(), hint: hint.into() }
     }
 
-    pub(crate) fn fatal(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::new(Level::Fatal, what, remedy)
+    pub(crate) fn fatal(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(Level::Fatal, what, hint)
     }
 
-    pub(crate) fn error(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::new(Level::Error, what, remedy)
+    pub(crate) fn error(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(Level::Error, what, hint)
     }
 
-    pub(crate) fn warning(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::new(Level::Warning, what, remedy)
+    pub(crate) fn warning(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(Level::Warning, what, hint)
     }
 
-    /// An error of another part of the program: a sentence with its place in it, and the remedy behind its last colon.
-    pub(crate) fn told(level: Level, sentence: &str) -> Self {
-        let (what, remedy) = sentence.rsplit_once(": ").unwrap_or((sentence, "correct it"));
-        Self::new(level, what, remedy).at("")
+    /// An error of another part of the program, with the place and the hint that it has.
+    pub(crate) fn of(level: Level, error: &anyhow::Error) -> Self {
+        let Trouble { place, what, hint, .. } = Trouble::of(error);
+        Self::new(level, what, hint.unwrap_or_default()).at(place.unwrap_or_default())
     }
 
     /// The same about another place; an empty one is named by the finding itself.
@@ -57,12 +58,11 @@ impl Finding {
         self
     }
 
-    /// The line. What a server sent is in it.
-    pub(crate) fn line(&self, file: &Path) -> String {
+    /// What is said of it. What a server sent is in it.
+    pub(crate) fn trouble(&self, file: &Path) -> Trouble {
         let place = self.place.clone().unwrap_or_else(|| file.display().to_string());
-        let parts = [place.as_str(), &self.what, &self.remedy];
-        let parts = parts.into_iter().filter(|part| !part.is_empty()).map(plain).collect::<Vec<_>>();
-        parts.join(": ")
+        let trouble = Trouble::new(plain(&self.what)).at(plain(&place));
+        if self.hint.is_empty() { trouble } else { trouble.hint(plain(&self.hint)) }
     }
 }
 

@@ -78,7 +78,7 @@ impl Instance<'_> {
         let user = geteuid();
         if user.is_root() {
             let error = User::of(self.root, USER).and_then(|user| user.check_reads(self.root, path)).err()?;
-            return Some(Finding::told(Level::Error, &format!("{error:#}")));
+            return Some(Finding::of(Level::Error, &error));
         }
         if self.root.user_id(USER).ok()? != user.as_raw() {
             return None;

@@ -25,10 +25,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::thread;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use host::report::{self, Reporter, plain};
 use host::settings::Settings;
-use host::{ClusterId, Root};
+use host::trouble::in_line;
+use host::{ClusterId, Root, trouble};
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
@@ -57,20 +58,20 @@ pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter
         if options.json {
             documents.push(document(id, &path, &findings));
             if failed > 0 {
-                last = Some(format!("{id} cannot work: {failed} of {} findings are errors", findings.len()));
+                last = Some(trouble!("{id} cannot work: {failed} of {} findings are errors", findings.len()));
             }
             continue;
         }
         for finding in &findings {
-            let line = finding.line(&path);
+            let trouble = finding.trouble(&path);
             // What is about the host is found for each of its instances.
-            if !told.insert(line.clone()) {
+            if !told.insert((trouble.line(), trouble.hint.clone())) {
                 continue;
             }
             if finding.level == Level::Warning {
-                reporter.warn(line);
-            } else if let Some(earlier) = last.replace(line) {
-                reporter.say(report::Level::Error, earlier);
+                reporter.warn(trouble);
+            } else if let Some(earlier) = last.replace(trouble) {
+                reporter.tell(report::Level::Error, &earlier);
             }
         }
         if failed == 0 && options.depth == Depth::Full {
@@ -82,7 +83,7 @@ pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter
         report::print(&format!("{:#}\n", Value::Array(documents)));
     }
     match last {
-        Some(line) => bail!(line),
+        Some(trouble) => Err(trouble.into()),
         None => Ok(()),
     }
 }
@@ -93,7 +94,9 @@ fn document(id: &ClusterId, path: &Path, findings: &[Finding]) -> Value {
             "level": if finding.level == Level::Warning { "warning" } else { "error" },
             "place": plain(&finding.place.clone().unwrap_or_else(|| path.display().to_string())),
             "what": plain(&finding.what),
-            "remedy": plain(&finding.remedy),
+            "hint": plain(&finding.hint),
+            // As it was called before 0.2.0.
+            "remedy": plain(&finding.hint),
         })
     });
     json!({"cluster": id.slashed(), "findings": findings.collect::<Vec<_>>()})
@@ -158,32 +161,36 @@ fn look(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Looked {
 fn said(known: &[Finding], finding: &Finding) -> bool {
     let same = |known: &Finding| {
         let cause = known.what.rsplit(": ").next().unwrap_or_default();
-        known.remedy == finding.remedy || finding.what.contains(cause)
+        known.hint == finding.hint || finding.what.contains(cause)
     };
     known.iter().any(same)
 }
 
 /// What a check found, or why it could not look.
 fn kept(found: Result<Vec<Finding>>) -> Vec<Finding> {
-    let remedy = if geteuid().is_root() { "correct that" } else { "run this check as root" };
-    found.unwrap_or_else(|error| vec![Finding::warning(format!("{error:#}"), remedy).at("")])
+    found.unwrap_or_else(|error| {
+        let mut finding = Finding::of(Level::Warning, &error);
+        if finding.hint.is_empty() && !geteuid().is_root() {
+            "Run this check as root.".clone_into(&mut finding.hint);
+        }
+        vec![finding]
+    })
 }
 
 fn read<'a>(root: &'a Root, id: &'a ClusterId, path: &Path, depth: Depth) -> Result<Instance<'a>, Finding> {
-    let fatal = |sentence: String| Finding::told(Level::Fatal, &sentence);
+    let hint = "Run this check as root.";
     let text =
-        root.read(path).map_err(|error| Finding::fatal(format!("{error:#}"), "run this check as root").at(""))?;
+        root.read(path).map_err(|error| Finding { hint: hint.to_owned(), ..Finding::of(Level::Fatal, &error) })?;
     let Some(text) = text else {
-        return Err(fatal(format!("{} does not exist: run patroni-gen-config {id}", path.display())));
+        return Err(Finding::fatal("it does not exist", format!("Create it with: patroni-gen-config {id}")));
     };
     let yaml = Yaml::parse(path, &text).map_err(|error| {
-        Finding::fatal(format!("{error:#}"), format!("correct it, or run patroni-gen-config --force {id}")).at("")
+        let hint = format!("Correct it, or create it again with: patroni-gen-config --force {id}");
+        Finding { hint, ..Finding::of(Level::Fatal, &error) }
     })?;
     let Some(Value::Object(_)) = yaml.document() else {
-        return Err(fatal(format!(
-            "{}:1: the file is empty or not a mapping: run patroni-gen-config --force {id}",
-            path.display()
-        )));
+        let hint = format!("Create it again with: patroni-gen-config --force {id}");
+        return Err(Finding::fatal("the file is empty or not a mapping", hint).at(in_line(path, 1)));
     };
     let patroni = Patroni::of(root).unwrap_or(Patroni(None));
     let settings = Settings::read(root, id);

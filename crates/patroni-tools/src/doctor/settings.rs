@@ -55,5 +55,5 @@ fn again(instance: &Instance, settings: &Settings) -> Result<Again> {
 }
 
 fn broken(error: &anyhow::Error) -> Finding {
-    Finding::told(Level::Warning, &format!("{error:#}"))
+    Finding::of(Level::Warning, error)
 }

@@ -76,7 +76,7 @@ pub(crate) fn write(
         text = render(root, overrides, id, &settings, &key, present.as_deref())?.1;
     }
     for warning in &config.warnings {
-        reporter.warn(warning);
+        reporter.warn(warning.as_str());
     }
     // Not Patroni: whoever calls patronictl first would make it, and only its owner could write it.
     if let Some(directory) = config.raft_directory() {

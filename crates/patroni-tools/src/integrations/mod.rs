@@ -120,7 +120,7 @@ pub fn run(root: &Root, options: &Options, program: Program, ids: &[ClusterId], 
         return if paths.is_empty() { Ok(()) } else { bail!("{} would change", paths.join(", ")) };
     }
     for warning in &plan.warnings {
-        reporter.warn(warning);
+        reporter.warn(warning.as_str());
     }
     write(root, options.output == Output::Files { force: true }, &plan.directories, &files)?;
     if files.iter().any(File::changes) {

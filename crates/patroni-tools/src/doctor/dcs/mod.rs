@@ -392,6 +392,11 @@ fn conclude(question: &Question, answers: Answers, own_is_bad: bool) -> Answered
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn said(finding: &Finding) -> String {
+        let trouble = finding.trouble(Path::new("f"));
+        [Some(trouble.line()), trouble.hint].into_iter().flatten().collect::<Vec<_>>().join(": ")
+    }
     use serde_json::json;
     use std::path::Path;
 
@@ -442,7 +447,7 @@ mod tests {
             let answers = answers.into_iter().zip(1..).map(|(said, number)| (format!("s{number}"), said)).collect();
             let asked = conclude(&question(), answers, false);
             let lines: Vec<(Level, String)> =
-                asked.findings.iter().map(|finding| (finding.level, finding.line(Path::new("f")))).collect();
+                asked.findings.iter().map(|finding| (finding.level, said(finding))).collect();
             (lines, asked.content.is_some())
         };
         let line = "etcd3 at s1, s2: it is away: start it".to_owned();

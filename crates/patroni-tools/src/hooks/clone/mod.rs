@@ -378,7 +378,7 @@ fn run_backup(context: &Context, id: &ClusterId, unfinished: &Unfinished, call: 
     }
     if status.success() {
         for line in &said {
-            context.reporter.warn(line);
+            context.reporter.warn(line.as_str());
         }
     }
     Ok(Backup { success: status.success(), progress, said })
