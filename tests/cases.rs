@@ -17,6 +17,8 @@ mod install;
 mod pg_lsclusters;
 #[path = "cases/sessions.rs"]
 mod sessions;
+#[path = "cases/settings.rs"]
+mod settings;
 #[path = "cases/summary.rs"]
 mod summary;
 #[path = "cases/values.rs"]
