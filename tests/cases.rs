@@ -7,6 +7,8 @@ mod machine;
 #[path = "pki.rs"]
 mod pki;
 
+#[path = "cases/completion.rs"]
+mod completion;
 #[path = "cases/dependencies.rs"]
 mod dependencies;
 #[path = "cases/foreign.rs"]
