@@ -213,8 +213,8 @@ fn a_default_that_is_set_changes_nothing() {
         settings.push(&setting);
         let mut with = show(verb, &settings);
         if let Some((_, line)) = OF_OTHERS.iter().find(|(name, _)| *name == key.name) {
-            let lines = with.lines().filter(|with| with.trim() != *line).map(|line| format!("{line}\n")).collect();
-            assert_ne!(std::mem::replace(&mut with, lines), with, "{setting}: {line} is not written");
+            let others = with.lines().filter(|with| with.trim() != *line).flat_map(|line| [line, "\n"]).collect();
+            assert_ne!(std::mem::replace(&mut with, others), with, "{setting}: {line} is not written");
         }
         // The header names the options, and the section log is there only for its keys.
         let content = |line: &&str| !line.starts_with('#') && *line != "log:";
