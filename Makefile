@@ -1,6 +1,7 @@
 # make demo          three Debian machines with a running cluster, to look at and to play with
 # make check         everything; `make check-fast` for every few minutes
 # make deb           the package, into dist/
+# make pictures      the pictures in docs/pictures, from their sources there
 # make bench         how fast it is, beside what it is compared with (with DNSCP_SH=path/of/dnscp.sh, that script too)
 # make check-all     what is too long for every check, in parts
 # make check-theirs  the cases against Debian's own scripts, which must fail where we mean to differ
@@ -17,7 +18,7 @@ sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates systemd ud
 export RUST_LIB_BACKTRACE = 0
 
 .PHONY: demo demo-down check check-all before rounds again check-fast check-host check-point check-stores check-surroundings check-theirs deb bench setup setup-demo lab msrv \
-	lintian system format clippy units docs values host previous findings lab-docs system-first system-second
+	lintian pictures system format clippy units docs values host previous findings lab-docs system-first system-second
 
 # The image of the machines is made beside the compiler, which leaves the network alone.
 demo: setup-demo lab
@@ -57,7 +58,7 @@ clippy:
 	$(part) $(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
 
 units:
-	$(part) $(CARGO) test --no-fail-fast -p host -p patroni-tools -p dnscp -p lab --lib --bins --test cases --test dnscp --test launcher --test layers -- --quiet
+	$(part) $(CARGO) test --no-fail-fast -p host -p patroni-tools -p dnscp -p lab --lib --bins --test cases --test dnscp --test documents --test launcher --test layers -- --quiet
 
 docs:
 	$(part) $(CARGO) test --no-fail-fast -p host -p patroni-tools -p dnscp --doc -- --quiet
@@ -157,6 +158,19 @@ msrv: lab
 
 lintian: deb
 	$(part) $(LAB) in-image build --src . -- sh -c 'lintian --fail-on error,warning /src/dist/*.changes'
+
+# The pictures are in the repository, so that nothing else needs graphviz.
+pictures: docs/pictures/three-nodes.svg docs/pictures/failover.svg
+
+docs/pictures/%.svg: docs/pictures/%.dot
+	tests/setup pictures
+	dot -Tsvg $< | sed '/^<!--/d; /^ -->/d' > $@.new
+	mv $@.new $@
+
+docs/pictures/%.svg: docs/pictures/%.gp
+	tests/setup pictures
+	gnuplot $< | sed 's/<desc>.*<.desc>//' > $@.new
+	mv $@.new $@
 
 lab:
 	$(CARGO) build --quiet -p lab
