@@ -28,7 +28,11 @@ fn documents() -> Vec<(PathBuf, String)> {
 /// The name of a heading in a link, as GitHub and GitLab make it.
 fn anchor(heading: &str) -> String {
     let heading = heading.trim_start_matches('#').trim().to_lowercase();
-    heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).map(|c| if c == ' ' { '-' } else { c }).collect()
+    heading
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+        .map(|c| if c == ' ' { '-' } else { c })
+        .collect()
 }
 
 #[test]
@@ -53,19 +57,24 @@ fn every_link_leads_somewhere() {
     assert!(wrong.is_empty(), "these links lead nowhere: {wrong:#?}");
 }
 
-/// The commands of patroni-gen-config in code, without the words that stand for something.
+/// The commands of patroni-gen-config in code: between backticks, indented, or in a block.
 fn commands(text: &str) -> Vec<String> {
     let quoted = text.split('`').filter(|piece| !piece.contains('\n'));
-    let lines = text.lines().map(|line| line.trim().trim_start_matches("# "));
+    let mut in_block = false;
+    let lines = text.lines().filter_map(|line| {
+        in_block ^= line.starts_with("```");
+        let code = line.strip_prefix("    ").or_else(|| line.strip_prefix("  # ")).or(in_block.then_some(line))?;
+        Some(code.trim())
+    });
     quoted
         .chain(lines)
         .filter_map(|code| code.strip_prefix("patroni-gen-config "))
-        .filter(|words| words.starts_with(|c: char| c.is_ascii_digit() || c == '-' || c.is_ascii_lowercase()))
         .map(|words| {
-            let words = words.split("  ").next().unwrap_or_default().replace("$V", "17").replace("$(ls /usr/lib/postgresql)", "17");
-            words.trim_end_matches([',', '.', ':']).to_owned()
+            // Without what stands beside it, and with a version in place of the shell's.
+            let words = words.split("  ").next().unwrap_or_default();
+            words.replace("$V", "17").replace("$(ls /usr/lib/postgresql)", "17")
         })
-        .filter(|words| !words.contains("PROGRAM") && !words.contains('`'))
+        .filter(|words| !words.contains("PROGRAM"))
         .collect()
 }
 
