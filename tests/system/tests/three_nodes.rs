@@ -1,4 +1,4 @@
-//! `docs/three-nodes.md`: its commands, as they stand there, make a site of three bare machines. Then programs of others look at it.
+//! `docs/three-nodes.md`: its commands, as they are written there, set up a site on three bare machines. Then other programs look at it.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ const PAGE: &str = include_str!("../../../docs/three-nodes.md");
 const MACHINES: [&str; 3] = ["pg1", "pg2", "pg3"];
 
 /// The section for which a machine has to be lost first.
-const LOST: &str = "A machine is lost";
+const LOST: &str = "Replace a failed host";
 
 /// The longest is the installation.
 const LIMIT: Duration = page::LIMIT;
