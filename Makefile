@@ -1,12 +1,12 @@
 # make demo          three Debian machines with a running cluster, to look at and to play with
-# make check         everything; `make check-fast` for every few minutes
+# make check         everything; `make check-fast` is for every few minutes
 # make deb           the package, into dist/
 # make pictures      the pictures in docs/pictures, from their sources there
-# make bench         how fast it is, beside what it is compared with (with DNSCP_SH=path/of/dnscp.sh, that script too)
+# make bench         benchmarks (with DNSCP_SH=path/of/dnscp.sh, also of that script)
 # make check-all     what is too long for every check, in parts
-# make check-theirs  the cases against Debian's own scripts, which must fail where we mean to differ
+# make check-theirs  the findings with Debian's own scripts, which must fail if they are meant to differ
 #
-# They run as root on Debian 12 or 13 and install what they need. Images of machines are kept in
+# They run as root on Debian 12 or 13 and install what they need on this host: see CONTRIBUTING.md. Images of machines are kept in
 # $PATRONI_TOOLS_CACHE (/var/cache/patroni-tools-lab).
 
 RELEASE ?= 13
@@ -107,7 +107,7 @@ check-point: export REQUIRE_ALL = 1
 check-point: setup deb lab
 	$(CARGO) test -p lab --test point -- --nocapture
 
-# Every store with its real servers, secured, on three machines of each release: six minutes. A part of check.
+# Every DCS with its real servers, secured, on three machines of each release: six minutes. A part of check.
 check-stores: export REQUIRE_ALL = 1
 check-stores: setup deb lab
 	$(CARGO) test -p lab --test stores -- --nocapture
@@ -152,7 +152,7 @@ dist/.built: $(sources) | lab
 	tests/part deb $(LAB) build-deb . dist
 	touch $@
 
-# Debian 13's own compiler is the oldest one that we promise.
+# Debian 13's own compiler is the oldest one that is supported.
 msrv: lab
 	$(part) $(LAB) in-image build13 --src . -- cargo check --locked --workspace --all-targets
 
