@@ -1,4 +1,5 @@
-//! `README.md`: its commands, as they are written there, create a cluster on three machines with etcd, and give it a virtual IP address.
+//! `README.md`: its commands, as they are written there, create a cluster on three machines with etcd, and give it a virtual
+//! IP address and TLS.
 
 use std::time::Duration;
 
@@ -46,6 +47,9 @@ fn commands(lab: &Lab) -> Result<()> {
                 main.wait_streaming(2, Duration::from_secs(90))?;
             }
         }
+        if block.section == "TLS" {
+            verified(lab)?;
+        }
         if block.section == FIRST && block.commands.contains("pg_lsclusters") {
             main.wait_streaming(2, Duration::from_secs(60))?;
         }
@@ -59,4 +63,20 @@ fn commands(lab: &Lab) -> Result<()> {
         }
         Ok(true)
     })
+}
+
+/// The REST API of each member and PostgreSQL behind the virtual address have a certificate of the site's CA with their address.
+fn verified(lab: &Lab) -> Result<()> {
+    let addresses = lab.nodes().iter().map(|node| (node.ipv4(), "8008"));
+    let endpoint = [("10.88.0.100".to_owned(), "5432 -starttls postgres")];
+    for (address, port) in addresses.chain(endpoint) {
+        let command = format!(
+            "openssl s_client -connect {address}:{port} -CAfile /etc/patroni/tls/ca.pem -verify_return_error \
+             -verify_ip {address} </dev/null"
+        );
+        lab.wait_until(Duration::from_secs(40), &format!("{address} has the site's certificate"), || {
+            Ok(lab.node("pg2").try_run(&command)?.status.success())
+        })?;
+    }
+    Ok(())
 }
