@@ -71,7 +71,7 @@ fn word(text: &str, what: &str) -> Result<String> {
 pub fn environment(root: &Root) -> Result<Vec<Finding>> {
     let old = version::packages(root)?.iter().any(|name| name.starts_with("python_consul-0."));
     // What cannot be read as a settings file is for systemd to say.
-    let variables = envfile::parse(&root.read(ENVIRONMENT)?.unwrap_or_default()).unwrap_or_default();
+    let variables = envfile::parse(ENVIRONMENT, &root.read(ENVIRONMENT)?.unwrap_or_default()).unwrap_or_default();
     let variables =
         variables.iter().filter(|variable| variable.key.starts_with("CONSUL_HTTP_") && !variable.value.is_empty());
     Ok(variables
