@@ -1,5 +1,5 @@
-//! Asks servers: a connection that ends in time, TLS, and a question over HTTP. What went wrong is a [`Fault`], so that who asked
-//! can say it in its own words, with the remedy.
+//! Requests to servers: a connection with a deadline, TLS, and HTTP. A failure is a [`Fault`], so that the caller can describe it in
+//! its own words, with a hint.
 
 pub mod http;
 pub mod tls;
@@ -11,73 +11,73 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-/// Why a server was not asked, or gave no answer.
+/// Why a server could not be asked, or did not answer.
 #[derive(Debug)]
 pub enum Fault {
-    /// Its name has no address.
+    /// Its name could not be resolved.
     Name(io::Error),
     /// No connection.
     Unreachable(io::Error),
-    /// It was connected, but the time is over.
+    /// It accepted the connection, but did not answer in time.
     Silent,
-    /// It ended the connection, or the kernel did.
+    /// It closed the connection, or the kernel did.
     Broken(io::Error),
-    /// It speaks no TLS.
+    /// It does not use TLS.
     NoTls,
-    /// It speaks nothing else.
+    /// It requires TLS.
     WantsTls,
-    /// It speaks something else than was asked for.
+    /// It uses another protocol.
     Foreign,
-    /// Nobody whom we believe has signed its certificate: OpenSSL's words for it.
+    /// No trusted CA has issued its certificate: OpenSSL's message.
     Unsigned(String),
-    /// Its certificate, or that of the authority which signed it, is not valid any more.
+    /// Its certificate, or that of its CA, has expired.
     Expired(tls::Shown),
-    /// The same, not valid yet.
+    /// Its certificate, or that of its CA, is not yet valid.
     NotYetValid(tls::Shown),
-    /// Its certificate is for somebody else.
+    /// Its certificate was issued for other names.
     OtherName(tls::Shown),
-    /// Its certificate is not good for another reason: OpenSSL's words for it.
+    /// Its certificate is invalid for another reason: OpenSSL's message.
     Unfit(String),
-    /// It does not take our certificate, or misses it: the alert.
+    /// It rejects the client certificate, or requires one: the alert.
     Refused(String),
-    /// Another fault of TLS: OpenSSL's words for it.
+    /// Another failure of TLS: OpenSSL's message.
     Tls(String),
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Name(error) => write!(f, "its name cannot be resolved ({error})"),
-            Self::Unreachable(error) => write!(f, "it cannot be reached ({})", reason(error)),
+            Self::Name(error) => write!(f, "its name could not be resolved ({error})"),
+            Self::Unreachable(error) => write!(f, "it is unreachable ({})", reason(error)),
             Self::Silent => f.write_str("it did not answer in time"),
-            Self::Broken(error) => write!(f, "it ended the connection ({})", reason(error)),
-            Self::NoTls => f.write_str("it does not speak TLS"),
-            Self::WantsTls => f.write_str("it wants TLS"),
-            Self::Foreign => f.write_str("it does not speak HTTP"),
-            Self::Unsigned(why) => write!(f, "its certificate is not signed by anybody whom we believe ({why})"),
-            Self::Expired(shown) => write!(f, "{} expired on {}", shown.whose(), shown.until),
-            Self::NotYetValid(shown) => write!(f, "{} is not valid before {}", shown.whose(), shown.from),
-            Self::OtherName(shown) => write!(f, "its certificate is for {}", shown.names()),
-            Self::Unfit(why) => write!(f, "its certificate cannot be believed ({why})"),
-            Self::Refused(why) => write!(f, "it refuses our certificate ({why})"),
+            Self::Broken(error) => write!(f, "it closed the connection ({})", reason(error)),
+            Self::NoTls => f.write_str("it does not use TLS"),
+            Self::WantsTls => f.write_str("it requires TLS"),
+            Self::Foreign => f.write_str("it does not use HTTP"),
+            Self::Unsigned(why) => write!(f, "its certificate was not issued by a trusted CA ({why})"),
+            Self::Expired(shown) => write!(f, "{} {}", shown.whose(), shown.summary.expired),
+            Self::NotYetValid(shown) => write!(f, "{} {}", shown.whose(), shown.summary.not_yet_valid),
+            Self::OtherName(shown) => write!(f, "its certificate is for {}", shown.summary.names),
+            Self::Unfit(why) => write!(f, "its certificate is not valid ({why})"),
+            Self::Refused(why) => write!(f, "it rejects the client certificate ({why})"),
             Self::Tls(why) => write!(f, "TLS failed ({why})"),
         }
     }
 }
 
-/// The reason of the kernel, without its number.
+/// The message of the kernel, without its number.
 #[must_use]
 pub fn reason(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::TimedOut => return "no answer".to_owned(),
-        ErrorKind::UnexpectedEof => return "without a word".to_owned(),
+        ErrorKind::UnexpectedEof => return "without an answer".to_owned(),
         _ => {}
     }
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
-/// A connection on which all that happens ends at one time, however it is cut into pieces.
+/// A connection with one deadline for everything that happens on it, in however many pieces.
 #[derive(Debug)]
 pub struct Bounded {
     stream: TcpStream,
@@ -85,7 +85,7 @@ pub struct Bounded {
 }
 
 impl Bounded {
-    /// The first address of a host that takes the connection.
+    /// Connects to the first address of a host that accepts the connection.
     pub fn connect(host: &str, port: u16, end: Instant) -> Result<Self, Fault> {
         let addresses = (host, port).to_socket_addrs().map_err(Fault::Name)?;
         let mut last = None;
@@ -98,20 +98,20 @@ impl Bounded {
         Err(last.map_or_else(|| Fault::Name(io::Error::other("it has no address")), Fault::Unreachable))
     }
 
-    /// A connection to an address.
+    /// Connects to an address.
     pub fn to(address: &SocketAddr, end: Instant) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(address, left(end)?)?;
-        // After a TLS handshake a question would wait until the end of that is acknowledged.
+        // Otherwise a request after a TLS handshake would wait until the end of the handshake is acknowledged.
         stream.set_nodelay(true)?;
         Ok(Self { stream, end })
     }
 
-    /// Its two ends: ours, and the other one.
+    /// Its two ends: the local and the remote one.
     pub fn ends(&self) -> io::Result<(SocketAddr, SocketAddr)> {
         Ok((self.stream.local_addr()?, self.stream.peer_addr()?))
     }
 
-    /// When all on it is over.
+    /// The deadline.
     #[must_use]
     pub fn end(&self) -> Instant {
         self.end
@@ -123,7 +123,7 @@ fn left(end: Instant) -> io::Result<Duration> {
     left.ok_or_else(|| ErrorKind::TimedOut.into())
 }
 
-/// A timeout of a socket is `EAGAIN`, which would be a reason to try again.
+/// A timeout of a socket is `EAGAIN`, which callers would retry.
 fn timed<T>(result: io::Result<T>) -> io::Result<T> {
     result.map_err(|error| if error.kind() == ErrorKind::WouldBlock { ErrorKind::TimedOut.into() } else { error })
 }
@@ -131,8 +131,8 @@ fn timed<T>(result: io::Result<T>) -> io::Result<T> {
 impl Read for Bounded {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.stream.set_read_timeout(Some(left(self.end)?))?;
-        // Patroni writes head and body one after the other, and the second one waits until we acknowledge the first: 40 ms,
-        // if that is delayed (`tcp(7)`, TCP_QUICKACK).
+        // Patroni sends head and body separately, and the body waits until the head is acknowledged: 40 ms if that is delayed
+        // (`tcp(7)`, TCP_QUICKACK).
         let _ = SockRef::from(&self.stream).set_tcp_quickack(true);
         timed(self.stream.read(buffer))
     }
@@ -151,14 +151,14 @@ impl Write for Bounded {
 
 /// A connection, with TLS or without.
 pub enum Connection {
-    /// In the clear.
+    /// Without TLS.
     Plain(Bounded),
-    /// By TLS.
+    /// With TLS.
     Tls(Box<openssl::ssl::SslStream<Bounded>>),
 }
 
 impl Connection {
-    /// Connects, and with a client of TLS shakes hands.
+    /// Connects, and with a TLS client performs the handshake.
     pub fn open(host: &str, port: u16, tls: Option<&tls::Client>, end: Instant) -> Result<Self, Fault> {
         let stream = Bounded::connect(host, port, end)?;
         match tls {

@@ -183,9 +183,10 @@ fn api(name: &str, host: &str, fault: &Fault, signers: Option<&std::path::Path>)
                 "correct RESTAPI_CACERT here, or RESTAPI_CERT there",
             )
         }
-        Fault::OtherName(shown) => {
-            (format!("its certificate is for {}, not for {host}", shown.names()), "have it issued for that address")
-        }
+        Fault::OtherName(shown) => (
+            format!("its certificate is for {}, not for {host}", shown.summary.names),
+            "have it issued for that address",
+        ),
         Fault::Expired(_) => (fault.to_string(), "renew RESTAPI_CERT there"),
         Fault::NotYetValid(_) => (fault.to_string(), "correct the clock of this host, or the certificate"),
         Fault::Unfit(_) => (fault.to_string(), "have it issued anew"),

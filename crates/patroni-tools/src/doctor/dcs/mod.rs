@@ -193,7 +193,7 @@ impl Question {
                 (fault.to_string(), "correct the clock of this host, or the certificate".to_owned())
             }
             Fault::OtherName(shown) => (
-                format!("its certificate is for {}, not for {host}", shown.names()),
+                format!("its certificate is for {}, not for {host}", shown.summary.names),
                 self.then_generate("name it so in DCS_HOSTS, or have it issued for that"),
             ),
             Fault::Unfit(_) => (fault.to_string(), "have it issued anew".to_owned()),
