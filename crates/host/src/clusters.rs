@@ -104,10 +104,9 @@ fn find_within(root: &Root, id: &ClusterId, budget: &mut Budget) -> Result<Optio
     }
     let conf = conf_within(root, id, budget)?;
     let port = match conf.get("port") {
-        Some(port) => port
-            .parse()
-            .ok()
-            .ok_or_else(|| trouble!(at conf_file.display(), "the value of port is not a port number"))?,
+        Some(port) => port.parse().ok().ok_or_else(
+            || trouble!(at conf_file.display(), "the value of port is not a port number"; "Correct it there."),
+        )?,
         None => DEFAULT_PORT,
     };
     Ok(Some(Installed { id: id.clone(), port, data_directory: data_directory(root, id, &conf) }))

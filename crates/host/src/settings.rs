@@ -298,7 +298,10 @@ impl Settings {
     pub fn file(&self, root: &Root, key: &str) -> Result<Option<PathBuf>> {
         let Some(path) = self.path(key)? else { return Ok(None) };
         let opener = Opener::new(root, Named::Here);
-        self.parse(key, |_| opener.open(&path)?.map(|_| ()).ok_or_else(|| missing(&path).into()))?;
+        self.parse(key, |_| match opener.open(&path)? {
+            Some(_) => Ok(()),
+            None => Err(missing(&path).hint(format!("Create the file, or correct {key}.")).into()),
+        })?;
         Ok(Some(path))
     }
 
@@ -452,7 +455,10 @@ mod tests {
         let fault = |key| told(&settings.file(&root, key).unwrap_err());
         assert_eq!(settings.file(&root, "DCS_CACERT").unwrap(), Some(PathBuf::from("/etc/ca.pem")));
         assert_eq!(settings.file(&root, "SSL_CACERT").unwrap(), None);
-        assert_eq!(fault("DCS_CERT"), "--set: DCS_CERT: there is no file /none");
+        assert_eq!(
+            fault("DCS_CERT"),
+            "--set: DCS_CERT: there is no file /none\nhint: Create the file, or correct DCS_CERT."
+        );
         assert_eq!(fault("DCS_KEY"), "--set: DCS_KEY: /etc: is a directory, not a file");
         assert_eq!(settings.pair("DCS_CERT", "DCS_KEY").unwrap(), Some(("/none".into(), "/etc".into())));
         assert_eq!(settings.pair("RESTAPI_CERT", "RESTAPI_KEY").unwrap(), None);
