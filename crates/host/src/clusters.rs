@@ -49,7 +49,7 @@ pub struct Clusters {
 impl Clusters {
     /// One warning about all of them.
     #[must_use]
-    pub fn doubt(&self) -> Option<Trouble> {
+    pub fn warning(&self) -> Option<Trouble> {
         let (whose, error) = self.unknown.first()?;
         let why = Trouble::of(error).line();
         let more = match self.unknown.len() - 1 {
@@ -180,7 +180,7 @@ pub fn listeners(root: &Root) -> Result<Vec<Listener>> {
 
 /// The owner of the socket in which a TCP connection of this host ends, and the socket's number, which is 0 until the connection is
 /// accepted; from the same tables.
-pub fn connected(root: &Root, from: SocketAddr, to: SocketAddr) -> Result<Option<(u32, u64)>> {
+pub fn connection_owner(root: &Root, from: SocketAddr, to: SocketAddr) -> Result<Option<(u32, u64)>> {
     let plain = |address: SocketAddr| Some((address.ip().to_canonical(), address.port()));
     for table in TABLES {
         let text = read_table(root, table)?;
@@ -312,7 +312,7 @@ mod tests {
         if cfg!(target_endian = "little") {
             assert_eq!(seen, ["127.0.0.1 5433 7", "fd00::1 8008 9"]);
         }
-        let end = |from: &str, to: &str| connected(&root, from.parse().unwrap(), to.parse().unwrap()).unwrap();
+        let end = |from: &str, to: &str| connection_owner(&root, from.parse().unwrap(), to.parse().unwrap()).unwrap();
         if cfg!(target_endian = "little") {
             assert_eq!(end("127.0.0.1:5433", "0.0.0.0:0"), Some((112, 7)));
             assert_eq!(end("[::ffff:127.0.0.1]:5433", "0.0.0.0:0"), Some((112, 7)));

@@ -61,7 +61,7 @@ impl Manager {
 
 /// The client endpoint of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Point {
+pub struct Endpoint {
     /// The cluster.
     pub id: ClusterId,
     /// The virtual addresses of the whole site, of which a member uses those that fit its interfaces.
@@ -143,7 +143,7 @@ impl Auth {
     }
 }
 
-impl Point {
+impl Endpoint {
     /// Reads the settings of a cluster; `None` if neither an address nor a name is set.
     pub fn read(root: &Root, id: &ClusterId) -> Result<Option<Self>> {
         Self::from_settings(root, id, &Settings::read(root, id)?)
@@ -162,7 +162,7 @@ impl Point {
             manager: Manager::read(settings)?,
             interface: settings.text("VIP_INTERFACE").map(str::to_owned),
             lease: Duration::from_secs(settings.number("VIP_LEASE", LEAST_LEASE, 3600)?.unwrap_or(10)),
-            standby_leader: settings.truth("VIP_STANDBY_LEADER")?.unwrap_or(false),
+            standby_leader: settings.boolean("VIP_STANDBY_LEADER")?.unwrap_or(false),
             dns,
         }))
     }
@@ -254,7 +254,7 @@ mod tests {
     use super::*;
     use crate::settings::Origin;
 
-    fn point(assignments: &[(&str, &str)]) -> Result<Option<Point>> {
+    fn point(assignments: &[(&str, &str)]) -> Result<Option<Endpoint>> {
         let folder = tempfile::tempdir().unwrap();
         let root = Root::new(folder.path());
         std::fs::create_dir_all(root.path("/proc/sys/kernel")).unwrap();
@@ -263,7 +263,7 @@ mod tests {
         for (key, value) in assignments {
             settings.put(key, (*value).to_owned(), Origin::Option("--set"))?;
         }
-        Point::from_settings(&root, &"16/main".parse().unwrap(), &settings)
+        Endpoint::from_settings(&root, &"16/main".parse().unwrap(), &settings)
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl<'a> Opener<'a> {
         let file = options
             .open(format!("/proc/self/fd/{}", place.handle.as_raw_fd()))
             .with_context(|| format!("could not read {}", path.display()))?;
-        Ok(Some(Opened { file, path: path.to_owned(), stat: place.stat, of_postgres: self.judges(&place) }))
+        Ok(Some(Opened { file, path: path.to_owned(), stat: place.stat, of_postgres: self.acts_for_postgres(&place) }))
     }
 
     /// The sorted names in a directory; empty if it does not exist.
@@ -129,7 +129,7 @@ impl<'a> Opener<'a> {
             let entry = entry.map_err(io::Error::from).with_context(failed)?;
             match entry.file_name().to_str() {
                 Ok("." | "..") | Err(_) => {}
-                Ok(_) if names.len() == MOST_NAMES && self.judges(&place) => {
+                Ok(_) if names.len() == MOST_NAMES && self.acts_for_postgres(&place) => {
                     fail!(at path.display(), "has more than {MOST_NAMES} entries, none of which was read")
                 }
                 Ok(name) => names.push(name.to_owned()),
@@ -258,7 +258,7 @@ impl<'a> Opener<'a> {
     }
 
     /// Is it only read if postgres itself could read it?
-    fn judges(&self, place: &Place) -> bool {
+    fn acts_for_postgres(&self, place: &Place) -> bool {
         match self.named {
             Named::Here => self.is_root && place.inside,
             Named::ByPostgres => self.is_root,
@@ -267,7 +267,7 @@ impl<'a> Opener<'a> {
     }
 
     fn check(&self, place: &Place, verb: &str, bit: u32) -> Result<()> {
-        if self.judges(place) && !self.user().has(&place.stat, bit) {
+        if self.acts_for_postgres(place) && !self.user().has(&place.stat, bit) {
             let (shown, mode) = (place.path.display(), place.stat.st_mode & 0o7777);
             let why =
                 format!("{OWNER} may not {verb} {shown} (mode {mode:04o}), and root does not do so on its behalf");

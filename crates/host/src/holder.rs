@@ -69,7 +69,7 @@ pub fn user(root: &Root, uid: u32) -> String {
 /// The holder of a socket: `python3 (process 4711) of user mallory (uid 1000)`, without the process if it cannot be seen. It is only
 /// searched for with `search`, as this takes time on a host with many processes.
 #[must_use]
-pub fn who(root: &Root, uid: u32, inode: u64, search: bool) -> String {
+pub fn describe(root: &Root, uid: u32, inode: u64, search: bool) -> String {
     let user = user(root, uid);
     let seen = if search { of_socket(root, inode) } else { Vec::new() };
     match seen.first() {
@@ -101,9 +101,9 @@ mod tests {
         }
         std::fs::create_dir(folder.path().join("proc/71/fd")).unwrap();
         std::os::unix::fs::symlink("socket:[8]", folder.path().join("proc/71/fd/3")).unwrap();
-        assert_eq!(who(&root, uid, 8, true), format!("evil [2J (process 71) of user me (uid {uid})"));
-        assert_eq!(who(&root, uid, 9, true), format!("a process of user me (uid {uid})"));
-        assert_eq!(who(&root, uid, 8, false), format!("a process of user me (uid {uid})"));
+        assert_eq!(describe(&root, uid, 8, true), format!("evil [2J (process 71) of user me (uid {uid})"));
+        assert_eq!(describe(&root, uid, 9, true), format!("a process of user me (uid {uid})"));
+        assert_eq!(describe(&root, uid, 8, false), format!("a process of user me (uid {uid})"));
         assert_eq!(user(&root, uid + 2), format!("uid {}", uid + 2));
     }
 

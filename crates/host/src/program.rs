@@ -32,7 +32,7 @@ pub fn at(program: &Path) -> Command {
 
 /// The command as it would be typed, for messages.
 #[must_use]
-pub fn shown(command: &Command) -> String {
+pub fn command_line(command: &Command) -> String {
     std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(|word| quoted(&word.to_string_lossy()))
@@ -55,21 +55,22 @@ pub fn capture(command: &mut Command) -> Result<String> {
     let output = output(command)?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        fail!("{} failed ({}): {}", shown(command), output.status, said.trim());
+        fail!("{} failed ({}): {}", command_line(command), output.status, said.trim());
     }
-    String::from_utf8(output.stdout).with_context(|| format!("the output of {} is not UTF-8 text", shown(command)))
+    String::from_utf8(output.stdout)
+        .with_context(|| format!("the output of {} is not UTF-8 text", command_line(command)))
 }
 
 /// Runs a command to its end and returns its output, whatever the exit status.
 pub fn output(command: &mut Command) -> Result<Output> {
-    command.output().with_context(|| format!("could not run {}", shown(command)))
+    command.output().with_context(|| format!("could not run {}", command_line(command)))
 }
 
 /// Runs a command with `input` on stdin and returns its output, but kills it after `limit`: for programs that wait for a network
 /// without a timeout of their own.
 pub fn output_within(command: &mut Command, input: &str, limit: Duration) -> Result<Output> {
     const LOOK_EVERY: Duration = Duration::from_millis(10);
-    let failed = |command: &Command| format!("could not run {}", shown(command));
+    let failed = |command: &Command| format!("could not run {}", command_line(command));
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -101,7 +102,7 @@ pub fn output_within(command: &mut Command, input: &str, limit: Duration) -> Res
         if begin.elapsed() > limit {
             let _ = child.kill();
             let _ = child.wait();
-            fail!("{} was still running after {} s and was terminated", shown(command), limit.as_secs());
+            fail!("{} was still running after {} s and was terminated", command_line(command), limit.as_secs());
         }
         thread::sleep(LOOK_EVERY);
     }

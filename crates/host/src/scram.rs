@@ -22,7 +22,7 @@ pub fn verifier(password: &str) -> Result<String> {
 }
 
 /// The verifier of a password with a fixed salt, for programs that compare verifiers as strings.
-pub fn verifier_with(password: &str, salt: &[u8; SALT_LENGTH]) -> Result<String> {
+pub fn verifier_with_salt(password: &str, salt: &[u8; SALT_LENGTH]) -> Result<String> {
     check_printable(password)?;
     Ok(with_salt(password, salt))
 }

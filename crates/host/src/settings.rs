@@ -18,7 +18,7 @@ pub const SITE_FILE: &str = "/etc/default/patroni";
 
 /// The settings of one cluster, which override those of the site.
 #[must_use]
-pub fn instance_file(id: &ClusterId) -> PathBuf {
+pub fn cluster_file(id: &ClusterId) -> PathBuf {
     PathBuf::from(format!("{SITE_FILE}@{}", id.dashed()))
 }
 
@@ -187,7 +187,7 @@ impl Settings {
     /// Reads the files of the site and of the cluster. Neither has to exist.
     pub fn read(root: &Root, id: &ClusterId) -> Result<Self> {
         let mut settings = Self::read_site(root)?;
-        settings.read_file(root, &instance_file(id))?;
+        settings.read_file(root, &cluster_file(id))?;
         Ok(settings)
     }
 
@@ -263,8 +263,8 @@ impl Settings {
     }
 
     /// `yes` or `no`, or one of the other words for them that PostgreSQL and systemd accept.
-    pub fn truth(&self, key: &str) -> Result<Option<bool>> {
-        self.parse(key, |text| Ok(truth(text).ok_or_else(|| trouble!("'{text}' is neither yes nor no"))?))
+    pub fn boolean(&self, key: &str) -> Result<Option<bool>> {
+        self.parse(key, |text| Ok(boolean(text).ok_or_else(|| trouble!("'{text}' is neither yes nor no"))?))
     }
 
     /// One of the words that are allowed.
@@ -328,7 +328,7 @@ impl Settings {
 
 /// `yes` or `no`, or one of the other words for them that PostgreSQL and systemd accept.
 #[must_use]
-pub fn truth(text: &str) -> Option<bool> {
+pub fn boolean(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "yes" | "true" | "on" | "1" => Some(true),
         "no" | "false" | "off" | "0" => Some(false),

@@ -44,20 +44,20 @@ impl Server {
         let mut stream = Connection::open(&self.host, self.port, tls, end)?;
         let bytes = exchange(&mut stream, &self.written(question)).map_err(|error| match tls {
             Some(_) => tls::explain_io(error),
-            None if error.kind() == ErrorKind::TimedOut => Fault::Silent,
-            None => Fault::Broken(error),
+            None if error.kind() == ErrorKind::TimedOut => Fault::Unresponsive,
+            None => Fault::Closed(error),
         })?;
         // A TLS alert (RFC 8446, section 6); Go's library answers in words, see below.
         if tls.is_none() && bytes.starts_with(&[0x15, 3]) {
-            return Err(Fault::WantsTls);
+            return Err(Fault::RequiresTls);
         }
         match parse(&bytes) {
             Some(answer) if answer.status == 400 && answer.body.contains("HTTP request to an HTTPS server") => {
-                Err(Fault::WantsTls)
+                Err(Fault::RequiresTls)
             }
             Some(answer) => Ok(answer),
-            None if bytes.is_empty() => Err(Fault::Broken(ErrorKind::UnexpectedEof.into())),
-            None => Err(Fault::Foreign),
+            None if bytes.is_empty() => Err(Fault::Closed(ErrorKind::UnexpectedEof.into())),
+            None => Err(Fault::OtherProtocol),
         }
     }
 
@@ -123,7 +123,7 @@ mod tests {
         let server = Server { host: "127.0.0.1".to_owned(), port: listener.local_addr().unwrap().port() };
         let begin = Instant::now();
         let fault = server.ask(None, &Question::default(), begin + Duration::from_millis(100)).unwrap_err();
-        assert!(matches!(fault, Fault::Silent) && begin.elapsed() < Duration::from_secs(10), "{fault:?}");
+        assert!(matches!(fault, Fault::Unresponsive) && begin.elapsed() < Duration::from_secs(10), "{fault:?}");
         drop(listener);
         // A process that another test is just starting may hold the listener for a moment longer.
         let refused = (0..100).any(|_| {

@@ -19,27 +19,27 @@ pub enum Fault {
     /// No connection.
     Unreachable(io::Error),
     /// It accepted the connection, but did not answer in time.
-    Silent,
+    Unresponsive,
     /// It closed the connection, or the kernel did.
-    Broken(io::Error),
+    Closed(io::Error),
     /// It does not use TLS.
     NoTls,
     /// It requires TLS.
-    WantsTls,
+    RequiresTls,
     /// It uses another protocol.
-    Foreign,
+    OtherProtocol,
     /// No trusted CA has issued its certificate: OpenSSL's message.
-    Unsigned(String),
+    Untrusted(String),
     /// Its certificate, or that of its CA, has expired.
-    Expired(tls::Shown),
+    Expired(tls::PeerCertificate),
     /// Its certificate, or that of its CA, is not yet valid.
-    NotYetValid(tls::Shown),
+    NotYetValid(tls::PeerCertificate),
     /// Its certificate was issued for other names.
-    OtherName(tls::Shown),
+    OtherName(tls::PeerCertificate),
     /// Its certificate is invalid for another reason: OpenSSL's message.
-    Unfit(String),
+    Invalid(String),
     /// It rejects the client certificate, or requires one: the alert.
-    Refused(String),
+    Rejected(String),
     /// Another failure of TLS: OpenSSL's message.
     Tls(String),
 }
@@ -49,17 +49,17 @@ impl fmt::Display for Fault {
         match self {
             Self::Name(error) => write!(f, "its name could not be resolved ({error})"),
             Self::Unreachable(error) => write!(f, "it is unreachable ({})", reason(error)),
-            Self::Silent => f.write_str("it did not answer in time"),
-            Self::Broken(error) => write!(f, "it closed the connection ({})", reason(error)),
+            Self::Unresponsive => f.write_str("it did not answer in time"),
+            Self::Closed(error) => write!(f, "it closed the connection ({})", reason(error)),
             Self::NoTls => f.write_str("it does not use TLS"),
-            Self::WantsTls => f.write_str("it requires TLS"),
-            Self::Foreign => f.write_str("it does not use HTTP"),
-            Self::Unsigned(why) => write!(f, "its certificate was not issued by a trusted CA ({why})"),
-            Self::Expired(shown) => write!(f, "{} {}", shown.whose(), shown.summary.expired),
-            Self::NotYetValid(shown) => write!(f, "{} {}", shown.whose(), shown.summary.not_yet_valid),
+            Self::RequiresTls => f.write_str("it requires TLS"),
+            Self::OtherProtocol => f.write_str("it does not use HTTP"),
+            Self::Untrusted(why) => write!(f, "its certificate was not issued by a trusted CA ({why})"),
+            Self::Expired(shown) => write!(f, "{} {}", shown.description(), shown.summary.expired),
+            Self::NotYetValid(shown) => write!(f, "{} {}", shown.description(), shown.summary.not_yet_valid),
             Self::OtherName(shown) => write!(f, "its certificate is for {}", shown.summary.names),
-            Self::Unfit(why) => write!(f, "its certificate is not valid ({why})"),
-            Self::Refused(why) => write!(f, "it rejects the client certificate ({why})"),
+            Self::Invalid(why) => write!(f, "its certificate is not valid ({why})"),
+            Self::Rejected(why) => write!(f, "it rejects the client certificate ({why})"),
             Self::Tls(why) => write!(f, "TLS failed ({why})"),
         }
     }
@@ -100,7 +100,7 @@ impl Bounded {
 
     /// Connects to an address.
     pub fn to(address: &SocketAddr, end: Instant) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(address, left(end)?)?;
+        let stream = TcpStream::connect_timeout(address, remaining(end)?)?;
         // Otherwise a request after a TLS handshake would wait until the end of the handshake is acknowledged.
         stream.set_nodelay(true)?;
         Ok(Self { stream, end })
@@ -118,30 +118,30 @@ impl Bounded {
     }
 }
 
-fn left(end: Instant) -> io::Result<Duration> {
+fn remaining(end: Instant) -> io::Result<Duration> {
     let left = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
     left.ok_or_else(|| ErrorKind::TimedOut.into())
 }
 
 /// A timeout of a socket is `EAGAIN`, which callers would retry.
-fn timed<T>(result: io::Result<T>) -> io::Result<T> {
+fn as_timeout<T>(result: io::Result<T>) -> io::Result<T> {
     result.map_err(|error| if error.kind() == ErrorKind::WouldBlock { ErrorKind::TimedOut.into() } else { error })
 }
 
 impl Read for Bounded {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(Some(left(self.end)?))?;
+        self.stream.set_read_timeout(Some(remaining(self.end)?))?;
         // Patroni sends head and body separately, and the body waits until the head is acknowledged: 40 ms if that is delayed
         // (`tcp(7)`, TCP_QUICKACK).
         let _ = SockRef::from(&self.stream).set_tcp_quickack(true);
-        timed(self.stream.read(buffer))
+        as_timeout(self.stream.read(buffer))
     }
 }
 
 impl Write for Bounded {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(Some(left(self.end)?))?;
-        timed(self.stream.write(buffer))
+        self.stream.set_write_timeout(Some(remaining(self.end)?))?;
+        as_timeout(self.stream.write(buffer))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -23,7 +23,7 @@ use crate::{Root, trouble};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Files {
     /// The CA certificates; if none, those that this host trusts by default.
-    pub signers: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
     /// The client certificate, sent if the server asks for it.
     pub own: Option<Own>,
 }
@@ -51,7 +51,7 @@ pub enum Verify {
     /// Nothing.
     Nothing,
     /// That a trusted CA issued it, and that it is valid now.
-    Signer,
+    Issuer,
     /// Also that it is valid for the host name or address.
     Name,
     /// That a certificate in the CA file issued it, or is the certificate itself. If it is out of date, that is only a doubt.
@@ -60,17 +60,17 @@ pub enum Verify {
 
 /// A certificate that the server sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shown {
+pub struct PeerCertificate {
     /// What it says of itself.
     pub summary: Summary,
     /// Is it the certificate of a CA rather than the server's own?
     pub of_ca: bool,
 }
 
-impl Shown {
+impl PeerCertificate {
     /// `its certificate (CN=a)`.
     #[must_use]
-    pub fn whose(&self) -> String {
+    pub fn description(&self) -> String {
         let what = if self.of_ca { "the CA certificate of its own" } else { "its certificate" };
         format!("{what} ({})", self.summary.subject)
     }
@@ -89,12 +89,12 @@ impl Client {
         context.set_min_proto_version(Some(SslVersion::TLS1_2))?;
         // The caller sees whether the answer is complete.
         context.set_options(SslOptions::IGNORE_UNEXPECTED_EOF);
-        match &files.signers {
+        match &files.ca_file {
             None => context.set_default_verify_paths()?,
             Some(path) => {
                 let mut store = X509StoreBuilder::new()?;
-                for signer in certificate::read(root, path)? {
-                    store.add_cert(signer)?;
+                for ca in certificate::read(root, path)? {
+                    store.add_cert(ca)?;
                 }
                 if verify == Verify::Owner {
                     store.set_flags(X509VerifyFlags::PARTIAL_CHAIN)?;
@@ -130,7 +130,7 @@ impl Client {
                 let first = failed.ssl().state_string_long().contains("write client hello");
                 take(&seen).unwrap_or_else(|| match explain(failed.into_error()) {
                     // A server without TLS does not understand the request, and may close the connection without an answer.
-                    Fault::Broken(_) if first => Fault::NoTls,
+                    Fault::Closed(_) if first => Fault::NoTls,
                     fault => fault,
                 })
             }
@@ -161,7 +161,7 @@ impl Client {
             if good {
                 return true;
             }
-            let fault = judge(chain);
+            let fault = fault_of(chain);
             let passes = lenient && matches!(fault, Fault::Expired(_) | Fault::NotYetValid(_));
             *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
             passes
@@ -171,17 +171,17 @@ impl Client {
 }
 
 /// Uses the numbers of `X509_STORE_CTX_get_error(3)`, as the openssl crate does not name all of them.
-fn judge(chain: &mut X509StoreContextRef) -> Fault {
+fn fault_of(chain: &mut X509StoreContextRef) -> Fault {
     let result = chain.error();
     let shown = chain
         .current_cert()
-        .map(|certificate| Shown { summary: Summary::of(certificate), of_ca: chain.error_depth() > 0 });
+        .map(|certificate| PeerCertificate { summary: Summary::of(certificate), of_ca: chain.error_depth() > 0 });
     match (result.as_raw(), shown) {
         (9, Some(shown)) => Fault::NotYetValid(shown),
         (10, Some(shown)) => Fault::Expired(shown),
         (62..=64, Some(shown)) => Fault::OtherName(shown),
-        (2 | 18..=21, _) => Fault::Unsigned(result.error_string().to_owned()),
-        _ => Fault::Unfit(result.error_string().to_owned()),
+        (2 | 18..=21, _) => Fault::Untrusted(result.error_string().to_owned()),
+        _ => Fault::Invalid(result.error_string().to_owned()),
     }
 }
 
@@ -190,11 +190,11 @@ fn judge(chain: &mut X509StoreContextRef) -> Fault {
 #[must_use]
 pub fn explain_io(error: io::Error) -> Fault {
     if error.kind() == ErrorKind::TimedOut {
-        return Fault::Silent;
+        return Fault::Unresponsive;
     }
     match error.downcast::<ssl::Error>() {
         Ok(error) => explain(error),
-        Err(error) => Fault::Broken(error),
+        Err(error) => Fault::Closed(error),
     }
 }
 
@@ -202,15 +202,15 @@ pub fn explain_io(error: io::Error) -> Fault {
 fn explain(error: ssl::Error) -> Fault {
     let reason = error.ssl_error().and_then(|stack| stack.errors().first()?.reason()).unwrap_or_default();
     if reason.contains("alert") {
-        return Fault::Refused(reason.to_owned());
+        return Fault::Rejected(reason.to_owned());
     }
     if matches!(reason, "wrong version number" | "http request" | "packet length too long" | "record layer failure") {
         return Fault::NoTls;
     }
     match error.into_io_error() {
-        Ok(error) if error.kind() == ErrorKind::TimedOut => Fault::Silent,
-        Ok(error) => Fault::Broken(error),
-        Err(_) if reason.is_empty() => Fault::Broken(ErrorKind::UnexpectedEof.into()),
+        Ok(error) if error.kind() == ErrorKind::TimedOut => Fault::Unresponsive,
+        Ok(error) => Fault::Closed(error),
+        Err(_) if reason.is_empty() => Fault::Closed(ErrorKind::UnexpectedEof.into()),
         Err(_) => Fault::Tls(reason.to_owned()),
     }
 }

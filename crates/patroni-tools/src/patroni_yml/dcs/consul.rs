@@ -44,7 +44,7 @@ pub fn options(root: &Root, settings: &Settings) -> Result<Options> {
     push(&mut options, "token", settings.secret(root, "DCS_TOKEN_FILE")?);
     push(&mut options, "dc", settings.parse("CONSUL_DC", |text| word(text, "datacenter"))?);
     push(&mut options, "checks", settings.list("CONSUL_CHECKS", |text| Ok(text.to_owned()))?);
-    let register = settings.truth("CONSUL_REGISTER_SERVICE")?;
+    let register = settings.boolean("CONSUL_REGISTER_SERVICE")?;
     push(&mut options, "register_service", register.filter(|register| *register));
     let tags = settings.list("CONSUL_SERVICE_TAGS", |text| word(text, "tag"))?;
     if tags.is_some() && register != Some(true) {
