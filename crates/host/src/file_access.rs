@@ -180,7 +180,7 @@ mod tests {
             format!("postgres cannot read {KEY} (mode 0600)\nhint: Run: chgrp postgres {KEY} && chmod g+r {KEY}")
         );
         let error = reads(&root, 0o640).unwrap_err();
-        assert!(error.ends_with("\nthen restart what runs as postgres: adduser postgres certs"), "{error}");
+        assert!(error.ends_with(", then restart what runs as postgres: adduser postgres certs"), "{error}");
         set_permissions(root.path("/etc/tls"), Permissions::from_mode(0o700)).unwrap();
         let error = reads(&root, 0o644).unwrap_err();
         assert!(
