@@ -386,7 +386,7 @@ fn pyyaml(machine: &Machine, reader: &str) -> u64 {
 fn the_program_never_panics_on_random_settings() {
     let machine = Machine::base();
     let mut random = random(7);
-    let keys: Vec<&str> = host::settings::KEYS.to_vec();
+    let keys: Vec<&str> = host::settings::KEYS.iter().map(|key| key.name).collect();
     let values = [
         "0",
         "1",

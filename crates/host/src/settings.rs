@@ -22,132 +22,369 @@ pub fn cluster_file(id: &ClusterId) -> PathBuf {
     PathBuf::from(format!("{SITE_FILE}@{}", id.dashed()))
 }
 
+/// A key that can be set.
+#[derive(Debug)]
+pub struct Key {
+    /// As it is written in the file.
+    pub name: &'static str,
+    /// The value that is used if the key is not set, if this is always the same one.
+    pub default: Option<&'static str>,
+    /// A value for the shipped file: the default, or else an example.
+    pub sample: &'static str,
+    /// What it sets and which values it takes, as a comment in the shipped file. It says what a derived default is.
+    pub meaning: &'static str,
+}
+
+const fn default(name: &'static str, value: &'static str, meaning: &'static str) -> Key {
+    Key { name, default: Some(value), sample: value, meaning }
+}
+
+const fn example(name: &'static str, sample: &'static str, meaning: &'static str) -> Key {
+    Key { name, default: None, sample, meaning }
+}
+
 /// `PG_` and the name of a PostgreSQL parameter in lower case set that parameter. No key of [`KEYS`] is of this form.
 pub const PARAMETER_PREFIX: &str = "PG_";
 
-/// Every key, except for those with [`PARAMETER_PREFIX`]. The manual page and the shipped file are tested against this list.
-pub const KEYS: &[&str] = &[
-    "DCS",
-    "DCS_HOSTS",
-    "DCS_SRV",
-    "DCS_PROTOCOL",
-    "DCS_CACERT",
-    "DCS_CERT",
-    "DCS_KEY",
-    "DCS_VERIFY",
-    "DCS_USERNAME",
-    "DCS_PASSWORD_FILE",
-    "DCS_TOKEN_FILE",
-    "DCS_ALLOW_V2",
-    "CONSUL_REGISTER_SERVICE",
-    "CONSUL_SERVICE_TAGS",
-    "CONSUL_DC",
-    "CONSUL_CHECKS",
-    "ZOOKEEPER_ACL",
-    "RAFT_ADDRESS",
-    "RAFT_DATA_DIR",
-    "KUBERNETES_NAMESPACE",
-    "KUBERNETES_LABELS",
-    "KUBERNETES_USE_ENDPOINTS",
-    "KUBERNETES_POD_IP",
-    "NAMESPACE",
-    "MEMBER_NAME",
-    "HOST_ADDRESS",
-    "MEMBERS",
-    "NETWORK",
-    "LISTEN_ADDRESSES",
-    "PORT",
-    "SITE_KEY_FILE",
-    "RESTAPI_CERT",
-    "RESTAPI_KEY",
-    "RESTAPI_CACERT",
-    "RESTAPI_VERIFY_CLIENT",
-    "RESTAPI_USERNAME",
-    "RESTAPI_PASSWORD_FILE",
-    "RESTAPI_ALLOWLIST",
-    "CTL_CERT",
-    "CTL_KEY",
-    // Common to all members, and in the DCS once the cluster is bootstrapped.
-    "TTL",
-    "LOOP_WAIT",
-    "RETRY_TIMEOUT",
-    "MAXIMUM_LAG_ON_FAILOVER",
-    "PRIMARY_START_TIMEOUT",
-    "FAILSAFE_MODE",
-    "SYNCHRONOUS_MODE",
-    "SYNCHRONOUS_MODE_STRICT",
-    "SYNCHRONOUS_NODE_COUNT",
-    "SLOTS",
-    "STANDBY_HOST",
-    "STANDBY_PORT",
-    "STANDBY_SLOT",
-    "PG_TUNE",
-    "PG_PARAMETERS_FILE",
-    "PG_HBA_FILE",
+/// Every key there is, except those with [`PARAMETER_PREFIX`], in the order of the shipped file. That file is generated from
+/// this table, and the manual is tested against it.
+pub const KEYS: &[Key] = &[
+    default(
+        "DCS",
+        "etcd3",
+        "Type of the DCS: etcd3, consul, zookeeper, kubernetes, exhibitor, raft (deprecated by Patroni) or etcd (the v2 API).",
+    ),
+    example(
+        "DCS_HOSTS",
+        "10.0.3.141,10.0.3.142,10.0.3.143",
+        "Servers of the DCS as host[:port], separated by commas; for raft, the other members. Default: this host.",
+    ),
+    example("DCS_SRV", "example.org", "For etcd, instead of DCS_HOSTS: domain whose SRV records name the servers."),
+    example(
+        "DCS_PROTOCOL",
+        "https",
+        "http or https; for ZooKeeper, https means TLS. Default: https if DCS_CACERT or DCS_CERT is set, otherwise http.",
+    ),
+    example(
+        "DCS_CACERT",
+        "/etc/patroni/tls/ca.pem",
+        "CA certificates that verify the servers of the DCS. Default: those that this host trusts.",
+    ),
+    example("DCS_CERT", "/etc/patroni/tls/store.pem", "Client certificate for the DCS."),
+    example("DCS_KEY", "/etc/patroni/tls/store.key", "Key of DCS_CERT, readable by postgres."),
+    default("DCS_VERIFY", "yes", "Verify the certificates of Consul or ZooKeeper (yes or no)."),
+    example("DCS_USERNAME", "patroni", "User name for etcd or for ZooKeeper's digest authentication."),
+    example(
+        "DCS_PASSWORD_FILE",
+        "/etc/patroni/store.password",
+        "File with the password of DCS_USERNAME, or with that of raft.",
+    ),
+    example("DCS_TOKEN_FILE", "/etc/patroni/store.token", "File with the ACL token for Consul."),
+    default("DCS_ALLOW_V2", "no", "Permit DCS=etcd, the v2 API, which etcd 3.6 no longer has (yes or no)."),
+    default("NAMESPACE", "/postgresql-common/", "Prefix of all keys of the site in the DCS."),
+    default(
+        "CONSUL_REGISTER_SERVICE",
+        "no",
+        "Register the members as a service in Consul, with their role as a tag (yes or no).",
+    ),
+    example("CONSUL_SERVICE_TAGS", "blue,site1", "Additional tags of this service, separated by commas."),
+    example("CONSUL_DC", "dc1", "Datacenter of Consul. Default: the agent's own."),
+    example(
+        "CONSUL_CHECKS",
+        "serfHealth",
+        "Health checks of Consul that end the session when they fail, separated by commas.",
+    ),
+    example(
+        "ZOOKEEPER_ACL",
+        "CN=pg1;CN=pg2;CN=pg3",
+        "Certificate subjects that alone may use what Patroni creates in ZooKeeper, separated by semicolons.",
+    ),
+    example(
+        "RAFT_ADDRESS",
+        "10.0.3.141:2222",
+        "Raft address of this member, as address[:port]. Default: HOST_ADDRESS and PORT minus 3210.",
+    ),
+    example(
+        "RAFT_DATA_DIR",
+        "/var/lib/postgresql/16-main.raft",
+        "Directory of the Raft log. Default: /var/lib/postgresql/VERSION-NAME.raft.",
+    ),
+    default("KUBERNETES_NAMESPACE", "default", "Kubernetes namespace of the pod."),
+    default(
+        "KUBERNETES_LABELS",
+        "application=patroni",
+        "Labels of the cluster's Kubernetes objects as name=value, separated by commas.",
+    ),
+    default("KUBERNETES_USE_ENDPOINTS", "no", "Keep the state in Endpoints instead of ConfigMaps (yes or no)."),
+    example("KUBERNETES_POD_IP", "10.0.3.141", "Address of the pod in the Endpoints. Default: HOST_ADDRESS."),
+    // This member.
+    example("MEMBER_NAME", "pg1", "Name of this member, unique in the Patroni cluster. Default: the host name."),
+    example(
+        "HOST_ADDRESS",
+        "10.0.3.141",
+        "Address at which the other members reach this one. Default: from MEMBERS, or the source address of the default route.",
+    ),
+    example(
+        "MEMBERS",
+        "pg1=10.0.3.141,pg2=10.0.3.142,pg3=10.0.3.143",
+        "All members with their addresses, the same line on each of them.",
+    ),
+    example(
+        "NETWORK",
+        "10.0.3.0/24",
+        "Networks of members and clients for pg_hba.conf, separated by commas. Default: the network of HOST_ADDRESS.",
+    ),
+    example(
+        "LISTEN_ADDRESSES",
+        "10.0.3.141,127.0.0.1",
+        "Addresses on which PostgreSQL listens, or *. Default: HOST_ADDRESS and loopback; with VIPS, *.",
+    ),
+    example(
+        "PORT",
+        "5432",
+        "Only in /etc/default/patroni@16-main: port of PostgreSQL; the REST API uses PORT + 2576. Default: the existing or next free one.",
+    ),
+    default(
+        "SITE_KEY_FILE",
+        "/etc/patroni/site.key",
+        "File from which passwords are derived; copy it to every member.",
+    ),
+    example(
+        "RESTAPI_CERT",
+        "/etc/patroni/tls/member.pem",
+        "Certificate of the REST API, which enables TLS; snakeoil for testing only.",
+    ),
+    example("RESTAPI_KEY", "/etc/patroni/tls/member.key", "Key of RESTAPI_CERT, readable by postgres."),
+    example(
+        "RESTAPI_CACERT",
+        "/etc/patroni/tls/ca.pem",
+        "CA certificates that verify members and clients of the REST API. Default: those that this host trusts.",
+    ),
+    default(
+        "RESTAPI_VERIFY_CLIENT",
+        "none",
+        "Which requests need a client certificate: none, optional (those that change state) or required (all).",
+    ),
+    example(
+        "CTL_CERT",
+        "/etc/patroni/tls/ctl.pem",
+        "Client certificate of patronictl. Default: RESTAPI_CERT if RESTAPI_VERIFY_CLIENT is not none.",
+    ),
+    example("CTL_KEY", "/etc/patroni/tls/ctl.key", "Key of CTL_CERT. Default: RESTAPI_KEY if CTL_CERT is not set."),
+    default("RESTAPI_USERNAME", "patroni", "User name for requests that change state."),
+    example(
+        "RESTAPI_PASSWORD_FILE",
+        "/etc/patroni/restapi.password",
+        "File with the password of this user. Default: a password derived from the site key.",
+    ),
+    default(
+        "RESTAPI_ALLOWLIST",
+        "no",
+        "Accept requests that change state only from MEMBERS, or from NETWORK if MEMBERS is not set (yes or no).",
+    ),
+    // What the members have in common, in the DCS once the cluster is bootstrapped.
+    default("TTL", "30", "Seconds until the leader lock of a primary that does not respond expires."),
+    default("LOOP_WAIT", "10", "Seconds between the runs of Patroni's HA loop."),
+    default("RETRY_TIMEOUT", "10", "Seconds for which Patroni retries operations of the DCS and of PostgreSQL."),
+    default("MAXIMUM_LAG_ON_FAILOVER", "1048576", "Bytes by which a replica may lag and still be promoted."),
+    default("PRIMARY_START_TIMEOUT", "300", "Seconds for which a crashed primary may recover before a failover."),
+    default(
+        "FAILSAFE_MODE",
+        "yes",
+        "Keep the primary if the DCS is unreachable, as long as it reaches all members (yes or no).",
+    ),
+    default("SYNCHRONOUS_MODE", "no", "Acknowledge a commit only when a standby has it: no, yes or quorum."),
+    default("SYNCHRONOUS_MODE_STRICT", "no", "Let commits wait even if there is no standby (yes or no)."),
+    default("SYNCHRONOUS_NODE_COUNT", "1", "Number of synchronous standbys."),
+    example(
+        "SLOTS",
+        "standby:physical,app:logical:shop:pgoutput",
+        "Permanent slots, name:physical or name:logical:database:plugin, separated by commas.",
+    ),
+    example("STANDBY_HOST", "10.1.3.100", "Make this a standby cluster that follows the primary at this host."),
+    default("STANDBY_PORT", "5432", "Port of STANDBY_HOST."),
+    example("STANDBY_SLOT", "standby", "Slot on STANDBY_HOST that the standby leader uses."),
+    example(
+        "PASSWORD_SCOPE",
+        "16/main",
+        "Cluster whose passwords are used; for a standby cluster, its source. Default: this cluster.",
+    ),
+    default("PG_TUNE", "no", "auto: size PostgreSQL's memory and parallelism from this host's RAM and CPUs."),
+    example(
+        "PG_PARAMETERS_FILE",
+        "/etc/patroni/parameters.conf",
+        "File with PostgreSQL parameters, in the format of postgresql.conf.",
+    ),
+    example(
+        "PG_HBA_FILE",
+        "/etc/patroni/pg_hba.lines",
+        "File with lines for pg_hba.conf that precede the general ones.",
+    ),
     // Certificates and passwords of PostgreSQL.
-    "SSL",
-    "SSL_CERT",
-    "SSL_KEY",
-    "SSL_CACERT",
-    "REPLICATION_AUTH",
-    "REPLICATION_CERT",
-    "REPLICATION_KEY",
-    "REPLICATION_PASSWORD_FILE",
-    "REWIND_PASSWORD_FILE",
-    "SUPERUSER_PASSWORD_FILE",
-    "PASSWORD_SCOPE",
-    // This member in the cluster.
-    "NOFAILOVER",
-    "FAILOVER_PRIORITY",
-    "NOLOADBALANCE",
-    "CLONEFROM",
-    "NOSYNC",
-    "WATCHDOG",
-    "WATCHDOG_DEVICE",
-    "LOG_LEVEL",
-    "LOG_FORMAT",
-    "LOG_DIR",
-    "LOG_FILE_NUM",
-    "LOG_FILE_SIZE",
-    "LOCALE",
-    "ENCODING",
-    "DATA_CHECKSUMS",
-    "CLONE_MAX_RATE",
-    "CLONE_COMPRESS",
-    "CLONE_CHECKPOINT",
-    "VIPS",
-    "VIP_MANAGER",
-    "VIP_INTERFACE",
-    "VIP_LEASE",
-    "VIP_STANDBY_LEADER",
-    "DNS_NAME",
-    "DNS_ZONE",
-    "DNS_SERVERS",
-    "DNS_TTL",
-    "DNS_AUTH",
-    "DNS_TSIG_KEY_FILE",
-    "DNS_PRINCIPAL",
-    "DNS_KEYTAB",
-    "DNS_PASSWORD_FILE",
-    // The programs around the cluster.
-    "HAPROXY_WRITE_PORT",
-    "HAPROXY_READ_PORT",
-    "HAPROXY_SYNC_PORT",
-    "HAPROXY_READ_PRIMARY",
-    "HAPROXY_MAX_LAG",
-    "HAPROXY_STATS_PORT",
-    "PGBOUNCER_SERVER",
-    "PGBOUNCER_LISTEN",
-    "PGBOUNCER_PORT",
-    "PGBOUNCER_POOL_MODE",
+    example(
+        "SSL",
+        "required",
+        "TLS of network connections: required, allowed or off. Default: required if PostgreSQL has a certificate.",
+    ),
+    example(
+        "SSL_CERT",
+        "/etc/patroni/tls/postgresql.pem",
+        "Certificate of PostgreSQL. Default: the one that postgresql-common configured.",
+    ),
+    example(
+        "SSL_KEY",
+        "/etc/patroni/tls/postgresql.key",
+        "Key of SSL_CERT, readable by postgres. Default: the one that postgresql-common configured.",
+    ),
+    example("SSL_CACERT", "/etc/patroni/tls/ca.pem", "CA certificates that verify members and clients."),
+    default("REPLICATION_AUTH", "password", "How members authenticate to each other: password or cert."),
+    example(
+        "REPLICATION_CERT",
+        "/etc/patroni/tls/replicator.pem",
+        "For cert: certificate with the common name replicator.",
+    ),
+    example(
+        "REPLICATION_KEY",
+        "/etc/patroni/tls/replicator.key",
+        "For cert: key of REPLICATION_CERT, readable by postgres.",
+    ),
+    example(
+        "REPLICATION_PASSWORD_FILE",
+        "/etc/patroni/replicator.password",
+        "File with the password of the role replicator. Default: a password derived from the site key.",
+    ),
+    example(
+        "REWIND_PASSWORD_FILE",
+        "/etc/patroni/rewind_user.password",
+        "File with the password of the role rewind_user. Default: a password derived from the site key.",
+    ),
+    example(
+        "SUPERUSER_PASSWORD_FILE",
+        "/etc/patroni/postgres.password",
+        "File with a password for the role postgres. Default: no password; the Unix socket needs none.",
+    ),
+    // This member in the Patroni cluster.
+    default("NOFAILOVER", "no", "Never promote this member (yes or no)."),
+    default("FAILOVER_PRIORITY", "1", "Of several candidates, the one with the highest number is promoted."),
+    default("NOLOADBALANCE", "no", "Do not offer this member for reading in the REST API (yes or no)."),
+    default("CLONEFROM", "no", "Prefer this member over the primary as the source of base backups (yes or no)."),
+    default("NOSYNC", "no", "Never make this member a synchronous standby (yes or no)."),
+    default("WATCHDOG", "automatic", "Use of a watchdog: off, automatic or required."),
+    default("WATCHDOG_DEVICE", "/dev/watchdog", "Device of the watchdog."),
+    default("LOG_LEVEL", "INFO", "Log level of Patroni: DEBUG, INFO, WARNING, ERROR or CRITICAL."),
+    default(
+        "LOG_FORMAT",
+        "%(asctime)s %(levelname)s: %(message)s",
+        "Log format of Patroni, in the syntax of Python's logging module.",
+    ),
+    example(
+        "LOG_DIR",
+        "/var/log/patroni",
+        "Directory for Patroni's log files. Default: none; Patroni logs to the journal.",
+    ),
+    default("LOG_FILE_NUM", "4", "With LOG_DIR: number of old log files that are kept."),
+    default("LOG_FILE_SIZE", "25000000", "With LOG_DIR: bytes after which Patroni starts a new log file."),
+    // A new cluster, and a new replica.
+    example("LOCALE", "C.UTF-8", "Locale of a new cluster. Default: from createcluster.conf or the environment."),
+    example("ENCODING", "UTF8", "Encoding of a new cluster. Default: from createcluster.conf or the locale."),
+    example(
+        "DATA_CHECKSUMS",
+        "yes",
+        "Data checksums in a new cluster: yes or no. Default: from createcluster.conf or PostgreSQL's own default.",
+    ),
+    example(
+        "CLONE_MAX_RATE",
+        "50M",
+        "Maximum rate of a base backup per second: 50M, 900k, or kilobytes without a letter. Default: unlimited.",
+    ),
+    example(
+        "CLONE_COMPRESS",
+        "server-lz4",
+        "Compression of a base backup on the network: METHOD[:DETAIL] of pg_basebackup.",
+    ),
+    default(
+        "CLONE_CHECKPOINT",
+        "fast",
+        "Checkpoint of a base backup: fast, or spread to reduce the load on the primary's disks.",
+    ),
+    // The client endpoint.
+    example(
+        "VIPS",
+        "10.0.3.100/24,10.1.3.100/24",
+        "Virtual IP addresses, separated by commas; a member uses the one in its subnet.",
+    ),
+    default("VIP_MANAGER", "dnscp", "Program that moves the virtual IP address: dnscp, keepalived or vip-manager."),
+    example("VIP_INTERFACE", "eth0", "Interface for the virtual IP address. Default: the one in its subnet."),
+    default("VIP_LEASE", "10", "Seconds for which the kernel keeps the address when it is not renewed."),
+    default("VIP_STANDBY_LEADER", "no", "Give address and name to the leader of a standby cluster, too (yes or no)."),
+    example(
+        "DNS_NAME",
+        "pgsql",
+        "DNS name of the primary, with or without its zone. Default: the scope, as in 16-main.",
+    ),
+    example(
+        "DNS_ZONE",
+        "example.org",
+        "DNS zone of this name; DNS_ZONE or DNS_NAME enables registration. Default: from DNS_NAME or the host's domain.",
+    ),
+    example(
+        "DNS_SERVERS",
+        "10.0.3.53",
+        "Servers that accept the update as host[:port], separated by commas. Default: those in the zone's SOA and NS records.",
+    ),
+    default("DNS_TTL", "1200", "Seconds for which resolvers may cache the record."),
+    default(
+        "DNS_AUTH",
+        "none",
+        "Authentication of the update: none, tsig or gss (Kerberos, as Active Directory requires it).",
+    ),
+    example("DNS_TSIG_KEY_FILE", "/etc/patroni/dnscp.tsig", "For tsig: the key file, in the format of tsig-keygen."),
+    example("DNS_PRINCIPAL", "pgsql$@EXAMPLE.ORG", "For gss: the Kerberos account."),
+    example("DNS_KEYTAB", "/etc/patroni/dnscp.keytab", "For gss: keytab of DNS_PRINCIPAL."),
+    example(
+        "DNS_PASSWORD_FILE",
+        "/etc/patroni/dnscp.password",
+        "For gss, instead of DNS_KEYTAB: file with the password of DNS_PRINCIPAL.",
+    ),
+    // The integrations.
+    example("HAPROXY_WRITE_PORT", "15432", "Port of HAProxy for the primary. Default: PORT + 10000."),
+    example("HAPROXY_READ_PORT", "25432", "Port of HAProxy for the replicas. Default: PORT + 20000."),
+    example("HAPROXY_SYNC_PORT", "30432", "Port of HAProxy for the synchronous standbys."),
+    default("HAPROXY_READ_PRIMARY", "no", "Route read connections to the primary, too (yes or no)."),
+    default(
+        "HAPROXY_MAX_LAG",
+        "16MB",
+        "Do not route read connections to a replica that lags by more than this: bytes, or with kB, MB or GB.",
+    ),
+    default("HAPROXY_STATS_PORT", "7000", "Port of HAProxy's statistics page, on loopback."),
+    example(
+        "PGBOUNCER_SERVER",
+        "pgsql.example.org",
+        "Where PgBouncer reaches the primary, host[:port]. Default: the address in VIPS, the DNS name, or HAProxy on this host.",
+    ),
+    default("PGBOUNCER_LISTEN", "127.0.0.1", "Addresses on which PgBouncer listens, separated by commas, or *."),
+    default("PGBOUNCER_PORT", "6432", "Port on which PgBouncer listens."),
+    default(
+        "PGBOUNCER_POOL_MODE",
+        "session",
+        "When PgBouncer reuses a server connection: after a session or after each transaction.",
+    ),
     // The DCS, if it runs on the members.
-    "ETCD_CERT",
-    "ETCD_KEY",
-    "ETCD_STATE",
-    "CONSUL_SERVERS",
-    "CONSUL_CERT",
-    "CONSUL_KEY",
-    "CONSUL_AGENT_TOKEN_FILE",
+    default("ETCD_CERT", "/etc/patroni/tls/etcd.pem", "Certificate of the etcd server on this member."),
+    default("ETCD_KEY", "/etc/patroni/tls/etcd.key", "Key of ETCD_CERT, readable by etcd."),
+    default("ETCD_STATE", "new", "existing: this server joins an existing etcd cluster."),
+    example(
+        "CONSUL_SERVERS",
+        "pg1,pg2,pg3",
+        "Members that run a Consul server, separated by commas; the others run an agent. Default: all of MEMBERS.",
+    ),
+    default("CONSUL_CERT", "/etc/patroni/tls/consul.pem", "Certificate of the Consul agent on this member."),
+    default("CONSUL_KEY", "/etc/patroni/tls/consul.key", "Key of CONSUL_CERT, readable by consul."),
+    example(
+        "CONSUL_AGENT_TOKEN_FILE",
+        "/etc/patroni/agent.token",
+        "File with the ACL token of the Consul agents themselves.",
+    ),
 ];
 
 /// The origin of a value.
@@ -228,7 +465,7 @@ impl Settings {
     /// The value of a key, if it is set.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Setting> {
-        debug_assert!(KEYS.contains(&key), "{key} is not in KEYS");
+        debug_assert!(KEYS.iter().any(|known| known.name == key), "{key} is not in KEYS");
         self.values.get(key)
     }
 
@@ -350,11 +587,11 @@ fn parameter(key: &str) -> Option<&str> {
 
 /// Is this a key? The error suggests the key that was probably meant.
 fn known(name: &str) -> Result<(), Trouble> {
-    if KEYS.contains(&name) || parameter(name).is_some() {
+    if KEYS.iter().any(|key| key.name == name) || parameter(name).is_some() {
         return Ok(());
     }
     let upper = name.to_ascii_uppercase();
-    let nearest = nearest(&upper, KEYS.iter().copied()).filter(|(distance, key)| *distance <= key.len() / 2);
+    let nearest = nearest(&upper, KEYS.iter().map(|key| key.name)).filter(|(distance, key)| *distance <= key.len() / 2);
     // PG_TUN means PG_TUNE, and PG_Work_Mem means PG_work_mem.
     let lower = name.get(PARAMETER_PREFIX.len()..).unwrap_or_default().to_ascii_lowercase();
     let as_parameter = format!("{PARAMETER_PREFIX}{lower}");
@@ -415,7 +652,7 @@ mod tests {
         let settings = Settings::read(&root, &"16/main".parse().unwrap()).unwrap();
         let parameters: Vec<_> = settings.parameters().map(|(name, setting)| (name, setting.text.as_str())).collect();
         assert_eq!(parameters, [("work_mem", "16MB")]);
-        assert!(KEYS.iter().all(|key| parameter(key).is_none()));
+        assert!(KEYS.iter().all(|key| parameter(key.name).is_none()));
     }
 
     #[test]

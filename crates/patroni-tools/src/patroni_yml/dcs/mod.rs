@@ -234,7 +234,7 @@ fn keys_set(settings: &Settings) -> Vec<&'static str> {
         name == "DCS"
             || ["DCS_", "CONSUL_", "ZOOKEEPER_", "RAFT_", "KUBERNETES_"].iter().any(|start| name.starts_with(start))
     };
-    KEYS.iter().copied().filter(|name| about_stores(name) && settings.get(name).is_some()).collect()
+    KEYS.iter().map(|key| key.name).filter(|name| about_stores(name) && settings.get(name).is_some()).collect()
 }
 
 /// A setting that would do nothing is a mistake: a token for etcd, a user for Consul.
