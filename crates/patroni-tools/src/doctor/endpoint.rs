@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use host::endpoint::{self, Auth, GssSecret, Manager, Point};
+use host::endpoint::{self, Auth, Endpoint, GssSecret, Manager};
 use host::file_access::User;
 use ipnet::IpNet;
 
@@ -19,7 +19,9 @@ pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
         .into_iter()
         .partition(|event| calls_dnscp(&["postgresql", "callbacks", event]));
     let point = match &instance.settings {
-        Ok(settings) => Point::from_settings(root, id, settings).map_err(|error| Finding::of(Level::Warning, &error)),
+        Ok(settings) => {
+            Endpoint::from_settings(root, id, settings).map_err(|error| Finding::of(Level::Warning, &error))
+        }
         Err(error) => Err(Finding::of(Level::Warning, error)),
     };
     let point = match point {
@@ -59,7 +61,7 @@ pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
 }
 
 /// Does PostgreSQL listen on the virtual address, and is there an interface for it?
-fn addresses(instance: &Instance, point: &Point) -> Result<Vec<Finding>> {
+fn addresses(instance: &Instance, point: &Endpoint) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let listen = instance.text(&["postgresql", "listen"]).unwrap_or_default();
     let hosts = listen.rsplit_once(':').map_or("", |(hosts, _)| hosts);
@@ -86,7 +88,7 @@ fn addresses(instance: &Instance, point: &Point) -> Result<Vec<Finding>> {
 }
 
 /// The address has to be gone before another member can take it.
-fn lease(instance: &Instance, point: &Point) -> Option<Finding> {
+fn lease(instance: &Instance, point: &Endpoint) -> Option<Finding> {
     let seconds = |key: &str, default: u64| {
         instance.yaml.get(&["bootstrap", "dcs", key]).and_then(serde_json::Value::as_u64).unwrap_or(default)
     };
@@ -101,7 +103,7 @@ fn lease(instance: &Instance, point: &Point) -> Option<Finding> {
 }
 
 /// Who moves the address in place of dnscp has to be told to.
-fn manager(instance: &Instance, point: &Point) -> Result<Option<Finding>> {
+fn manager(instance: &Instance, point: &Endpoint) -> Result<Option<Finding>> {
     let Instance { root, id, .. } = instance;
     let (file, says) = match point.manager {
         Manager::Keepalived if !point.vips.is_empty() => {
@@ -119,7 +121,7 @@ fn manager(instance: &Instance, point: &Point) -> Result<Option<Finding>> {
 }
 
 /// The programs that dnscp runs, and the secrets that it reads.
-fn needs(instance: &Instance, point: &Point) -> Vec<Finding> {
+fn needs(instance: &Instance, point: &Endpoint) -> Vec<Finding> {
     let Some(dns) = &point.dns else { return Vec::new() };
     let root = instance.root;
     let mut findings: Vec<Finding> = dns

@@ -150,7 +150,7 @@ impl<'a> File<'a> {
         };
         let words: Vec<String> = ids.iter().map(ClusterId::slashed).collect();
         let command = [&["--for".to_owned(), program.name()], words.as_slice()].concat().join(" ");
-        let settings = ids.iter().map(|id| host::settings::instance_file(id).display().to_string());
+        let settings = ids.iter().map(|id| host::settings::cluster_file(id).display().to_string());
         let sources: Vec<String> = std::iter::once(host::settings::SITE_FILE.to_owned()).chain(settings).collect();
         let text = with_header(&wanted.body, &sources.join(" and "), &command);
         let text = commented(&text, "#", wanted.comment());

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail};
-use host::settings::{Settings, truth};
+use host::settings::{Settings, boolean};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -49,9 +49,9 @@ impl Dynamic {
             retry_timeout: settings.number("RETRY_TIMEOUT", 3, DAY)?.unwrap_or(10),
             maximum_lag_on_failover: settings.number("MAXIMUM_LAG_ON_FAILOVER", 0, u64::MAX)?.unwrap_or(1_048_576),
             primary_start_timeout: settings.number("PRIMARY_START_TIMEOUT", 0, DAY)?.unwrap_or(300),
-            failsafe_mode: settings.truth("FAILSAFE_MODE")?.unwrap_or(true),
+            failsafe_mode: settings.boolean("FAILSAFE_MODE")?.unwrap_or(true),
             synchronous_mode: synchronous_mode(settings, patroni)?,
-            synchronous_mode_strict: settings.truth("SYNCHRONOUS_MODE_STRICT")?.unwrap_or(false),
+            synchronous_mode_strict: settings.boolean("SYNCHRONOUS_MODE_STRICT")?.unwrap_or(false),
             synchronous_node_count: settings.number("SYNCHRONOUS_NODE_COUNT", 1, 100)?.unwrap_or(1),
             standby_cluster: standby_cluster(settings)?,
             slots: settings.list("SLOTS", slot)?.unwrap_or_default(),
@@ -101,7 +101,7 @@ fn synchronous_mode(settings: &Settings, patroni: &Patroni) -> Result<Value> {
         ("quorum", Some(version)) => {
             bail!("quorum needs Patroni 4.0, and {version} is installed: set yes, or install a newer Patroni")
         }
-        _ => truth(text).map(Value::Bool).with_context(|| format!("'{text}' is none of no, yes, quorum")),
+        _ => boolean(text).map(Value::Bool).with_context(|| format!("'{text}' is none of no, yes, quorum")),
     })?;
     Ok(mode.unwrap_or(Value::Bool(false)))
 }

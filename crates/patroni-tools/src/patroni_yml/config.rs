@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Result, bail};
 use host::clusters;
 use host::createcluster::CreateCluster;
-use host::endpoint::{Manager, Point};
+use host::endpoint::{Endpoint, Manager};
 use host::facts;
 use host::keys::SiteKey;
 use host::members;
@@ -111,7 +111,7 @@ impl Config {
             Some(directory) => directory,
             None => CreateCluster::read(root)?.data_directory(id)?,
         };
-        let point = Point::from_settings(root, id, settings)?;
+        let point = Endpoint::from_settings(root, id, settings)?;
         let taken = |port: u16| ports.taken(root, port);
         let patroni = Patroni::of(root)?;
         let member = dcs::Member { scope: &scope, address, port, patroni: &patroni, taken: &taken };
@@ -190,7 +190,7 @@ impl Config {
 }
 
 /// The address has to be gone before another member can take the leader lock.
-fn lease_doubt(settings: &Settings, point: &Point, dcs: &Dynamic) -> Option<String> {
+fn lease_doubt(settings: &Settings, point: &Endpoint, dcs: &Dynamic) -> Option<String> {
     let lease = point.lease.as_secs();
     (!point.vips.is_empty() && point.manager != Manager::VipManager && lease + dcs.loop_wait >= dcs.ttl).then(|| {
         format!(
@@ -204,7 +204,7 @@ fn lease_doubt(settings: &Settings, point: &Point, dcs: &Dynamic) -> Option<Stri
 }
 
 /// A registration that cannot be done for want of a program is said now, and not only when the first primary registers.
-fn missing_programs(root: &Root, point: &Point) -> Vec<String> {
+fn missing_programs(root: &Root, point: &Endpoint) -> Vec<String> {
     let programs = point.dns.as_ref().map_or(&[] as &[_], |dns| dns.auth.programs());
     let missing = programs.iter().filter(|(program, _)| root.program(program).is_err());
     missing.map(|(program, package)| format!("DNS_AUTH=gss needs {program}: run apt install {package}")).collect()

@@ -56,7 +56,7 @@ pub(crate) fn render(
     let claimed_by = |port: u16| claims.iter().find(|(claimed, _)| *claimed == port).map(|(_, other)| other.clone());
     let ports = Ports { clusters: &clusters.known, own: own.as_ref(), present: port, claimed_by: &claimed_by, raft };
     let mut config = Config::resolve(root, id, settings, key, &ports)?;
-    config.warnings.extend(clusters.doubt());
+    config.warnings.extend(clusters.warning().map(|doubt| doubt.line()));
     let text = render::render(root, &config, overrides.template.as_deref())?;
     Ok((config, text))
 }

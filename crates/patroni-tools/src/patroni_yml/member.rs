@@ -24,7 +24,7 @@ pub fn tags(settings: &Settings, patroni: &Patroni, fingerprint: &str) -> Result
         ("CLONEFROM", "clonefrom"),
         ("NOSYNC", "nosync"),
     ] {
-        if settings.truth(key)? == Some(true) {
+        if settings.boolean(key)? == Some(true) {
             tags.push((tag, json!(true)));
         }
     }
@@ -35,7 +35,7 @@ pub fn tags(settings: &Settings, patroni: &Patroni, fingerprint: &str) -> Result
         None => Ok(()),
     })?;
     if let Some(priority) = priority {
-        if settings.truth("NOFAILOVER")?.is_some() {
+        if settings.boolean("NOFAILOVER")?.is_some() {
             bail!(
                 "{}NOFAILOVER and FAILOVER_PRIORITY contradict each other: set one of them (a priority of 0 is nofailover)",
                 settings.place(&["FAILOVER_PRIORITY"])

@@ -43,7 +43,7 @@ pub(crate) fn bootstrap_command(settings: &Settings) -> Result<String> {
     let mut words = vec![format!("{HOOKS}/pg_createcluster_patroni")];
     words.extend(settings.parse("LOCALE", plain)?.map(|locale| format!("--locale={locale}")));
     words.extend(settings.parse("ENCODING", plain)?.map(|encoding| format!("--encoding={encoding}")));
-    match settings.truth("DATA_CHECKSUMS")? {
+    match settings.boolean("DATA_CHECKSUMS")? {
         Some(true) => words.push("--data-checksums".to_owned()),
         Some(false) => words.push("--no-data-checksums".to_owned()),
         None => {}

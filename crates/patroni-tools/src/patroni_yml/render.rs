@@ -27,7 +27,7 @@ pub fn render(root: &Root, config: &Config, template: Option<&Path>) -> Result<S
     }
     .map_err(|error| explain(&error, NAME))?;
     let body = printable(&body);
-    let sources = format!("{} and {}", host::settings::SITE_FILE, host::settings::instance_file(&config.id).display());
+    let sources = format!("{} and {}", host::settings::SITE_FILE, host::settings::cluster_file(&config.id).display());
     let text = with_header(&body, &sources, &config.id.slashed());
     read_back(&text, config)?;
     Ok(text)

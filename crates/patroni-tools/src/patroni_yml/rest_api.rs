@@ -331,7 +331,7 @@ impl Rest<'_> {
     /// Who may change something. In an outage of the store the primary asks the members by `POST /failsafe`, for which only the
     /// list itself counts (`RestApiServer.check_access`), so that it has to have all of them.
     fn allowlist(&self) -> Result<Vec<String>> {
-        if !self.settings.truth("RESTAPI_ALLOWLIST")?.unwrap_or(false) {
+        if !self.settings.boolean("RESTAPI_ALLOWLIST")?.unwrap_or(false) {
             return Ok(Vec::new());
         }
         Ok(match self.members {

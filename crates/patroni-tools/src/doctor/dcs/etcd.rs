@@ -57,14 +57,14 @@ impl Session<'_> {
         let answer = self.call("/version", None).map_err(|fault| self.complain(&fault))?;
         let body: Option<Value> = serde_json::from_str(&answer.body).ok();
         let version = body.as_ref().and_then(|body| body.get("etcdserver")?.as_str()).and_then(Version::parse);
-        version.ok_or_else(|| self.complain(&Fault::Foreign))
+        version.ok_or_else(|| self.complain(&Fault::OtherProtocol))
     }
 
     /// A call of the third API: the answer, or etcd's own words for why not.
     fn rpc(&self, method: &str, body: &Value) -> Result<Result<Value, String>, Complaint> {
         let answer = self.call(&format!("{}{method}", self.prefix), Some(body)).map_err(|fault| match fault {
             // It has said its version, so what is missing are the others, without whom it decides nothing.
-            Fault::Silent => no_leader(),
+            Fault::Unresponsive => no_leader(),
             fault => self.complain(&fault),
         })?;
         // `accessController.ServeHTTP` in etcd's `embed/serve.go`, where it has users and verifies certificates.
@@ -74,7 +74,7 @@ impl Session<'_> {
                 "have DCS_CERT issued with a subject without one, such as O=Example",
             ));
         }
-        let body: Value = serde_json::from_str(&answer.body).map_err(|_| self.complain(&Fault::Foreign))?;
+        let body: Value = serde_json::from_str(&answer.body).map_err(|_| self.complain(&Fault::OtherProtocol))?;
         if answer.status == 200 {
             return Ok(Ok(body));
         }

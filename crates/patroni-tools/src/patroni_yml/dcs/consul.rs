@@ -44,7 +44,7 @@ pub fn options(root: &Root, settings: &Settings) -> Result<Options> {
     push(&mut options, "token", settings.secret(root, "DCS_TOKEN_FILE")?);
     push(&mut options, "dc", settings.parse("CONSUL_DC", |text| word(text, "datacenter"))?);
     push(&mut options, "checks", settings.list("CONSUL_CHECKS", |text| Ok(text.to_owned()))?);
-    let register = settings.truth("CONSUL_REGISTER_SERVICE")?;
+    let register = settings.boolean("CONSUL_REGISTER_SERVICE")?;
     push(&mut options, "register_service", register.filter(|register| *register));
     let tags = settings.list("CONSUL_SERVICE_TAGS", |text| word(text, "tag"))?;
     if tags.is_some() && register != Some(true) {
@@ -71,7 +71,7 @@ fn word(text: &str, what: &str) -> Result<String> {
 pub fn environment(root: &Root) -> Result<Vec<Finding>> {
     let old = version::packages(root)?.iter().any(|name| name.starts_with("python_consul-0."));
     // What cannot be read as a settings file is for systemd to say.
-    let variables = envfile::parse(&root.read(ENVIRONMENT)?.unwrap_or_default()).unwrap_or_default();
+    let variables = envfile::parse(ENVIRONMENT, &root.read(ENVIRONMENT)?.unwrap_or_default()).unwrap_or_default();
     let variables =
         variables.iter().filter(|variable| variable.key.starts_with("CONSUL_HTTP_") && !variable.value.is_empty());
     Ok(variables

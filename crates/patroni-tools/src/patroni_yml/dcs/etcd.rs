@@ -13,7 +13,7 @@ use crate::patroni_yml::dcs::{Kind, Options, credentials, push};
 
 /// The section's options.
 pub fn options(root: &Root, settings: &Settings, kind: Kind) -> Result<Options> {
-    if kind == Kind::Etcd && settings.truth("DCS_ALLOW_V2")? != Some(true) {
+    if kind == Kind::Etcd && settings.boolean("DCS_ALLOW_V2")? != Some(true) {
         bail!(
             "{}DCS=etcd is the second API of etcd, which etcd 3.6 does not have and 3.4 and 3.5 have only with --enable-v2: \
              set DCS=etcd3, whose servers are the same, or DCS_ALLOW_V2=yes if you must",

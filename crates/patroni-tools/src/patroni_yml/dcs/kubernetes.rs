@@ -24,7 +24,7 @@ pub fn options(settings: &Settings, member: &Member) -> Result<Options> {
     })?;
     let labels = labels.unwrap_or_else(|| vec![("application".to_owned(), json!("patroni"))]);
     options.push(("labels".to_owned(), Value::Object(labels.into_iter().collect::<Map<_, _>>())));
-    let endpoints = settings.truth("KUBERNETES_USE_ENDPOINTS")?;
+    let endpoints = settings.boolean("KUBERNETES_USE_ENDPOINTS")?;
     push(&mut options, "use_endpoints", endpoints);
     let address = settings.parse("KUBERNETES_POD_IP", facts::parse_address)?;
     // Endpoints need it.

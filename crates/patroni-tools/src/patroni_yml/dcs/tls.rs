@@ -28,7 +28,7 @@ impl Tls {
         if settings.get("DCS_CERT").is_some() != settings.get("DCS_KEY").is_some() {
             bail!("{}DCS_CERT and DCS_KEY go together: set both, or none", settings.place(&["DCS_CERT", "DCS_KEY"]));
         }
-        let verify = settings.truth("DCS_VERIFY")?;
+        let verify = settings.boolean("DCS_VERIFY")?;
         if !certificate && protocol != Some("https") {
             if verify.is_some() {
                 bail!(
