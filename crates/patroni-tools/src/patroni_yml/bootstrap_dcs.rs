@@ -8,7 +8,7 @@ use host::settings::{Settings, truth};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::patroni::version::{Patroni, Version};
+use crate::patroni::version::Patroni;
 
 /// The dynamic configuration, as the template shows it.
 #[derive(Debug, Serialize)]
@@ -94,9 +94,8 @@ impl Dynamic {
     }
 }
 
-/// Quorum commit is there since Patroni 4.0 (its release notes).
 fn synchronous_mode(settings: &Settings, patroni: &Patroni) -> Result<Value> {
-    let mode = settings.parse("SYNCHRONOUS_MODE", |text| match (text, patroni.older_than(Version(4, 0, 0))) {
+    let mode = settings.parse("SYNCHRONOUS_MODE", |text| match (text, patroni.lacks_quorum_commit()) {
         ("quorum", None) => Ok(json!("quorum")),
         ("quorum", Some(version)) => {
             bail!("quorum needs Patroni 4.0, and {version} is installed: set yes, or install a newer Patroni")

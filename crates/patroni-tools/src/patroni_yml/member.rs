@@ -6,7 +6,7 @@ use host::settings::Settings;
 use serde_json::{Value, json};
 
 use crate::patroni::paths::FINGERPRINT_TAG;
-use crate::patroni::version::{Patroni, Version};
+use crate::patroni::version::Patroni;
 use crate::patroni_yml::values::path_text;
 
 /// Keys and values, in order.
@@ -28,9 +28,8 @@ pub fn tags(settings: &Settings, patroni: &Patroni, fingerprint: &str) -> Result
             tags.push((tag, json!(true)));
         }
     }
-    // Patroni's release notes have it in 3.2.0; earlier it would be a tag without a meaning.
     let priority = settings.number("FAILOVER_PRIORITY", 0, 1_000_000)?;
-    settings.parse("FAILOVER_PRIORITY", |_| match patroni.older_than(Version(3, 2, 0)) {
+    settings.parse("FAILOVER_PRIORITY", |_| match patroni.lacks_failover_priority() {
         Some(version) => bail!("it needs Patroni 3.2, and {version} is installed: remove it, or set NOFAILOVER"),
         None => Ok(()),
     })?;

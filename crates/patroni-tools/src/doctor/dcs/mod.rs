@@ -228,7 +228,7 @@ pub fn ask(instance: &Instance, known: &[Finding]) -> Answered {
         verifies: files.signers.is_some() || kind != Kind::Etcd3 || verifies_by_default(instance),
         tls,
         files,
-        patroni: Patroni(instance.patroni.0),
+        patroni: instance.patroni,
         id: instance.id.slashed(),
         namespace: instance.text(&["namespace"]).unwrap_or_else(|| "service".to_owned()),
         scope: instance.text(&["scope"]).unwrap_or_default(),
@@ -250,10 +250,8 @@ fn unasked(kind: Kind, known: &[Finding], error: &anyhow::Error) -> Vec<Finding>
     vec![Finding::warning(format!("{} was not asked: {error:#}", kind.name()), "run this check as root")]
 }
 
-/// urllib3 verifies without being told to since its version 2, which Debian 13 has (its release notes).
 fn verifies_by_default(instance: &Instance) -> bool {
-    let packages = version::packages(instance.root).unwrap_or_default();
-    !packages.iter().any(|name| name.starts_with("urllib3-1."))
+    version::urllib3_verifies(instance.root).unwrap_or(true)
 }
 
 /// Where the store is, and how it is talked to.
@@ -437,7 +435,7 @@ mod tests {
             tls: None,
             files: Files::default(),
             verifies: true,
-            patroni: Patroni(None),
+            patroni: Patroni::UNKNOWN,
             id: "16/main".to_owned(),
             namespace: "/a/".to_owned(),
             scope: "16-main".to_owned(),

@@ -69,7 +69,7 @@ fn word(text: &str, what: &str) -> Result<String> {
 /// Debian 12 also host, port, scheme and verification, and it ends on an address such as `http://HOST:PORT`
 /// (`consul/base.py`, `Consul`).
 pub fn environment(root: &Root) -> Result<Vec<Finding>> {
-    let old = version::packages(root)?.iter().any(|name| name.starts_with("python_consul-0."));
+    let old = version::consul_client_reads_environment(root)?;
     // What cannot be read as a settings file is for systemd to say.
     let variables = envfile::parse(&root.read(ENVIRONMENT)?.unwrap_or_default()).unwrap_or_default();
     let variables =

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::patroni::version::{Patroni, Version};
+use crate::patroni::version::Patroni;
 use crate::patroni_yml::dcs::Kind;
 
 /// Something about a section.
@@ -204,7 +204,7 @@ impl Findings<'_> {
             );
         }
         if self.has("auth_data") {
-            match patroni.older_than(Version(3, 3, 0)) {
+            match patroni.lacks_zookeeper_users() {
                 Some(version) => self.fatal(
                     "auth_data",
                     format!(
@@ -281,9 +281,9 @@ mod tests {
     use serde_json::json;
 
     /// The options that are complained about, those that are fatal with a '!'.
-    fn complaints(kind: Kind, options: Value, patroni: Option<Version>) -> Vec<String> {
+    fn complaints(kind: Kind, options: Value, patroni: Patroni) -> Vec<String> {
         let Value::Object(options) = options else { panic!("not a section") };
-        look(kind, &options, &Patroni(patroni))
+        look(kind, &options, &patroni)
             .into_iter()
             .map(|finding| format!("{}{}", finding.option, if finding.fatal { "!" } else { "" }))
             .collect()
@@ -310,7 +310,7 @@ mod tests {
             (Kind::Kubernetes, json!({"labels": {"a": "b"}, "use_endpoints": true, "pod_ip": "10.0.0.1"})),
             (Kind::Exhibitor, json!({"hosts": ["a"], "port": 8080})),
         ] {
-            assert_eq!(complaints(kind, options.clone(), Some(Version(3, 0, 3))), Vec::<String>::new(), "{options}");
+            assert_eq!(complaints(kind, options.clone(), Patroni::version("3.0.3")), Vec::<String>::new(), "{options}");
         }
     }
 
@@ -341,10 +341,10 @@ mod tests {
                 vec!["raft", "self_addr!"],
             ),
         ] {
-            assert_eq!(complaints(kind, options.clone(), Some(Version(3, 2, 9))), expected, "{options}");
+            assert_eq!(complaints(kind, options.clone(), Patroni::version("3.2.9")), expected, "{options}");
         }
         let digest = json!({"hosts": "a:1", "auth_data": {"digest": "u:p"}});
-        assert_eq!(complaints(Kind::Zookeeper, digest.clone(), Some(Version(3, 3, 0))), ["auth_data"]);
-        assert_eq!(complaints(Kind::Zookeeper, digest, None), ["auth_data"]);
+        assert_eq!(complaints(Kind::Zookeeper, digest.clone(), Patroni::version("3.3.0")), ["auth_data"]);
+        assert_eq!(complaints(Kind::Zookeeper, digest, Patroni::UNKNOWN), ["auth_data"]);
     }
 }
