@@ -1,5 +1,6 @@
-//! Which Patroni is installed here and what this release can do; likewise its Python modules and the servers that it uses. This is the
-//! only place that compares versions, and each comparison names its source. Everything is read from files, without running Python.
+//! Which Patroni is installed here and what this release can do; likewise its Python modules and the servers that it uses.
+//! This is the only place that compares versions, and each comparison names its source. Everything is read from files,
+//! without running Python.
 
 use std::fmt;
 use std::path::Path;
@@ -71,22 +72,23 @@ impl Patroni {
         self.older_than(Version(3, 0, 4)).is_none()
     }
 
-    /// Before 3.1.0 a member with TLS presents the REST API's certificate to the others and always verifies theirs; newer releases do so
-    /// only with a certificate in `ctl` (`PatroniRequest.reload_config`, pull request 2768). Returns the version of such an old one.
+    /// Before 3.1.0 a member with TLS presents the REST API's certificate to the others and always verifies theirs; newer
+    /// releases do so only with a certificate in `ctl` (`PatroniRequest.reload_config`, pull request 2768). Returns the
+    /// version of such an old one.
     #[must_use]
     pub fn always_verifies(self) -> Option<Version> {
         self.older_than(Version(3, 1, 0))
     }
 
-    /// The tag `failover_priority` exists since 3.2.0 (release notes; `Tags.failover_priority` in `patroni/tags.py`); an older Patroni
-    /// ignores it. Returns the version of such an old one.
+    /// The tag `failover_priority` exists since 3.2.0 (release notes; `Tags.failover_priority` in `patroni/tags.py`); an
+    /// older Patroni ignores it. Returns the version of such an old one.
     #[must_use]
     pub fn lacks_failover_priority(self) -> Option<Version> {
         self.older_than(Version(3, 2, 0))
     }
 
-    /// `zookeeper.auth_data` exists since 3.3.0 (release notes; `ZooKeeper.__init__` in `patroni/dcs/zookeeper.py`); an older Patroni
-    /// ignores it. Returns the version of such an old one.
+    /// `zookeeper.auth_data` exists since 3.3.0 (release notes; `ZooKeeper.__init__` in `patroni/dcs/zookeeper.py`); an
+    /// older Patroni ignores it. Returns the version of such an old one.
     #[must_use]
     pub fn lacks_zookeeper_users(self) -> Option<Version> {
         self.older_than(Version(3, 3, 0))
@@ -99,9 +101,9 @@ impl Patroni {
         self.older_than(Version(4, 0, 0))
     }
 
-    /// Before 4.1.1 Patroni lists the members of etcd and renews its lease without authentication (release notes of 4.1.1, "Compatibility
-    /// with Etcd security fixes"). Returns the version of such an old one if this etcd, in which users are enabled, refuses that;
-    /// such a Patroni waits for etcd for ever (measured with 3.0.2 and 4.0.7 against etcd 3.5.30).
+    /// Before 4.1.1 Patroni lists the members of etcd and renews its lease without authentication (release notes of 4.1.1,
+    /// "Compatibility with Etcd security fixes"). Returns the version of such an old one if this etcd, in which users are
+    /// enabled, refuses that; such a Patroni waits for etcd for ever (measured with 3.0.2 and 4.0.7 against etcd 3.5.30).
     #[must_use]
     pub fn cannot_log_in_to(self, etcd: Version) -> Option<Version> {
         self.older_than(Version(4, 1, 1)).filter(|_| refuses_anonymous_requests(etcd))
@@ -131,8 +133,8 @@ pub fn etcd_gateway(etcd: Version) -> Option<&'static str> {
     }
 }
 
-/// Can Debian's Patroni import this Python module, from a package or from pip? True if Patroni is not Debian's, because the location of its
-/// modules is then unknown.
+/// Can Debian's Patroni import this Python module, from a package or from pip? True if Patroni is not Debian's, because the
+/// location of its modules is then unknown.
 pub fn finds_module(root: &Root, module: &str) -> Result<bool> {
     let there = |packages: &Path| {
         root.path(packages.join(module)).exists() || root.path(packages.join(format!("{module}.py"))).exists()
@@ -148,8 +150,8 @@ pub fn finds_module(root: &Root, module: &str) -> Result<bool> {
         .any(|name| name.starts_with("python3") && there(&local.join(name).join("dist-packages"))))
 }
 
-/// python-consul 0.7 (Debian 12) reads host, port, scheme and verification from the environment, and fails on an address such as
-/// `http://HOST:PORT` (`Consul.__init__` in `consul/base.py`); 1.x does not.
+/// python-consul 0.7 (Debian 12) reads host, port, scheme and verification from the environment, and fails on an address
+/// such as `http://HOST:PORT` (`Consul.__init__` in `consul/base.py`); 1.x does not.
 pub fn consul_client_reads_environment(root: &Root) -> Result<bool> {
     Ok(root.list(PACKAGES)?.iter().any(|name| name.starts_with("python_consul-0.")))
 }

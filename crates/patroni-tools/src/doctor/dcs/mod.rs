@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use crate::doctor::finding::{Finding, Level};
 use crate::doctor::instance::{Instance, LIMIT};
 use crate::patroni::version::{self, Patroni};
-use crate::patroni_yml::dcs::{self, Kind};
+use crate::patroni_yml::dcs::{self, Kind, Limit};
 
 /// How much longer than a server may take we wait for what cannot be bounded: the resolver.
 const GRACE: Duration = Duration::from_secs(1);
@@ -54,10 +54,14 @@ pub fn section(instance: &Instance) -> Result<Vec<Finding>> {
         findings.push(Finding::fatal(format!("{} has no options", kind.name()), "add its hosts"));
         return Ok(findings);
     };
-    let on_host = dcs::host_findings(instance.root, kind)?;
-    for finding in dcs::look(kind, options, &instance.patroni).into_iter().chain(on_host) {
-        let level = if finding.fatal { Level::Fatal } else { Level::Warning };
-        findings.push(Finding::new(level, finding.what, finding.remedy));
+    let on_host = dcs::host_limits(instance.root, kind)?;
+    for Limit { fatal, trouble, .. } in dcs::limits(kind, options, &instance.patroni).into_iter().chain(on_host) {
+        let level = if fatal { Level::Fatal } else { Level::Warning };
+        let finding = Finding::new(level, trouble.what, trouble.hint.unwrap_or_default());
+        findings.push(match trouble.place {
+            Some(place) => finding.at(place),
+            None => finding,
+        });
     }
     if kind == Kind::Raft {
         findings.extend(raft_directory(instance));

@@ -1,7 +1,7 @@
-//! etcd by its third API (`etcd3`) or by its second (`etcd`): the options are the same
+//! etcd, with its v3 API (`etcd3`) or its v2 API (`etcd`): the options are the same
 //! (`patroni/dcs/etcd.py`, `AbstractEtcd.get_etcd_client`).
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use host::settings::Settings;
 use host::trouble::Trouble;
 use host::{Root, fail, trouble};
@@ -11,19 +11,23 @@ use crate::patroni::version::{Patroni, Version};
 use crate::patroni_yml::dcs::hosts::{is_name, server};
 use crate::patroni_yml::dcs::tls::Tls;
 use crate::patroni_yml::dcs::{Kind, Options, credentials, push};
+use crate::patroni_yml::values::origin;
 
 /// The section's options.
 pub fn options(root: &Root, settings: &Settings, kind: Kind) -> Result<Options> {
     if kind == Kind::Etcd && settings.truth("DCS_ALLOW_V2")? != Some(true) {
-        bail!(
-            "{}DCS=etcd is the second API of etcd, which etcd 3.6 does not have and 3.4 and 3.5 have only with --enable-v2: \
-             set DCS=etcd3, whose servers are the same, or DCS_ALLOW_V2=yes if you must",
-            settings.place(&["DCS"])
+        fail!(
+            at origin(settings, &["DCS"]),
+            "DCS=etcd is the v2 API of etcd, which etcd 3.4 and 3.5 provide only with --enable-v2, and 3.6 not at all";
+            "Set DCS=etcd3, which uses the same servers, or DCS_ALLOW_V2=yes if you have no other choice."
         );
     }
     let mut options = Options::new();
     let srv = settings.parse("DCS_SRV", |text| {
-        if is_name(text) { Ok(text.to_owned()) } else { bail!("'{text}' is not a domain: write it as example.org") }
+        if !is_name(text) {
+            fail!("'{text}' is not a domain"; "Write it as example.org.");
+        }
+        Ok(text.to_owned())
     })?;
     push(&mut options, "srv", srv.as_ref());
     let hosts = settings.list("DCS_HOSTS", |text| Ok(server(text, 2379)?.to_string()))?;
@@ -35,9 +39,10 @@ pub fn options(root: &Root, settings: &Settings, kind: Kind) -> Result<Options> 
     }
     if let Some((user, password)) = credentials(root, settings)? {
         if kind == Kind::Etcd && user.contains(':') {
-            bail!(
-                "{}DCS_USERNAME has a ':', which ends a user name in HTTP: choose another user",
-                settings.place(&["DCS_USERNAME"])
+            fail!(
+                at origin(settings, &["DCS_USERNAME"]),
+                "DCS_USERNAME contains ':', which an HTTP user name cannot have";
+                "Choose another user."
             );
         }
         options.push(("username".to_owned(), json!(user)));
