@@ -129,7 +129,7 @@ impl Config {
             dcs: [(kind.name(), options)],
             restapi,
             ctl,
-            bootstrap: Command { command: bootstrap_command(settings)? },
+            bootstrap: bootstrap_command(settings)?,
             dynamic,
             pg_hba: access.hba,
             pg_ident: access.ident,

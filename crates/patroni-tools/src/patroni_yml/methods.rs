@@ -33,7 +33,7 @@ pub(crate) fn callbacks(patroni: &Patroni, scope: &str) -> Callbacks {
 }
 
 /// Patroni splits the command as a shell does; the values contain no shell metacharacters.
-pub(crate) fn bootstrap_command(settings: &Settings) -> Result<String> {
+pub(crate) fn bootstrap_command(settings: &Settings) -> Result<Command> {
     let plain = |text: &str| {
         if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.@-".contains(&b)) {
             fail!("'{text}' is not the name of a locale or encoding"; "Use a name such as C.UTF-8, de_DE.UTF-8 or UTF8.");
@@ -48,7 +48,7 @@ pub(crate) fn bootstrap_command(settings: &Settings) -> Result<String> {
         Some(false) => words.push("--no-data-checksums".to_owned()),
         None => {}
     }
-    Ok(words.join(" "))
+    Ok(Command { command: words.join(" ") })
 }
 
 pub(crate) fn clone_method(settings: &Settings) -> Result<CloneMethod> {
