@@ -288,7 +288,7 @@ impl Site<'_> {
         node.write("/etc/patroni/store.password", zookeeper::PASSWORD, 0o600)?;
         node.write("/etc/default/patroni", format!("{SETTINGS}{}{user}", store.settings), 0o644)?;
         let said = node.try_run(&format!("patroni-gen-config {}", store.cluster.slashed()))?;
-        ensure!(!said.status.success() && said.stderr.contains("since 3.3"), "{said}");
+        ensure!(!said.status.success() && said.stderr.contains("needs Patroni 3.3"), "{said}");
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::doctor::finding::{Finding, Level};
 use crate::doctor::instance::{Instance, USER};
-use crate::patroni_yml::network;
+use crate::patroni_yml::network::{self, Listens};
 
 /// Callbacks, the file of dnscp, addresses and programs.
 pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
@@ -73,10 +73,12 @@ fn addresses(instance: &Instance, point: &Endpoint) -> Result<Vec<Finding>> {
         if point.interface.is_none() && network.zip(own).is_some_and(|(network, own)| !network.contains(&own)) {
             continue;
         }
-        if let Some(unheard) = network::unheard(instance.root, &hosts, vip.address)? {
-            let level = if unheard.never { Level::Error } else { Level::Warning };
-            findings.push(Finding::new(level, format!("postgresql.listen {}", unheard.what), unheard.remedy));
-        }
+        let (level, trouble) = match network::listens(instance.root, "postgresql.listen", &hosts, vip.address)? {
+            Listens::Always => continue,
+            Listens::Sometimes(trouble) => (Level::Warning, trouble),
+            Listens::Never(trouble) => (Level::Error, trouble),
+        };
+        findings.push(Finding::new(level, trouble.what, trouble.hint.unwrap_or_default()));
     }
     if let Some(interface) = point.interface.as_deref().filter(|_| !point.vips.is_empty()) {
         if !instance.root.path(Path::new("/sys/class/net").join(interface)).exists() {

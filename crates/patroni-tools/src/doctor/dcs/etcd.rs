@@ -8,7 +8,7 @@ use openssl::base64;
 use serde_json::{Value, json};
 
 use crate::doctor::dcs::{Complaint, Content, Question, Said};
-use crate::patroni::version::Version;
+use crate::patroni::version::{Version, etcd_gateway};
 use crate::patroni_yml::dcs::{Kind, users_need};
 
 struct Session<'a> {
@@ -28,12 +28,9 @@ pub fn ask(question: &Question, host: &str, port: u16, end: Instant) -> Result<S
     if question.kind == Kind::Etcd {
         return session.second_api();
     }
-    if version < Version(3, 3, 0) {
-        return Err(Complaint::error(format!("it is etcd {version}, which Patroni does not work with"), "upgrade it"));
-    }
-    if version < Version(3, 4, 0) {
-        session.prefix = "/v3beta";
-    }
+    session.prefix = etcd_gateway(version).ok_or_else(|| {
+        Complaint::error(format!("it is etcd {version}, which Patroni does not work with"), "upgrade it")
+    })?;
     let mut notes = Vec::new();
     session.log_in(version, &mut notes)?;
     let content = session.content()?;
@@ -107,11 +104,8 @@ impl Session<'_> {
                 ));
             }
         }
-        match self.question.patroni.0.and_then(|patroni| users_need(version, patroni)) {
-            Some(why) => {
-                let (what, remedy) = why.split_once(": ").unwrap_or((&why, "upgrade Patroni"));
-                Err(Complaint::error(what, remedy))
-            }
+        match users_need(version, &self.question.patroni) {
+            Some(trouble) => Err(Complaint::error(trouble.what, trouble.hint.unwrap_or_default())),
             None => Ok(()),
         }
     }

@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use crate::doctor::finding::{Finding, Level};
 use crate::doctor::instance::{Instance, LIMIT};
 use crate::patroni::version::{self, Patroni};
-use crate::patroni_yml::dcs::{self, Kind};
+use crate::patroni_yml::dcs::{self, Kind, Limit};
 
 /// How much longer than a server may take we wait for what cannot be bounded: the resolver.
 const GRACE: Duration = Duration::from_secs(1);
@@ -54,10 +54,14 @@ pub fn section(instance: &Instance) -> Result<Vec<Finding>> {
         findings.push(Finding::fatal(format!("{} has no options", kind.name()), "add its hosts"));
         return Ok(findings);
     };
-    let on_host = dcs::host_findings(instance.root, kind)?;
-    for finding in dcs::look(kind, options, &instance.patroni).into_iter().chain(on_host) {
-        let level = if finding.fatal { Level::Fatal } else { Level::Warning };
-        findings.push(Finding::new(level, finding.what, finding.remedy));
+    let on_host = dcs::host_limits(instance.root, kind)?;
+    for Limit { fatal, trouble, .. } in dcs::limits(kind, options, &instance.patroni).into_iter().chain(on_host) {
+        let level = if fatal { Level::Fatal } else { Level::Warning };
+        let finding = Finding::new(level, trouble.what, trouble.hint.unwrap_or_default());
+        findings.push(match trouble.place {
+            Some(place) => finding.at(place),
+            None => finding,
+        });
     }
     if kind == Kind::Raft {
         findings.extend(raft_directory(instance));
@@ -228,7 +232,7 @@ pub fn ask(instance: &Instance, known: &[Finding]) -> Answered {
         verifies: files.ca_file.is_some() || kind != Kind::Etcd3 || verifies_by_default(instance),
         tls,
         files,
-        patroni: Patroni(instance.patroni.0),
+        patroni: instance.patroni,
         id: instance.id.slashed(),
         namespace: instance.text(&["namespace"]).unwrap_or_else(|| "service".to_owned()),
         scope: instance.text(&["scope"]).unwrap_or_default(),
@@ -250,10 +254,8 @@ fn unasked(kind: Kind, known: &[Finding], error: &anyhow::Error) -> Vec<Finding>
     vec![Finding::warning(format!("{} was not asked: {error:#}", kind.name()), "run this check as root")]
 }
 
-/// urllib3 verifies without being told to since its version 2, which Debian 13 has (its release notes).
 fn verifies_by_default(instance: &Instance) -> bool {
-    let packages = version::packages(instance.root).unwrap_or_default();
-    !packages.iter().any(|name| name.starts_with("urllib3-1."))
+    version::urllib3_verifies(instance.root).unwrap_or(true)
 }
 
 /// Where the store is, and how it is talked to.
@@ -439,7 +441,7 @@ mod tests {
             tls: None,
             files: Files::default(),
             verifies: true,
-            patroni: Patroni(None),
+            patroni: Patroni::UNKNOWN,
             id: "16/main".to_owned(),
             namespace: "/a/".to_owned(),
             scope: "16-main".to_owned(),
