@@ -1,4 +1,5 @@
-//! `pg_clonecluster_patroni`: see the library.
+//! See `pg_clonecluster_patroni(8)`.
+
 fn main() -> std::process::ExitCode {
     patroni_tools::hooks::clone::main()
 }

@@ -1,4 +1,5 @@
-//! `pg_createcluster_patroni`: see the library.
+//! See `pg_createcluster_patroni(8)`.
+
 fn main() -> std::process::ExitCode {
     patroni_tools::hooks::create::main()
 }

@@ -1,4 +1,5 @@
-//! `pg_preparecluster_patroni`: see the library.
+//! See `pg_preparecluster_patroni(8)`.
+
 fn main() -> std::process::ExitCode {
     patroni_tools::hooks::prepare::main()
 }
