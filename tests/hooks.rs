@@ -476,7 +476,11 @@ fn nothing_outlives_a_clone_that_is_killed_and_the_next_attempt_succeeds() {
     machine.shell(&format!("rm -r {}", machine.data("main")));
     let mut hook = machine.start("pg_clonecluster_patroni", &slow);
     until("the copy has begun", Duration::from_secs(15), || machine.alive("pg_basebackup").len() == 2);
-    machine.refused("pg_clonecluster_patroni", &[&words[0], &words[1], &words[2]], &["another clone (pid ", "is running"]);
+    machine.refused(
+        "pg_clonecluster_patroni",
+        &[&words[0], &words[1], &words[2]],
+        &["another clone (pid ", "is running"],
+    );
     machine.root("kill", &[&machine.alive("/pg_clonecluster_patroni")[0]]);
     assert!(!hook.wait().unwrap().success());
     // The unit's preparation removes the remains too.

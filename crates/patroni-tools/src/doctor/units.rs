@@ -23,7 +23,7 @@ pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
         let what = format!("{name} runs this instance, so that patroni@{} does not start", instance.id.dashed());
         let remedy = match examine(root, instance.id, &instance.data_directory()) {
             Some(_) => {
-                "Keep it running until its data, which Patroni does not manage, are in a cluster with another name."
+                "Keep it running until its data, which Patroni does not manage, is in a cluster with another name."
                     .to_owned()
             }
             None => format!("run systemctl disable --now {name}"),

@@ -74,7 +74,7 @@ pub(crate) fn write(
         present.as_deref(),
     )?;
     if present.is_none() {
-        refuse_unmanaged(root, &config, force)?;
+        refuse_unmanaged(root, &config, force, known_key.is_some(), &key_path)?;
     }
     if known_key.is_none() {
         let key = SiteKey::create(root, &key_path)?;
@@ -129,12 +129,18 @@ fn bootstrapped(root: &Root, config: &Config) -> bool {
 }
 
 /// Refuses to write the first Patroni file for data that Patroni does not manage. If Patroni is running on them, the file was lost: then
-/// it is written with `force`, which takes no effect before Patroni is reloaded.
-fn refuse_unmanaged(root: &Root, config: &Config, force: bool) -> Result<()> {
+/// it is written with `force`, which takes no effect before Patroni is reloaded, but not with passwords of a new site key.
+fn refuse_unmanaged(root: &Root, config: &Config, force: bool, has_key: bool, key: &Path) -> Result<()> {
     let (id, data) = (&config.id, &config.data_directory);
     match examine(root, id, data) {
         None => Ok(()),
-        Some(Unmanaged::Running) if force => Ok(()),
+        Some(Unmanaged::Running) if force && has_key => Ok(()),
+        Some(Unmanaged::Running) if force => fail!(
+            "the site key {}, from which the passwords of the running cluster are derived, is missing", key.display();
+            "Copy it from another member. If no member has it, create it with '(umask 077; openssl rand -hex 32 > {})', run this again \
+             on all members, and then on the primary: patroni-gen-config --set-passwords {id}",
+            key.display()
+        ),
         Some(unmanaged) => Err(unmanaged.without_file(id, data).into()),
     }
 }

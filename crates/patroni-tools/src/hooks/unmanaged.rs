@@ -47,7 +47,7 @@ impl Unmanaged {
         match self {
             Self::Never => self.with_file(id, data),
             Self::Running => trouble!(
-                "{} and patroni.dynamic.json in {} are missing, but Patroni is running on these data",
+                "{} and patroni.dynamic.json in {} are missing, but Patroni is running on this data",
                 patroni_file(id).display(), data.display();
                 "Do not drop the cluster. Write the Patroni file again with: patroni-gen-config --force {id}"
             ),
@@ -62,7 +62,7 @@ impl Unmanaged {
                 let copy = copy_elsewhere(id);
                 trouble!(
                     "{} contains data that Patroni does not manage and would leave read-only", data.display();
-                    "{copy} If none of them are needed, run 'pg_dropcluster --stop {version} {name}' and then \
+                    "{copy} If none of it is needed, run 'pg_dropcluster --stop {version} {name}' and then \
                      'patroni-gen-config {id}'."
                 )
             }
@@ -71,7 +71,7 @@ impl Unmanaged {
                 trouble!(
                     "patroni.dynamic.json is missing in {}, on which Patroni is running", data.display();
                     "If 'pg_patronictl {id} list' shows a leader, Patroni writes this file when the dynamic configuration changes. \
-                     If the member waits for a leader, Patroni has never managed these data: stop patroni@{unit}. {copy}"
+                     If the member waits for a leader, Patroni has never managed this data: stop patroni@{unit}. {copy}"
                 )
             }
         }
