@@ -44,7 +44,9 @@ pub(crate) fn supervise(reporter: &Reporter, work: impl FnOnce() -> ExitCode) ->
 fn run_worker() -> Result<ExitCode> {
     set_pdeathsig(Signal::SIGTERM).context("could not set the signal for the death of Patroni")?;
     let program = std::env::current_exe().context("could not find this program")?;
+    // Called with the name of this process, which decides which program it is.
     let mut worker = Command::new(&program)
+        .arg0(std::env::args_os().next().unwrap_or_default())
         .args(std::env::args_os().skip(1))
         .env(WORKER_OF, getpid().to_string())
         .process_group(0)
