@@ -22,8 +22,8 @@ use crate::patroni_yml::inputs::Overrides;
     name = "patroni-gen-config",
     version,
     override_usage = "patroni-gen-config [COMMAND] [OPTION]... [CLUSTER]",
-    after_help = "CLUSTER is 16/main, 16-main or the two words 16 main; without it, $PGCLUSTER. A command can also be given as an \
-                  option: --check is check, --dry-run (--stdout) is show, --for PROGRAM is for PROGRAM.\n\n\
+    after_help = "CLUSTER is 16/main, 16-main or the two words 16 main. The default is $PGCLUSTER. Options can be used in place of \
+                  commands: --check of check, --dry-run or --stdout of show, --for PROGRAM of for PROGRAM, and so on.\n\n\
                   Manual: patroni-gen-config(8), settings: patroni.default(5)"
 )]
 pub struct CommandLine {
