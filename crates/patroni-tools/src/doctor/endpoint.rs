@@ -1,4 +1,4 @@
-//! The connection point: what is set for dnscp has to be in the Patroni file too, and dnscp needs what it runs and reads.
+//! The client endpoint: the Patroni file must contain what is set for dnscp, and dnscp needs its programs and secrets.
 
 use std::path::Path;
 
@@ -11,8 +11,8 @@ use crate::doctor::finding::{Finding, Level};
 use crate::doctor::instance::{Instance, USER};
 use crate::patroni_yml::network;
 
-/// Callbacks, the file of dnscp, addresses and programs.
-pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
+/// Callbacks, the configuration of dnscp, addresses and programs.
+pub fn check(instance: &Instance) -> Result<Vec<Finding>> {
     let Instance { root, id, .. } = instance;
     let calls_dnscp = |path: &[&str]| instance.text(path).is_some_and(|command| command.contains("dnscp"));
     let (called, missing): (Vec<&str>, Vec<&str>) = ["on_start", "on_restart", "on_role_change", "on_stop"]
@@ -25,40 +25,40 @@ pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
     let point = match point {
         Ok(Some(point)) => point,
         Err(mut finding) if !called.is_empty() => {
-            finding.what += " (until this is corrected, dnscp moves neither the address nor the name)";
+            finding.what += " (until this is corrected, dnscp updates neither the address nor the DNS name)";
             return Ok(vec![finding]);
         }
         Ok(None) | Err(_) => return Ok(Vec::new()),
     };
     let mut findings = Vec::new();
-    let remedy = format!("run patroni-gen-config {id} (a template of your own has to keep the block callbacks)");
+    let hint = format!("Keep the block callbacks if you use a template of your own, and run: patroni-gen-config {id}");
     if !missing.is_empty() {
         let what = format!(
             "VIPS or a DNS name is set, but postgresql.callbacks does not call dnscp for {}",
             missing.join(", ")
         );
-        findings.push(Finding::warning(what, remedy.clone()));
+        findings.push(Finding::warning(what, hint.clone()));
     }
     if instance.patroni.has_before_stop() && !calls_dnscp(&["postgresql", "before_stop"]) {
         findings.push(Finding::warning(
-            "postgresql.before_stop does not call dnscp, though the installed Patroni has it, so the address may stay here until \
-             PostgreSQL has stopped",
-            remedy,
+            "postgresql.before_stop does not call dnscp, although the installed Patroni supports it, so this host may keep the \
+             address until PostgreSQL has stopped",
+            hint,
         ));
     }
     let file = endpoint::file(id);
     if !root.path(&file).exists() {
         let what = format!("{} is missing, so dnscp@{} does not start", file.display(), id.dashed());
-        findings.push(Finding::warning(what, format!("run patroni-gen-config {id}")).at(""));
+        findings.push(Finding::warning(what, format!("Create it with: patroni-gen-config {id}")).at(""));
     }
     findings.extend(addresses(instance, &point)?);
     findings.extend(lease(instance, &point));
     findings.extend(manager(instance, &point)?);
-    findings.extend(needs(instance, &point));
+    findings.extend(programs_and_secrets(instance, &point));
     Ok(findings)
 }
 
-/// Does PostgreSQL listen on the virtual address, and is there an interface for it?
+/// Does PostgreSQL listen on the virtual IP address, and does its interface exist?
 fn addresses(instance: &Instance, point: &Point) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let listen = instance.text(&["postgresql", "listen"]).unwrap_or_default();
@@ -66,7 +66,7 @@ fn addresses(instance: &Instance, point: &Point) -> Result<Vec<Finding>> {
     let hosts: Vec<String> = hosts.split(',').map(|host| host.trim().trim_matches(['[', ']']).to_owned()).collect();
     let own = crate::doctor::certificates::address(instance, "postgresql");
     for vip in &point.vips {
-        // Of the addresses of the whole site a member has those of its own networks.
+        // A member uses only those addresses of the site that are in its own networks.
         let network = vip.prefix.and_then(|prefix| IpNet::new(vip.address, prefix).ok());
         if point.interface.is_none() && network.zip(own).is_some_and(|(network, own)| !network.contains(&own)) {
             continue;
@@ -79,13 +79,13 @@ fn addresses(instance: &Instance, point: &Point) -> Result<Vec<Finding>> {
     if let Some(interface) = point.interface.as_deref().filter(|_| !point.vips.is_empty()) {
         if !instance.root.path(Path::new("/sys/class/net").join(interface)).exists() {
             let what = format!("VIP_INTERFACE is {interface}, which this host does not have");
-            findings.push(Finding::error(what, "correct it").at(""));
+            findings.push(Finding::error(what, "Correct it.").at(""));
         }
     }
     Ok(findings)
 }
 
-/// The address has to be gone before another member can take it.
+/// The address must expire before another member can acquire it.
 fn lease(instance: &Instance, point: &Point) -> Option<Finding> {
     let seconds = |key: &str, default: u64| {
         instance.yaml.get(&["bootstrap", "dcs", key]).and_then(serde_json::Value::as_u64).unwrap_or(default)
@@ -95,15 +95,16 @@ fn lease(instance: &Instance, point: &Point) -> Option<Finding> {
         return None;
     }
     let what = format!(
-        "VIP_LEASE + LOOP_WAIT is {used}, but TTL is {ttl}: a primary that hangs could have the address when another one takes it"
+        "VIP_LEASE + LOOP_WAIT is {used}, but TTL is {ttl}: a hung primary could still hold the virtual IP address when a new primary \
+         acquires it"
     );
-    Some(Finding::warning(what, "lower VIP_LEASE").at(""))
+    Some(Finding::warning(what, "Lower VIP_LEASE.").at(""))
 }
 
-/// Who moves the address in place of dnscp has to be told to.
+/// A program that moves the address instead of dnscp must be configured.
 fn manager(instance: &Instance, point: &Point) -> Result<Option<Finding>> {
     let Instance { root, id, .. } = instance;
-    let (file, says) = match point.manager {
+    let (file, wanted) = match point.manager {
         Manager::Keepalived if !point.vips.is_empty() => {
             ("/etc/keepalived/keepalived.conf".to_owned(), endpoint::state_file(id).display().to_string())
         }
@@ -111,15 +112,15 @@ fn manager(instance: &Instance, point: &Point) -> Result<Option<Finding>> {
         _ => return Ok(None),
     };
     let name = point.manager.name();
-    let told = root.read(&file)?.is_some_and(|text| text.contains(&says));
-    Ok((!told).then(|| {
+    let configured = root.read(&file)?.is_some_and(|text| text.contains(&wanted));
+    Ok((!configured).then(|| {
         let what = format!("VIP_MANAGER is {name}, but {file} does not configure it for {id}");
-        Finding::warning(what, format!("run patroni-gen-config --for {name} {id}")).at("")
+        Finding::warning(what, format!("Configure it with: patroni-gen-config --for {name} {id}")).at("")
     }))
 }
 
 /// The programs that dnscp runs, and the secrets that it reads.
-fn needs(instance: &Instance, point: &Point) -> Vec<Finding> {
+fn programs_and_secrets(instance: &Instance, point: &Point) -> Vec<Finding> {
     let Some(dns) = &point.dns else { return Vec::new() };
     let root = instance.root;
     let mut findings: Vec<Finding> = dns
@@ -128,7 +129,8 @@ fn needs(instance: &Instance, point: &Point) -> Vec<Finding> {
         .iter()
         .filter(|(program, _)| root.program(program).is_err())
         .map(|(program, package)| {
-            Finding::error(format!("DNS_AUTH=gss needs {program}"), format!("run apt install {package}")).at("")
+            Finding::error(format!("DNS_AUTH=gss needs {program}"), format!("Install it with: apt install {package}"))
+                .at("")
         })
         .collect();
     let secret = match &dns.auth {
@@ -139,8 +141,8 @@ fn needs(instance: &Instance, point: &Point) -> Vec<Finding> {
     };
     if let Some((key, path)) = secret {
         if !root.path(path).exists() {
-            let what = format!("{key}: there is no file {}", path.display());
-            findings.push(Finding::error(what, "put it there, or correct the setting").at(""));
+            let what = format!("{key} is {}, which does not exist", path.display());
+            findings.push(Finding::error(what, "Create the file, or correct the setting.").at(""));
         } else if let Err(error) = User::of(root, USER).and_then(|user| user.check_reads(root, path)).context(key) {
             findings.push(Finding::of(Level::Error, &error));
         }

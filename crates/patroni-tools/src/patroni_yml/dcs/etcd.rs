@@ -4,6 +4,8 @@
 use anyhow::{Result, bail};
 use host::Root;
 use host::settings::Settings;
+use host::trouble;
+use host::trouble::Trouble;
 use serde_json::json;
 
 use crate::patroni::version::Version;
@@ -49,7 +51,7 @@ pub fn options(root: &Root, settings: &Settings, kind: Kind) -> Result<Options> 
 /// nothing without authentication any more, and Patroni asks for their members and renews its lease without it until
 /// 4.1.1 (its release notes; measured with 3.0.2 and 4.0.7 against etcd 3.5.30).
 #[must_use]
-pub fn users_need(server: Version, patroni: Version) -> Option<String> {
+pub fn users_need(server: Version, patroni: Version) -> Option<Trouble> {
     let closed = match server {
         Version(3, 4, patch) => patch >= 42,
         Version(3, 5, patch) => patch >= 28,
@@ -57,9 +59,9 @@ pub fn users_need(server: Version, patroni: Version) -> Option<String> {
         newer => newer > Version(3, 6, 9),
     };
     (closed && patroni < Version(4, 1, 1)).then(|| {
-        format!(
-            "etcd {server} with users needs Patroni 4.1.1, and this is {patroni}, which would wait for etcd for ever: upgrade \
-             Patroni, use client certificates without users, or an etcd before 3.4.42, 3.5.28 and 3.6.9"
+        trouble!(
+            "etcd {server} with users requires Patroni 4.1.1, but {patroni} is installed and would wait for etcd for ever";
+            "Upgrade Patroni, use client certificates without users, or an etcd before 3.4.42, 3.5.28 and 3.6.9."
         )
     })
 }
