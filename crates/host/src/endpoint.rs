@@ -149,7 +149,7 @@ impl Point {
 
     /// The same from settings that are read already.
     pub fn from_settings(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Option<Self>> {
-        let vips = settings.list("VIPS", parse_vip)?.unwrap_or_default();
+        let vips = vips(settings)?;
         let dns = dns(root, id, settings)?;
         if vips.is_empty() && dns.is_none() {
             return Ok(None);
@@ -164,6 +164,11 @@ impl Point {
             dns,
         }))
     }
+}
+
+/// `VIPS`: the virtual IP addresses; empty if none are set.
+pub fn vips(settings: &Settings) -> Result<Vec<Vip>> {
+    Ok(settings.list("VIPS", parse_vip)?.unwrap_or_default())
 }
 
 /// `10.0.3.100/24`, `10.0.3.100`, `fd00::100/64`, `fd00::100`.

@@ -26,10 +26,12 @@ impl Trouble {
         Self { what: what.into(), ..Self::default() }
     }
 
-    /// The same at a place.
+    /// The same at a place. An empty place is none, and a colon that separates it from what follows is not part of it.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
-        self.place = Some(place.to_string());
+        let place = place.to_string();
+        let place = place.trim_end_matches(": ");
+        self.place = (!place.is_empty()).then(|| place.to_owned());
         self
     }
 
@@ -71,8 +73,8 @@ impl Trouble {
     pub fn line(&self) -> String {
         match &self.place {
             Some(place) if self.what.is_empty() => place.clone(),
-            Some(place) if !place.is_empty() => format!("{place}: {}", self.what),
-            _ => self.what.clone(),
+            Some(place) => format!("{place}: {}", self.what),
+            None => self.what.clone(),
         }
     }
 }

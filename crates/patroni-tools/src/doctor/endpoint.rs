@@ -115,7 +115,7 @@ fn manager(instance: &Instance, point: &Point) -> Result<Option<Finding>> {
     let configured = root.read(&file)?.is_some_and(|text| text.contains(&wanted));
     Ok((!configured).then(|| {
         let what = format!("VIP_MANAGER is {name}, but {file} does not configure it for {id}");
-        Finding::warning(what, format!("Configure it with: patroni-gen-config --for {name} {id}")).at("")
+        Finding::warning(what, format!("Configure it with: patroni-gen-config for {name} {id}")).at("")
     }))
 }
 

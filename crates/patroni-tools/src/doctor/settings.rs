@@ -34,7 +34,7 @@ pub fn check(instance: &Instance) -> Vec<Finding> {
     }
     vec![Finding::warning(
         "the file differs from what the settings, the site key and this host give now",
-        format!("See patroni-gen-config --diff {0}, then run: patroni-gen-config {0}", instance.id),
+        format!("See patroni-gen-config diff {0}, then run: patroni-gen-config {0}", instance.id),
     )]
 }
 
