@@ -122,7 +122,7 @@ fn doctor(section: &str, more: &str) -> Vec<String> {
     let mut findings: Vec<String> = Vec::new();
     for line in err.lines().map(|line| without_date(line.strip_prefix("patroni-gen-config: ").unwrap_or(line))) {
         match (line.strip_prefix("hint: "), findings.last_mut()) {
-            (Some(hint), Some(finding)) => *finding += &format!(": {hint}"),
+            (Some(hint), Some(finding)) => finding.extend([": ", hint]),
             _ => findings.push(line),
         }
     }

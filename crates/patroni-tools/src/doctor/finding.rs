@@ -39,7 +39,7 @@ pub(crate) struct Finding {
     /// What it is about, if other checks could find the same.
     pub(crate) subject: Option<Subject>,
     /// What the innermost error reported, if it was made from an error.
-    pub(crate) cause: Option<String>,
+    pub(crate) cause: Option<Box<str>>,
 }
 
 impl Finding {
@@ -63,7 +63,7 @@ impl Finding {
     pub(crate) fn of(level: Level, error: &anyhow::Error) -> Self {
         let Trouble { place, what, hint, .. } = Trouble::of(error);
         let troubles = error.chain().filter_map(|cause| cause.downcast_ref::<Trouble>());
-        let cause = troubles.map(|trouble| trouble.what.clone()).filter(|what| !what.is_empty()).last();
+        let cause = troubles.map(|trouble| trouble.what.as_str()).filter(|what| !what.is_empty()).last().map(Box::from);
         Self { cause, ..Self::new(level, what, hint.unwrap_or_default()).at(place.unwrap_or_default()) }
     }
 
@@ -95,8 +95,11 @@ impl Finding {
 
     /// Do both have the same cause, or are they about the same file?
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        let cause = |finding: &Self| finding.cause.clone().unwrap_or_else(|| finding.what.clone());
-        cause(self) == cause(other) || (self.subject.is_some() && self.subject == other.subject)
+        self.cause() == other.cause() || (self.subject.is_some() && self.subject == other.subject)
+    }
+
+    fn cause(&self) -> &str {
+        self.cause.as_deref().unwrap_or(&self.what)
     }
 
     /// How it is reported. A part of it may come from a server.

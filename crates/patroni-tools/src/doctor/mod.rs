@@ -43,7 +43,7 @@ pub use instance::{Depth, Options};
 
 /// Checks clusters and reports the findings. Fails if one of the clusters cannot work.
 pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter) -> Result<()> {
-    let mut reported = BTreeSet::new();
+    let mut shown = BTreeSet::new();
     let mut documents = Vec::new();
     let mut last = None;
     for id in ids {
@@ -66,7 +66,7 @@ pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter
         for finding in &findings {
             let trouble = finding.trouble(&path);
             // A problem of the host is found for each of its clusters.
-            if !reported.insert((trouble.line(), trouble.hint.clone())) {
+            if !shown.insert((trouble.line(), trouble.hint.clone())) {
                 continue;
             }
             if finding.level == Level::Warning {
