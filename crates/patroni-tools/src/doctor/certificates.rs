@@ -11,8 +11,8 @@ use anyhow::Result;
 use host::clusters;
 use host::conf;
 
+use crate::doctor::cluster::{Cluster, USER, denied};
 use crate::doctor::finding::{Finding, Level};
-use crate::doctor::instance::{Instance, USER, denied};
 use crate::files::certificate::{self, Certificates, How, Purpose};
 
 /// A certificate and its use.
@@ -34,22 +34,22 @@ struct Use {
 }
 
 /// All TLS files.
-pub fn check(instance: &Instance) -> Result<Vec<Finding>> {
-    let postgresql = Postgresql::of(instance)?;
+pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
+    let postgresql = Postgresql::of(cluster)?;
     let mut findings = Vec::new();
     let mut seen = BTreeSet::new();
-    for (label, path) in ca_files(instance, &postgresql) {
+    for (label, path) in ca_files(cluster, &postgresql) {
         if seen.insert(path.clone()) {
-            findings.extend(check_ca(instance, &label, &path));
+            findings.extend(check_ca(cluster, &label, &path));
         }
     }
     // A fault of a file with several uses is reported for the most important one.
-    let mut uses = uses(instance, &postgresql);
+    let mut uses = uses(cluster, &postgresql);
     uses.sort_by_key(|used| Reverse(used.level));
     let mut pairs = BTreeSet::new();
     for used in uses {
         let first = pairs.insert((used.certificate.clone(), used.key.clone()));
-        findings.extend(check_pair(instance, &used, first));
+        findings.extend(check_pair(cluster, &used, first));
     }
     Ok(findings)
 }
@@ -62,15 +62,15 @@ struct Postgresql {
 }
 
 impl Postgresql {
-    fn of(instance: &Instance) -> Result<Self> {
-        let there = clusters::find(instance.root, instance.id)?.is_some();
-        let conf = if there { clusters::effective_conf(instance.root, instance.id)? } else { conf::Conf::default() };
+    fn of(cluster: &Cluster) -> Result<Self> {
+        let there = clusters::find(cluster.root, cluster.id)?.is_some();
+        let conf = if there { clusters::effective_conf(cluster.root, cluster.id)? } else { conf::Conf::default() };
         let parameter = |name: &str| {
-            let local = instance.text(&["postgresql", "parameters", name]);
-            let of_new = || instance.text(&["bootstrap", "dcs", "postgresql", "parameters", name]);
+            let local = cluster.text(&["postgresql", "parameters", name]);
+            let of_new = || cluster.text(&["bootstrap", "dcs", "postgresql", "parameters", name]);
             local.or_else(|| if there { conf.get(name).cloned() } else { of_new() }).filter(|value| !value.is_empty())
         };
-        let data = instance.text(&["postgresql", "data_dir"]).unwrap_or_default();
+        let data = cluster.text(&["postgresql", "data_dir"]).unwrap_or_default();
         let file = |name| parameter(name).map(|path| Path::new(&data).join(path));
         let files = [file("ssl_cert_file"), file("ssl_key_file"), file("ssl_ca_file")];
         let password = parameter("ssl_passphrase_command").is_some();
@@ -79,23 +79,23 @@ impl Postgresql {
 }
 
 /// The files with CA certificates.
-fn ca_files(instance: &Instance, postgresql: &Postgresql) -> Vec<(String, PathBuf)> {
-    let kind = crate::doctor::dcs::kind(instance).map_or("", |kind| kind.name());
+fn ca_files(cluster: &Cluster, postgresql: &Postgresql) -> Vec<(String, PathBuf)> {
+    let kind = crate::doctor::dcs::kind(cluster).map_or("", |kind| kind.name());
     let mut keys = vec![vec![kind, "cacert"], vec!["restapi", "cafile"], vec!["ctl", "cacert"]];
     for role in ["superuser", "replication", "rewind"] {
         keys.push(vec!["postgresql", "authentication", role, "sslrootcert"]);
     }
-    let named = keys.into_iter().filter_map(|key| Some((key.join("."), PathBuf::from(instance.text(&key)?))));
+    let named = keys.into_iter().filter_map(|key| Some((key.join("."), PathBuf::from(cluster.text(&key)?))));
     let own = postgresql.files[2].clone().filter(|_| postgresql.on).map(|path| ("ssl_ca_file".to_owned(), path));
     named.chain(own).collect()
 }
 
-fn check_ca(instance: &Instance, label: &str, path: &Path) -> Vec<Finding> {
+fn check_ca(cluster: &Cluster, label: &str, path: &Path) -> Vec<Finding> {
     // With TLS, Patroni reads it before it listens.
-    let needed = label == "restapi.cafile" && instance.text(&["restapi", "certfile"]).is_some();
+    let needed = label == "restapi.cafile" && cluster.text(&["restapi", "certfile"]).is_some();
     let level = if needed { Level::Fatal } else { Level::Error };
-    let mut findings: Vec<Finding> = readable(instance, path, level).into_iter().collect();
-    match certificate::read(&instance.root.for_postgres(), path) {
+    let mut findings: Vec<Finding> = readable(cluster, path, level).into_iter().collect();
+    match certificate::read(&cluster.root.for_postgres(), path) {
         Err(error) if denied(&error) => {}
         Err(error) => findings.push(broken(level, label, path, &error)),
         Ok(certificates) => findings.extend(certificates.all_out_of_date().map(|why| {
@@ -106,21 +106,21 @@ fn check_ca(instance: &Instance, label: &str, path: &Path) -> Vec<Finding> {
     findings
 }
 
-fn uses(instance: &Instance, postgresql: &Postgresql) -> Vec<Use> {
-    let path = |key: &[&str]| instance.text(key).map(PathBuf::from);
+fn uses(cluster: &Cluster, postgresql: &Postgresql) -> Vec<Use> {
+    let path = |key: &[&str]| cluster.text(key).map(PathBuf::from);
     let mut uses = Vec::new();
     let mut push = |section: &[&str], cert: &str, key: &str, level: Level| {
         let join = |name| [section, &[name]].concat();
         let certificate = path(&join(cert))?;
         // One file can contain both.
         let key_path = path(&join(key)).unwrap_or_else(|| certificate.clone());
-        let password = ["key_password", "keyfile_password"].iter().any(|name| instance.text(&join(name)).is_some());
+        let password = ["key_password", "keyfile_password"].iter().any(|name| cluster.text(&join(name)).is_some());
         let label = join(cert).join(".");
         let (ca, address, strict) = (None, None, false);
         uses.push(Use { label, certificate, key: key_path, password, ca, address, level, strict });
         uses.len().checked_sub(1)
     };
-    if let Some(kind) = crate::doctor::dcs::kind(instance) {
+    if let Some(kind) = crate::doctor::dcs::kind(cluster) {
         push(&[kind.name()], "cert", "key", Level::Error);
     }
     let rest = push(&["restapi"], "certfile", "keyfile", Level::Fatal);
@@ -131,8 +131,8 @@ fn uses(instance: &Instance, postgresql: &Postgresql) -> Vec<Use> {
     if let Some(rest) = rest {
         uses[rest].ca = ca(&["ctl", "cacert"], Purpose::Server).or(ca(&["restapi", "cafile"], Purpose::Server));
         // Without verification no address is checked.
-        let insecure = instance.text(&["ctl", "insecure"]).as_deref() == Some("true");
-        uses[rest].address = address(instance, "restapi").filter(|_| !insecure);
+        let insecure = cluster.text(&["ctl", "insecure"]).as_deref() == Some("true");
+        uses[rest].address = address(cluster, "restapi").filter(|_| !insecure);
     }
     if let Some(ctl) = ctl {
         uses[ctl].ca = ca(&["restapi", "cafile"], Purpose::Client);
@@ -145,14 +145,14 @@ fn uses(instance: &Instance, postgresql: &Postgresql) -> Vec<Use> {
     if let ([Some(certificate), Some(key), _], true) = (&postgresql.files, postgresql.on) {
         let replication = ["postgresql", "authentication", "replication"];
         let root = ca(&[replication[0], replication[1], replication[2], "sslrootcert"], Purpose::Server);
-        let mode = instance.text(&[replication[0], replication[1], replication[2], "sslmode"]).unwrap_or_default();
+        let mode = cluster.text(&[replication[0], replication[1], replication[2], "sslmode"]).unwrap_or_default();
         uses.push(Use {
             label: "ssl_cert_file".to_owned(),
             certificate: certificate.clone(),
             key: key.clone(),
             password: postgresql.password,
             ca: root.filter(|_| mode.starts_with("verify")),
-            address: address(instance, "postgresql").filter(|_| mode == "verify-full"),
+            address: address(cluster, "postgresql").filter(|_| mode == "verify-full"),
             level: Level::Fatal,
             strict: true,
         });
@@ -161,25 +161,25 @@ fn uses(instance: &Instance, postgresql: &Postgresql) -> Vec<Use> {
 }
 
 /// The address at which the others reach this member; `None` for a name.
-pub fn address(instance: &Instance, section: &str) -> Option<IpAddr> {
-    let text = instance.text(&[section, "connect_address"])?;
+pub fn address(cluster: &Cluster, section: &str) -> Option<IpAddr> {
+    let text = cluster.text(&[section, "connect_address"])?;
     let (host, _) = text.rsplit_once(':')?;
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
-fn check_pair(instance: &Instance, used: &Use, first: bool) -> Vec<Finding> {
+fn check_pair(cluster: &Cluster, used: &Use, first: bool) -> Vec<Finding> {
     let (label, shown) = (&used.label, used.certificate.display());
     let loaded = if used.password {
-        certificate::read(&instance.root.for_postgres(), &used.certificate)
+        certificate::read(&cluster.root.for_postgres(), &used.certificate)
     } else {
-        certificate::read_pair(&instance.root.for_postgres(), &used.certificate, &used.key)
+        certificate::read_pair(&cluster.root.for_postgres(), &used.certificate, &used.key)
     };
     let mut findings = Vec::new();
     if first {
         let files = BTreeSet::from([&used.certificate, &used.key]);
-        findings.extend(files.into_iter().filter_map(|path| readable(instance, path, used.level)));
+        findings.extend(files.into_iter().filter_map(|path| readable(cluster, path, used.level)));
     }
-    findings.extend(loose(instance, used).filter(|_| first || used.strict));
+    findings.extend(loose(cluster, used).filter(|_| first || used.strict));
     let own = match loaded {
         Ok(own) => own,
         Err(error) if first && !denied(&error) => {
@@ -192,7 +192,7 @@ fn check_pair(instance: &Instance, used: &Use, first: bool) -> Vec<Finding> {
         let expired = |why| Finding::error(format!("{label} {shown} {why}"), "Renew it.").about(&used.certificate);
         findings.extend(own.out_of_date().map(expired));
     }
-    findings.extend(used.ca.as_ref().and_then(|ca| unsigned(instance, used, &own, ca)));
+    findings.extend(used.ca.as_ref().and_then(|ca| unsigned(cluster, used, &own, ca)));
     if let Some(Err(names)) = used.address.map(|address| own.is_for(address)) {
         let address = used.address.map(|address| address.to_string()).unwrap_or_default();
         let what =
@@ -204,12 +204,12 @@ fn check_pair(instance: &Instance, used: &Use, first: bool) -> Vec<Finding> {
 }
 
 fn unsigned(
-    instance: &Instance,
+    cluster: &Cluster,
     used: &Use,
     own: &Certificates,
     (label, path, purpose): &(String, PathBuf, Purpose),
 ) -> Option<Finding> {
-    let ca = certificate::read(&instance.root.for_postgres(), path).ok()?;
+    let ca = certificate::read(&cluster.root.for_postgres(), path).ok()?;
     let why = own.signed_by(&ca, *purpose, How::AtAnyTime).err()?;
     let what =
         format!("{} {} is not signed by {label} {} ({why})", used.label, used.certificate.display(), path.display());
@@ -217,14 +217,14 @@ fn unsigned(
     Some(Finding::error(what, hint).about(&used.certificate))
 }
 
-fn readable(instance: &Instance, path: &Path, level: Level) -> Option<Finding> {
-    instance.root.path(path).exists().then(|| instance.unreadable(path, level)).flatten()
+fn readable(cluster: &Cluster, path: &Path, level: Level) -> Option<Finding> {
+    cluster.root.path(path).exists().then(|| cluster.unreadable(path, level)).flatten()
 }
 
 /// A key that others can read. PostgreSQL does not start with it and libpq does not use it (`check_ssl_key_file_permissions` in
 /// `be-secure-common.c`, `initialize_SSL` in `fe-secure-openssl.c`).
-fn loose(instance: &Instance, used: &Use) -> Option<Finding> {
-    let found = instance.root.path(&used.key).metadata().ok()?;
+fn loose(cluster: &Cluster, used: &Use) -> Option<Finding> {
+    let found = cluster.root.path(&used.key).metadata().ok()?;
     let (mode, key) = (found.mode() & 0o7777, used.key.display());
     let (forbidden, mode_needed) = match found.uid() {
         0 if used.strict => (0o037, "0640"),

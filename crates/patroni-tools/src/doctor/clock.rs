@@ -2,8 +2,8 @@
 
 use host::{Root, program};
 
+use crate::doctor::cluster::LIMIT;
 use crate::doctor::finding::Finding;
-use crate::doctor::instance::LIMIT;
 
 /// What `timedatectl show` reports about the clock. Nothing is found without that program, or in a container, which has the clock of its
 /// host.

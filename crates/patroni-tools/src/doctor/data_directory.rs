@@ -8,36 +8,36 @@ use host::{PgVersion, clusters, conf, program};
 use nix::unistd::geteuid;
 use serde_json::Value;
 
+use crate::doctor::cluster::{Cluster, USER};
 use crate::doctor::finding::{Finding, Level};
-use crate::doctor::instance::{Instance, USER};
 use crate::doctor::patroni_yml::method_names;
 use crate::hooks::unmanaged::{is_unmanaged, other_name};
 
 /// Programs and data.
-pub fn check(instance: &Instance) -> Result<Vec<Finding>> {
-    let mut findings = programs(instance);
-    if let Some(data) = instance.text(&["postgresql", "data_dir"]).map(PathBuf::from) {
-        findings.extend(data_directory(instance, &data)?);
+pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
+    let mut findings = programs(cluster);
+    if let Some(data) = cluster.text(&["postgresql", "data_dir"]).map(PathBuf::from) {
+        findings.extend(data_directory(cluster, &data)?);
     }
     Ok(findings)
 }
 
-fn programs(instance: &Instance) -> Vec<Finding> {
-    let root = instance.root;
-    let version = &instance.id.version;
+fn programs(cluster: &Cluster) -> Vec<Finding> {
+    let root = cluster.root;
+    let version = &cluster.id.version;
     let mut findings = Vec::new();
     // A Patroni that is not Debian's has a unit of its own.
     if root.program("patroni").is_err() && !root.path("/usr/local/bin/patroni").exists() {
         findings.push(Finding::error("Patroni is not installed", "Install it with: apt install patroni").at(""));
     }
-    match instance.text(&["postgresql", "bin_dir"]) {
+    match cluster.text(&["postgresql", "bin_dir"]) {
         Some(bin_dir) if !root.path(Path::new(&bin_dir).join("postgres")).exists() => {
             let what = format!("bin_dir is {bin_dir}, which has no postgres");
             findings.push(Finding::fatal(what, format!("Install it with: apt install postgresql-{version}")));
         }
         _ => {}
     }
-    for path in hook_commands(instance) {
+    for path in hook_commands(cluster) {
         let executable = root.path(&path).metadata().is_ok_and(|data| data.permissions().mode() & 0o111 != 0);
         if path.is_absolute() && !executable {
             let what = format!("{} is not an executable program on this host", path.display());
@@ -47,8 +47,8 @@ fn programs(instance: &Instance) -> Vec<Finding> {
     findings
 }
 
-fn hook_commands(instance: &Instance) -> Vec<PathBuf> {
-    let yaml = &instance.yaml;
+fn hook_commands(cluster: &Cluster) -> Vec<PathBuf> {
+    let yaml = &cluster.yaml;
     let mut commands = Vec::new();
     for method in method_names(yaml) {
         for section in ["bootstrap", "postgresql"] {
@@ -61,13 +61,13 @@ fn hook_commands(instance: &Instance) -> Vec<PathBuf> {
     commands.iter().filter_map(|command| command.split_whitespace().next()).map(PathBuf::from).collect()
 }
 
-fn data_directory(instance: &Instance, data: &Path) -> Result<Vec<Finding>> {
-    let Instance { root, id, .. } = instance;
+fn data_directory(cluster: &Cluster, data: &Path) -> Result<Vec<Finding>> {
+    let Cluster { root, id, .. } = cluster;
     let shown = data.display();
     let mut findings = Vec::new();
     // Patroni starts PostgreSQL with -D, but a data_directory in the base configuration overrides it.
     let config =
-        instance.text(&["postgresql", "config_dir"]).map_or_else(|| clusters::config_directory(id), PathBuf::from);
+        cluster.text(&["postgresql", "config_dir"]).map_or_else(|| clusters::config_directory(id), PathBuf::from);
     let base = ["postgresql.base.conf", "postgresql.conf"].map(|name| config.join(name));
     // pg_preparecluster_patroni moves the remains of a dropped cluster aside.
     let dropped = crate::postgres::conf_dir::is_dropped(root, id, data);

@@ -7,18 +7,18 @@ use host::endpoint::{self, Auth, GssSecret, Manager, Point};
 use host::file_access::User;
 use ipnet::IpNet;
 
+use crate::doctor::cluster::{Cluster, USER};
 use crate::doctor::finding::{Finding, Level};
-use crate::doctor::instance::{Instance, USER};
 use crate::patroni_yml::network;
 
 /// Callbacks, the configuration of dnscp, addresses and programs.
-pub fn check(instance: &Instance) -> Result<Vec<Finding>> {
-    let Instance { root, id, .. } = instance;
-    let calls_dnscp = |path: &[&str]| instance.text(path).is_some_and(|command| command.contains("dnscp"));
+pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
+    let Cluster { root, id, .. } = cluster;
+    let calls_dnscp = |path: &[&str]| cluster.text(path).is_some_and(|command| command.contains("dnscp"));
     let (called, missing): (Vec<&str>, Vec<&str>) = ["on_start", "on_restart", "on_role_change", "on_stop"]
         .into_iter()
         .partition(|event| calls_dnscp(&["postgresql", "callbacks", event]));
-    let point = match &instance.settings {
+    let point = match &cluster.settings {
         Ok(settings) => Point::from_settings(root, id, settings).map_err(|error| Finding::of(Level::Warning, &error)),
         Err(error) => Err(Finding::of(Level::Warning, error)),
     };
@@ -39,7 +39,7 @@ pub fn check(instance: &Instance) -> Result<Vec<Finding>> {
         );
         findings.push(Finding::warning(what, hint.clone()));
     }
-    if instance.patroni.has_before_stop() && !calls_dnscp(&["postgresql", "before_stop"]) {
+    if cluster.patroni.has_before_stop() && !calls_dnscp(&["postgresql", "before_stop"]) {
         findings.push(Finding::warning(
             "postgresql.before_stop does not call dnscp, although the installed Patroni supports it, so this host may keep the \
              address until PostgreSQL has stopped",
@@ -51,33 +51,33 @@ pub fn check(instance: &Instance) -> Result<Vec<Finding>> {
         let what = format!("{} is missing, so dnscp@{} does not start", file.display(), id.dashed());
         findings.push(Finding::warning(what, format!("Create it with: patroni-gen-config {id}")).at(""));
     }
-    findings.extend(addresses(instance, &point)?);
-    findings.extend(lease(instance, &point));
-    findings.extend(manager(instance, &point)?);
-    findings.extend(programs_and_secrets(instance, &point));
+    findings.extend(addresses(cluster, &point)?);
+    findings.extend(lease(cluster, &point));
+    findings.extend(manager(cluster, &point)?);
+    findings.extend(programs_and_secrets(cluster, &point));
     Ok(findings)
 }
 
 /// Does PostgreSQL listen on the virtual IP address, and does its interface exist?
-fn addresses(instance: &Instance, point: &Point) -> Result<Vec<Finding>> {
+fn addresses(cluster: &Cluster, point: &Point) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    let listen = instance.text(&["postgresql", "listen"]).unwrap_or_default();
+    let listen = cluster.text(&["postgresql", "listen"]).unwrap_or_default();
     let hosts = listen.rsplit_once(':').map_or("", |(hosts, _)| hosts);
     let hosts: Vec<String> = hosts.split(',').map(|host| host.trim().trim_matches(['[', ']']).to_owned()).collect();
-    let own = crate::doctor::certificates::address(instance, "postgresql");
+    let own = crate::doctor::certificates::address(cluster, "postgresql");
     for vip in &point.vips {
         // A member uses only those addresses of the site that are in its own networks.
         let network = vip.prefix.and_then(|prefix| IpNet::new(vip.address, prefix).ok());
         if point.interface.is_none() && network.zip(own).is_some_and(|(network, own)| !network.contains(&own)) {
             continue;
         }
-        if let Some(unheard) = network::unheard(instance.root, &hosts, vip.address)? {
+        if let Some(unheard) = network::unheard(cluster.root, &hosts, vip.address)? {
             let level = if unheard.never { Level::Error } else { Level::Warning };
             findings.push(Finding::new(level, format!("postgresql.listen {}", unheard.what), unheard.remedy));
         }
     }
     if let Some(interface) = point.interface.as_deref().filter(|_| !point.vips.is_empty()) {
-        if !instance.root.path(Path::new("/sys/class/net").join(interface)).exists() {
+        if !cluster.root.path(Path::new("/sys/class/net").join(interface)).exists() {
             let what = format!("VIP_INTERFACE is {interface}, which this host does not have");
             findings.push(Finding::error(what, "Correct it.").at(""));
         }
@@ -86,9 +86,9 @@ fn addresses(instance: &Instance, point: &Point) -> Result<Vec<Finding>> {
 }
 
 /// The address must expire before another member can acquire it.
-fn lease(instance: &Instance, point: &Point) -> Option<Finding> {
+fn lease(cluster: &Cluster, point: &Point) -> Option<Finding> {
     let seconds = |key: &str, default: u64| {
-        instance.yaml.get(&["bootstrap", "dcs", key]).and_then(serde_json::Value::as_u64).unwrap_or(default)
+        cluster.yaml.get(&["bootstrap", "dcs", key]).and_then(serde_json::Value::as_u64).unwrap_or(default)
     };
     let (ttl, used) = (seconds("ttl", 30), point.lease.as_secs() + seconds("loop_wait", 10));
     if point.vips.is_empty() || point.manager == Manager::VipManager || used < ttl {
@@ -102,8 +102,8 @@ fn lease(instance: &Instance, point: &Point) -> Option<Finding> {
 }
 
 /// A program that moves the address instead of dnscp must be configured.
-fn manager(instance: &Instance, point: &Point) -> Result<Option<Finding>> {
-    let Instance { root, id, .. } = instance;
+fn manager(cluster: &Cluster, point: &Point) -> Result<Option<Finding>> {
+    let Cluster { root, id, .. } = cluster;
     let (file, wanted) = match point.manager {
         Manager::Keepalived if !point.vips.is_empty() => {
             ("/etc/keepalived/keepalived.conf".to_owned(), endpoint::state_file(id).display().to_string())
@@ -120,9 +120,9 @@ fn manager(instance: &Instance, point: &Point) -> Result<Option<Finding>> {
 }
 
 /// The programs that dnscp runs, and the secrets that it reads.
-fn programs_and_secrets(instance: &Instance, point: &Point) -> Vec<Finding> {
+fn programs_and_secrets(cluster: &Cluster, point: &Point) -> Vec<Finding> {
     let Some(dns) = &point.dns else { return Vec::new() };
-    let root = instance.root;
+    let root = cluster.root;
     let mut findings: Vec<Finding> = dns
         .auth
         .programs()

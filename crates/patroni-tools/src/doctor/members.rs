@@ -11,9 +11,9 @@ use host::net::http::{Question, Server};
 use host::net::tls::{Client, Files, Own, Verify};
 use serde_json::Value;
 
+use crate::doctor::cluster::{Cluster, LIMIT};
 use crate::doctor::dcs::question::Content;
 use crate::doctor::finding::Finding;
-use crate::doctor::instance::{Instance, LIMIT};
 use crate::patroni::paths::FINGERPRINT_TAG;
 
 /// Its first eight bytes are the system identifier (`ControlFileData`).
@@ -43,7 +43,7 @@ impl Member {
 }
 
 /// The name of this member, site keys, data, and the certificates of the others.
-pub fn check(instance: &Instance, content: &Content) -> Vec<Finding> {
+pub fn check(cluster: &Cluster, content: &Content) -> Vec<Finding> {
     let members: Vec<Member> = content
         .iter()
         .filter_map(|(key, value)| {
@@ -51,33 +51,33 @@ pub fn check(instance: &Instance, content: &Content) -> Vec<Finding> {
             Some(Member { name, data: serde_json::from_str(value).ok()? })
         })
         .collect();
-    let name = instance.text(&["name"]).unwrap_or_default();
+    let name = cluster.text(&["name"]).unwrap_or_default();
     let (own, others): (Vec<Member>, Vec<Member>) = members.into_iter().partition(|member| member.name == name);
     let leader = content.get("leader").map(String::as_str);
-    let mut findings: Vec<Finding> = own.first().and_then(|own| twin(instance, own)).into_iter().collect();
-    findings.extend(site_key(instance, leader, &others));
-    findings.extend(same_data(instance, content, leader, own.len() + others.len()));
-    findings.extend(apis(instance, &others));
+    let mut findings: Vec<Finding> = own.first().and_then(|own| twin(cluster, own)).into_iter().collect();
+    findings.extend(site_key(cluster, leader, &others));
+    findings.extend(same_data(cluster, content, leader, own.len() + others.len()));
+    findings.extend(apis(cluster, &others));
     findings
 }
 
 /// Another member with the name of this one.
-fn twin(instance: &Instance, own: &Member) -> Option<Finding> {
+fn twin(cluster: &Cluster, own: &Member) -> Option<Finding> {
     let theirs = own.text("api_url")?;
-    let ours = instance.text(&["restapi", "connect_address"])?;
+    let ours = cluster.text(&["restapi", "connect_address"])?;
     let host = |address: &str| address.rsplit_once(':').map(|(host, _)| host.to_owned());
     let theirs_host = host(theirs.split_once("://")?.1.split('/').next()?)?;
     if host(&ours)? == theirs_host {
         return None;
     }
     let what = format!("the cluster already has a member {}, at {theirs_host}", own.name);
-    let hint = instance.then_generate("Set MEMBER_NAME to an unused name, or stop that member");
+    let hint = cluster.then_generate("Set MEMBER_NAME to an unused name, or stop that member");
     Some(Finding::error(what, hint))
 }
 
 /// Passwords are derived from the site key, so a member with another key cannot replicate.
-fn site_key(instance: &Instance, leader: Option<&str>, others: &[Member]) -> Option<Finding> {
-    let ours = instance.text(&["tags", FINGERPRINT_TAG])?;
+fn site_key(cluster: &Cluster, leader: Option<&str>, others: &[Member]) -> Option<Finding> {
+    let ours = cluster.text(&["tags", FINGERPRINT_TAG])?;
     let differs = |member: &&Member| member.fingerprint().is_some_and(|theirs| theirs != ours);
     let is_leader = |member: &&Member| Some(member.name.as_str()) == leader;
     let with = |members: Vec<&Member>| {
@@ -97,28 +97,28 @@ fn site_key(instance: &Instance, leader: Option<&str>, others: &[Member]) -> Opt
         _ if differing.is_empty() => None,
         _ => Some(Finding::error(
             format!("the site key of this member ({ours}) differs from that of {}", with(differing)),
-            instance.then_generate("Copy the file (SITE_KEY_FILE) from that host or finish the password rotation"),
+            cluster.then_generate("Copy the file (SITE_KEY_FILE) from that host or finish the password rotation"),
         )),
     }
 }
 
 /// Data of another cluster, and a bootstrap that was not finished.
-fn same_data(instance: &Instance, content: &Content, leader: Option<&str>, members: usize) -> Option<Finding> {
+fn same_data(cluster: &Cluster, content: &Content, leader: Option<&str>, members: usize) -> Option<Finding> {
     let theirs = content.get("initialize")?;
     if theirs.is_empty() {
-        let scope = instance.text(&["scope"]).unwrap_or_default();
+        let scope = cluster.text(&["scope"]).unwrap_or_default();
         return (leader.is_none() && members == 0).then(|| {
             Finding::warning(
                 "a bootstrap of this cluster was started but not finished, and all members wait for it",
                 format!(
                     "If no member is bootstrapping now, run: patronictl -c {} remove {scope}",
-                    instance.path.display()
+                    cluster.path.display()
                 ),
             )
         });
     }
-    let directory = PathBuf::from(instance.text(&["postgresql", "data_dir"])?);
-    let bytes = instance.root.for_postgres().bytes(directory.join(CONTROL_FILE)).ok()??;
+    let directory = PathBuf::from(cluster.text(&["postgresql", "data_dir"])?);
+    let bytes = cluster.root.for_postgres().bytes(directory.join(CONTROL_FILE)).ok()??;
     let ours = u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?).to_string();
     if ours == *theirs {
         return None;
@@ -127,15 +127,15 @@ fn same_data(instance: &Instance, content: &Content, leader: Option<&str>, membe
         "{} belongs to another cluster: its system identifier is {ours}, that of the cluster is {theirs}",
         directory.display()
     );
-    let (version, name) = (&instance.id.version, &instance.id.name);
+    let (version, name) = (&cluster.id.version, &cluster.id.name);
     let hint =
         format!("If nothing in it is needed, let Patroni create a replica after: pg_dropcluster {version} {name}");
     Some(Finding::error(what, hint))
 }
 
 /// The members query each other before one becomes primary, with the TLS files of patronictl (`PatroniRequest.reload_config`).
-fn apis(instance: &Instance, others: &[Member]) -> Vec<Finding> {
-    let text = |key: &[&str]| instance.text(key);
+fn apis(cluster: &Cluster, others: &[Member]) -> Vec<Finding> {
+    let text = |key: &[&str]| cluster.text(key);
     let insecure = text(&["ctl", "insecure"]).as_deref() == Some("true");
     let own = text(&["ctl", "certfile"]).map(|certificate| Own {
         key: text(&["ctl", "keyfile"]).unwrap_or_else(|| certificate.clone()).into(),
@@ -149,7 +149,7 @@ fn apis(instance: &Instance, others: &[Member]) -> Vec<Finding> {
         return Vec::new();
     }
     // The check of certificates reports faults of the files.
-    let Ok(client) = Client::new(instance.root, &Files { signers: ca.clone(), own }, Verify::Name) else {
+    let Ok(client) = Client::new(cluster.root, &Files { signers: ca.clone(), own }, Verify::Name) else {
         return Vec::new();
     };
     let client = Arc::new(client);

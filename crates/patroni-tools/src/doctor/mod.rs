@@ -1,6 +1,6 @@
 //! `check`: a list of all problems on this host that would prevent a cluster from running, each with a hint.
 //!
-//! The checks read the installed Patroni file, however it was created. Each check is a function from the [`Instance`] to findings. A
+//! The checks read the installed Patroni file, however it was created. Each check is a function from the [`Cluster`] to findings. A
 //! check that cannot run reports that, and does not prevent the others from running.
 //!
 //! The unit runs three subsets. `--offline` precedes every start: it contacts no server and runs no program, and only what certainly
@@ -10,11 +10,11 @@
 
 mod certificates;
 mod clock;
+mod cluster;
 mod data_directory;
 mod dcs;
 mod endpoint;
 mod finding;
-mod instance;
 mod members;
 mod patroni_yml;
 mod ports;
@@ -37,9 +37,9 @@ use serde_json::{Value, json};
 use crate::files::yaml::Yaml;
 use crate::patroni::paths::patroni_file;
 use crate::patroni::version::Patroni;
+use cluster::{AS_ROOT, Cluster};
+pub use cluster::{Depth, Options};
 use finding::{Finding, Level};
-use instance::{AS_ROOT, Instance};
-pub use instance::{Depth, Options};
 
 /// Checks clusters and reports the findings. Fails if one of the clusters cannot work.
 pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter) -> Result<()> {
@@ -104,7 +104,7 @@ fn document(id: &ClusterId, path: &Path, findings: &[Finding]) -> Value {
 }
 
 /// A check that needs only files.
-type Check = fn(&Instance) -> Result<Vec<Finding>>;
+type Check = fn(&Cluster) -> Result<Vec<Finding>>;
 
 /// The checks that also run before every start.
 const QUICK: [Check; 8] = [
@@ -127,26 +127,26 @@ struct Outcome {
 
 fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
     let outcome = |findings, dcs_checked| Outcome { findings, dcs_checked };
-    let instance = match read(root, id, path, depth) {
-        Ok(instance) => instance,
+    let cluster = match read(root, id, path, depth) {
+        Ok(cluster) => cluster,
         Err(finding) => return outcome(vec![finding], false),
     };
     if depth == Depth::Ports {
-        return outcome(or_warning(ports::check(&instance)), false);
+        return outcome(or_warning(ports::check(&cluster)), false);
     }
-    let mut findings: Vec<Finding> = QUICK.iter().flat_map(|check| or_warning(check(&instance))).collect();
+    let mut findings: Vec<Finding> = QUICK.iter().flat_map(|check| or_warning(check(&cluster))).collect();
     if depth == Depth::Dcs {
-        return outcome(dcs::ask(&instance, &findings).findings, true);
+        return outcome(dcs::ask(&cluster, &findings).findings, true);
     }
     if depth == Depth::Offline {
         return outcome(findings, false);
     }
-    findings.extend(or_warning(units::creates_main(&instance)));
+    findings.extend(or_warning(units::creates_main(&cluster)));
     // The servers and the programs respond at the same time.
     let (clock, settings, servers) = thread::scope(|scope| {
         let clock = scope.spawn(|| clock::check(root));
-        let settings = scope.spawn(|| settings::check(&instance));
-        let servers = dcs::ask(&instance, &findings);
+        let settings = scope.spawn(|| settings::check(&cluster));
+        let servers = dcs::ask(&cluster, &findings);
         (clock.join().unwrap_or_default(), settings.join().unwrap_or_default(), servers)
     });
     // A fault that prevents the cluster from working may also prevent its file from being written.
@@ -156,7 +156,7 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
     findings.extend(clock);
     findings.extend(servers.findings);
     if let Some(content) = servers.content {
-        findings.extend(members::check(&instance, &content));
+        findings.extend(members::check(&cluster, &content));
     }
     outcome(findings, servers.asked)
 }
@@ -169,7 +169,7 @@ fn or_warning(found: Result<Vec<Finding>>) -> Vec<Finding> {
     })
 }
 
-fn read<'a>(root: &'a Root, id: &'a ClusterId, path: &Path, depth: Depth) -> Result<Instance<'a>, Finding> {
+fn read<'a>(root: &'a Root, id: &'a ClusterId, path: &Path, depth: Depth) -> Result<Cluster<'a>, Finding> {
     let text = root.read(path).map_err(|error| Finding::of(Level::Fatal, &error).or_hint(AS_ROOT))?;
     let Some(text) = text else {
         return Err(Finding::fatal("the file does not exist", format!("Create it with: patroni-gen-config {id}")));
@@ -184,5 +184,5 @@ fn read<'a>(root: &'a Root, id: &'a ClusterId, path: &Path, depth: Depth) -> Res
     };
     let patroni = Patroni::of(root).unwrap_or(Patroni(None));
     let settings = Settings::read(root, id);
-    Ok(Instance { root, id, path: path.to_owned(), text, yaml, patroni, settings, depth })
+    Ok(Cluster { root, id, path: path.to_owned(), text, yaml, patroni, settings, depth })
 }

@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use anyhow::Result;
 use serde_json::Value;
 
+use crate::doctor::cluster::{Cluster, USER};
 use crate::doctor::finding::{Finding, Level};
-use crate::doctor::instance::{Instance, USER};
 use crate::files::yaml::{self, Yaml};
 
 /// Keys of Patroni 3.0 to 4.1 by section (`patroni/validator.py`, `schema`, and the documentation of settings). DCS sections and
@@ -123,17 +123,17 @@ const KNOWN: &[(&[&str], &[&str])] = &[
 ];
 
 /// Required keys, unknown keys, values and permissions.
-pub fn check(instance: &Instance) -> Result<Vec<Finding>> {
-    let mut findings = keys(instance);
-    findings.extend(values(&instance.yaml));
-    findings.extend(permissions(instance)?);
+pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
+    let mut findings = keys(cluster);
+    findings.extend(values(&cluster.yaml));
+    findings.extend(permissions(cluster)?);
     Ok(findings)
 }
 
-fn keys(instance: &Instance) -> Vec<Finding> {
-    let yaml = &instance.yaml;
+fn keys(cluster: &Cluster) -> Vec<Finding> {
+    let yaml = &cluster.yaml;
     let mut findings = Vec::new();
-    if let Some(twice) = yaml::twice(&instance.text) {
+    if let Some(twice) = yaml::twice(&cluster.text) {
         findings.push(Finding::warning(format!("{twice}, of which Patroni uses the last"), "Remove the others."));
     }
     let required: [&[&str]; 7] = [
@@ -223,10 +223,10 @@ fn values(yaml: &Yaml) -> Vec<Finding> {
 }
 
 /// The file contains passwords, and postgres must be able to read it.
-fn permissions(instance: &Instance) -> Result<Vec<Finding>> {
-    let path = instance.path.display();
-    let mode = instance.root.path(&instance.path).metadata()?.permissions().mode();
-    let mut findings: Vec<Finding> = instance.unreadable(&instance.path, Level::Fatal).into_iter().collect();
+fn permissions(cluster: &Cluster) -> Result<Vec<Finding>> {
+    let path = cluster.path.display();
+    let mode = cluster.root.path(&cluster.path).metadata()?.permissions().mode();
+    let mut findings: Vec<Finding> = cluster.unreadable(&cluster.path, Level::Fatal).into_iter().collect();
     if mode & 0o007 != 0 {
         findings.push(Finding::warning("all users can read the passwords in it", format!("Run: chmod 0640 {path}")));
     }

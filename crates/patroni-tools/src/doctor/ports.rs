@@ -8,8 +8,8 @@ use host::clusters::{self, Listener};
 use host::{Root, holder};
 use nix::unistd::geteuid;
 
+use crate::doctor::cluster::{Cluster, USER};
 use crate::doctor::finding::{Finding, Level};
-use crate::doctor::instance::{Instance, USER};
 
 /// The addresses that a section listens on.
 struct Wanted {
@@ -20,18 +20,18 @@ struct Wanted {
 }
 
 /// Ports that another process uses.
-pub fn check(instance: &Instance) -> Result<Vec<Finding>> {
-    let listeners = clusters::listeners(instance.root)?;
+pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
+    let listeners = clusters::listeners(cluster.root)?;
     let wanted = [
-        wanted(instance, "postgresql.listen", &["postgresql", "listen"], "PORT"),
-        wanted(instance, "restapi.listen", &["restapi", "listen"], "PORT"),
-        wanted(instance, "raft.self_addr", &["raft", "self_addr"], "RAFT_ADDRESS"),
+        wanted(cluster, "postgresql.listen", &["postgresql", "listen"], "PORT"),
+        wanted(cluster, "restapi.listen", &["restapi", "listen"], "PORT"),
+        wanted(cluster, "raft.self_addr", &["raft", "self_addr"], "RAFT_ADDRESS"),
     ];
-    Ok(wanted.iter().flatten().filter_map(|wanted| taken(instance, wanted, &listeners)).collect())
+    Ok(wanted.iter().flatten().filter_map(|wanted| taken(cluster, wanted, &listeners)).collect())
 }
 
-fn wanted(instance: &Instance, label: &'static str, key: &[&str], setting: &'static str) -> Option<Wanted> {
-    let text = instance.text(key)?;
+fn wanted(cluster: &Cluster, label: &'static str, key: &[&str], setting: &'static str) -> Option<Wanted> {
+    let text = cluster.text(key)?;
     let (hosts, port) = text.rsplit_once(':')?;
     let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
     let local = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -44,7 +44,7 @@ fn wanted(instance: &Instance, label: &'static str, key: &[&str], setting: &'sta
     Some(Wanted { label, setting, addresses: addresses.collect(), port: port.trim().parse().ok()? })
 }
 
-fn taken(instance: &Instance, wanted: &Wanted, listeners: &[Listener]) -> Option<Finding> {
+fn taken(cluster: &Cluster, wanted: &Wanted, listeners: &[Listener]) -> Option<Finding> {
     let meets = |address: &IpAddr, listener: &Listener| {
         let any = address.is_unspecified() || listener.address.is_unspecified();
         listener.port == wanted.port
@@ -56,7 +56,7 @@ fn taken(instance: &Instance, wanted: &Wanted, listeners: &[Listener]) -> Option
         listener.port == wanted.port
             && address.is_ipv4()
             && listener.address == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-            && holder::foreign_user(instance.root, listener, USER).is_some()
+            && holder::foreign_user(cluster.root, listener, USER).is_some()
     };
     let conflicting = |address: &IpAddr| {
         let certain = listeners.iter().find(|listener| meets(address, listener)).map(|listener| (listener, 1));
@@ -65,22 +65,22 @@ fn taken(instance: &Instance, wanted: &Wanted, listeners: &[Listener]) -> Option
     let found: Vec<_> = wanted.addresses.iter().filter_map(conflicting).collect();
     let another_users = found
         .iter()
-        .any(|(listener, certain)| *certain == 1 && holder::foreign_user(instance.root, listener, USER).is_some());
+        .any(|(listener, certain)| *certain == 1 && holder::foreign_user(cluster.root, listener, USER).is_some());
     let (lost, owner) =
-        found.into_iter().fold((0, None), |(lost, owner), (listener, certain)| match Owner::of(instance, listener) {
+        found.into_iter().fold((0, None), |(lost, owner), (listener, certain)| match Owner::of(cluster, listener) {
             Owner::Own => (lost, owner),
             other => (lost + certain, owner.or(Some(other))),
         });
     let who = match owner? {
         Owner::Other(who) => who,
         // The processes of this cluster would not be hidden.
-        Owner::Hidden if sees_own(instance.root) => "another program".to_owned(),
+        Owner::Hidden if sees_own(cluster.root) => "another program".to_owned(),
         Owner::Hidden | Owner::Own => return None,
     };
     // PostgreSQL starts with the addresses that are free (`PostmasterMain`), and clients would reach the other process on the rest.
     let level = if lost == wanted.addresses.len() || another_users { Level::Fatal } else { Level::Error };
     let what = format!("{} has port {}, on which {who} is listening", wanted.label, wanted.port);
-    let hint = instance.then_generate(&format!("Stop that process, or set {}", wanted.setting));
+    let hint = cluster.then_generate(&format!("Stop that process, or set {}", wanted.setting));
     Some(Finding::new(level, what, hint))
 }
 
@@ -101,8 +101,8 @@ enum Owner {
 }
 
 impl Owner {
-    fn of(instance: &Instance, listener: &Listener) -> Self {
-        let root = instance.root;
+    fn of(cluster: &Cluster, listener: &Listener) -> Self {
+        let root = cluster.root;
         // A control group or command line does not make another user's process part of this cluster.
         if let Some(uid) = holder::foreign_user(root, listener, USER) {
             return Self::Other(holder::who(root, uid, listener.inode, true));
@@ -112,10 +112,9 @@ impl Owner {
             let directory = Path::new("/proc").join(pid.to_string());
             let read = |name: &str| root.read(directory.join(name)).ok().flatten().unwrap_or_default();
             let (group, words) = (read("cgroup"), read("cmdline"));
-            let unit = |name: &str| group.contains(&format!("/{name}@{}.service", instance.id.dashed()));
-            let data = instance.text(&["postgresql", "data_dir"]);
-            let named =
-                words.split('\0').any(|word| word == instance.path.as_os_str() || Some(word) == data.as_deref());
+            let unit = |name: &str| group.contains(&format!("/{name}@{}.service", cluster.id.dashed()));
+            let data = cluster.text(&["postgresql", "data_dir"]);
+            let named = words.split('\0').any(|word| word == cluster.path.as_os_str() || Some(word) == data.as_deref());
             // Another check reports that postgresql@ runs it.
             if unit("patroni") || unit("postgresql") || named {
                 return Self::Own;

@@ -6,19 +6,19 @@ use anyhow::Result;
 use host::keys::SiteKey;
 use host::settings::Settings;
 
+use crate::doctor::cluster::{Cluster, denied};
 use crate::doctor::finding::{Finding, Level};
-use crate::doctor::instance::{Instance, denied};
 use crate::files::header::{Author, author};
 use crate::patroni_yml::inputs::{Overrides, render, site_key, site_key_path};
 
 /// Would patroni-gen-config generate the same file again?
-pub fn check(instance: &Instance) -> Vec<Finding> {
-    let settings = match &instance.settings {
+pub fn check(cluster: &Cluster) -> Vec<Finding> {
+    let settings = match &cluster.settings {
         Ok(settings) => settings,
         Err(error) => return vec![broken(error)],
     };
-    let ours = author(&instance.text) == Author::Us;
-    let written = match generate(instance, settings) {
+    let ours = author(&cluster.text) == Author::Us;
+    let written = match generate(cluster, settings) {
         Ok(Generated::Written(written)) => written,
         Ok(Generated::WithoutKey(path)) if ours => {
             let what = format!("the site key {} does not exist", path.display());
@@ -29,12 +29,12 @@ pub fn check(instance: &Instance) -> Vec<Finding> {
         Ok(Generated::WithoutKey(_)) | Err(_) => return Vec::new(),
     };
     // A file that the administrator edited is intended to differ.
-    if !ours || written == instance.text {
+    if !ours || written == cluster.text {
         return Vec::new();
     }
     vec![Finding::warning(
         "the file differs from what the settings, the site key and this host give now",
-        format!("See patroni-gen-config diff {0}, then run: patroni-gen-config {0}", instance.id),
+        format!("See patroni-gen-config diff {0}, then run: patroni-gen-config {0}", cluster.id),
     )]
 }
 
@@ -45,12 +45,12 @@ enum Generated {
     WithoutKey(PathBuf),
 }
 
-fn generate(instance: &Instance, settings: &Settings) -> Result<Generated> {
-    let Instance { root, id, .. } = instance;
+fn generate(cluster: &Cluster, settings: &Settings) -> Result<Generated> {
+    let Cluster { root, id, .. } = cluster;
     let (path, key) = (site_key_path(settings)?, site_key(root, settings)?);
     let known = key.is_some();
     let key = key.unwrap_or_else(SiteKey::placeholder);
-    let (_, text) = render(root, &Overrides::default(), id, settings, &key, Some(&instance.text))?;
+    let (_, text) = render(root, &Overrides::default(), id, settings, &key, Some(&cluster.text))?;
     Ok(if known { Generated::Written(text) } else { Generated::WithoutKey(path) })
 }
 

@@ -6,8 +6,8 @@ use anyhow::Result;
 use host::clusters;
 use host::createcluster::{self, CreateCluster};
 
+use crate::doctor::cluster::Cluster;
 use crate::doctor::finding::Finding;
-use crate::doctor::instance::Instance;
 use crate::hooks::unmanaged::{is_unmanaged, other_name};
 
 /// The root of systemd's control groups; the second with cgroup v1.
@@ -18,14 +18,14 @@ const SLICE: &str = "system.slice/system-postgresql.slice";
 const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants";
 
 /// A postgresql@ unit that is running, or would start at boot.
-pub fn check(instance: &Instance) -> Result<Vec<Finding>> {
-    let root = instance.root;
-    let unit = format!("postgresql@{}.service", instance.id.dashed());
+pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
+    let root = cluster.root;
+    let unit = format!("postgresql@{}.service", cluster.id.dashed());
     let name = unit.trim_end_matches(".service");
     if GROUPS.iter().any(|group| root.path(Path::new(group).join(SLICE).join(&unit)).exists()) {
-        let what = format!("{name} is running this cluster, so patroni@{} does not start", instance.id.dashed());
-        let hint = if is_unmanaged(root, instance.id, &instance.data_directory()) {
-            format!("Leave it running, because no Patroni manages its data. {}", other_name(instance.id))
+        let what = format!("{name} is running this cluster, so patroni@{} does not start", cluster.id.dashed());
+        let hint = if is_unmanaged(root, cluster.id, &cluster.data_directory()) {
+            format!("Leave it running, because no Patroni manages its data. {}", other_name(cluster.id))
         } else {
             format!("Stop and disable it with: systemctl disable --now {name}")
         };
@@ -36,12 +36,12 @@ pub fn check(instance: &Instance) -> Result<Vec<Finding>> {
         let what = format!("{name} is enabled, and starts this cluster without Patroni if patroni@ is not enabled");
         return Ok(vec![Finding::warning(what, format!("Disable it with: systemctl disable {name}")).at("")]);
     }
-    let start = clusters::config_directory(instance.id).join("start.conf");
+    let start = clusters::config_directory(cluster.id).join("start.conf");
     let text = root.read(&start)?.unwrap_or_default();
     let word = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).find(|line| !line.is_empty());
     // If patroni@ is enabled, a condition prevents postgresql@ from starting.
-    if word == Some("auto") && !enabled(&format!("patroni@{}.service", instance.id.dashed())) {
-        let unit = format!("patroni@{}", instance.id.dashed());
+    if word == Some("auto") && !enabled(&format!("patroni@{}.service", cluster.id.dashed())) {
+        let unit = format!("patroni@{}", cluster.id.dashed());
         let what = format!("set to auto, and {unit} is not enabled, so {name} starts at boot");
         let hint = format!("Set start.conf to manual, or run: systemctl enable {unit}");
         return Ok(vec![Finding::warning(what, hint).at(start.display().to_string())]);
@@ -50,8 +50,8 @@ pub fn check(instance: &Instance) -> Result<Vec<Finding>> {
 }
 
 /// A separate cluster `main` on each host could never join the others.
-pub fn creates_main(instance: &Instance) -> Result<Vec<Finding>> {
-    if !CreateCluster::read(instance.root)?.creates_main_cluster() {
+pub fn creates_main(cluster: &Cluster) -> Result<Vec<Finding>> {
+    if !CreateCluster::read(cluster.root)?.creates_main_cluster() {
         return Ok(Vec::new());
     }
     let what = "create_main_cluster is on, so the installation of a server creates a cluster main, which uses a port and cannot become \

@@ -6,8 +6,8 @@ use anyhow::Result;
 use host::file_access::User;
 use host::trouble::Trouble;
 
+use crate::doctor::cluster::{Cluster, Depth, USER};
 use crate::doctor::finding::Finding;
-use crate::doctor::instance::{Depth, Instance, USER};
 
 /// The default device (`LinuxWatchdogDevice.DEFAULT_DEVICE`).
 const DEVICE: &str = "/dev/watchdog";
@@ -16,24 +16,24 @@ const LOAD: &str =
     "Load the driver of the watchdog (for softdog: echo softdog > /etc/modules-load.d/softdog.conf; modprobe softdog)";
 
 /// Does the device exist, and may postgres open it?
-pub fn check(instance: &Instance) -> Result<Vec<Finding>> {
-    let mode = instance.text(&["watchdog", "mode"]);
+pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
+    let mode = cluster.text(&["watchdog", "mode"]);
     // In YAML, off without quotes is false.
     if matches!(mode.as_deref(), Some("off" | "false")) {
         return Ok(Vec::new());
     }
     let required = mode.as_deref() == Some("required");
-    let device = instance.text(&["watchdog", "device"]).unwrap_or_else(|| DEVICE.to_owned());
+    let device = cluster.text(&["watchdog", "device"]).unwrap_or_else(|| DEVICE.to_owned());
     let path = Path::new(&device);
-    let (cause, hint) = if instance.root.path(path).exists() {
-        let Err(error) = User::of(instance.root, USER)?.check_writes(instance.root, path) else {
+    let (cause, hint) = if cluster.root.path(path).exists() {
+        let Err(error) = User::of(cluster.root, USER)?.check_writes(cluster.root, path) else {
             return Ok(Vec::new());
         };
         let rule = format!("KERNEL==\"watchdog*\", OWNER=\"{USER}\"");
         (Trouble::of(&error).line(), format!("Make {USER} its owner with a rule of udev(7), such as: {rule}"))
     } else if required {
         (format!("{device} does not exist"), format!("{LOAD}."))
-    } else if instance.depth == Depth::Offline {
+    } else if cluster.depth == Depth::Offline {
         // Patroni runs without it, as configured. This is not repeated before every start.
         return Ok(Vec::new());
     } else {

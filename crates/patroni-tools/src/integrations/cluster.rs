@@ -16,13 +16,13 @@ use crate::patroni::patronictl::Patronictl;
 use crate::patroni_yml::inputs::{settings, site_key};
 
 /// The site, and the clusters to be configured.
-pub struct Given<'a> {
+pub struct Site<'a> {
     /// The machine.
     pub root: &'a Root,
     /// The settings of the site; those of the cluster if there is only one.
     pub settings: Settings,
     /// The clusters, in the order of the command line.
-    pub instances: Vec<Instance>,
+    pub clusters: Vec<Cluster>,
     /// The site key, if it exists.
     pub key: Option<SiteKey>,
     /// `--renew`.
@@ -31,7 +31,7 @@ pub struct Given<'a> {
 
 /// A cluster as other programs see it.
 #[derive(Debug)]
-pub struct Instance {
+pub struct Cluster {
     /// Its version and name.
     pub id: ClusterId,
     /// Its settings.
@@ -55,16 +55,16 @@ pub struct RestTls {
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-impl<'a> Given<'a> {
+impl<'a> Site<'a> {
     /// Reads everything.
     pub fn resolve(root: &'a Root, options: &Options, ids: &[ClusterId]) -> Result<Self> {
-        let instances = ids.iter().map(|id| Instance::resolve(root, options, id)).collect::<Result<Vec<_>>>()?;
-        let settings = match instances.as_slice() {
+        let clusters = ids.iter().map(|id| Cluster::resolve(root, options, id)).collect::<Result<Vec<_>>>()?;
+        let settings = match clusters.as_slice() {
             [one] => one.settings.clone(),
             _ => settings(root, &options.overrides, None)?,
         };
         let key = site_key(root, &settings)?;
-        Ok(Self { root, settings, instances, key, renew: options.renew })
+        Ok(Self { root, settings, clusters, key, renew: options.renew })
     }
 
     /// The name of this member.
@@ -86,7 +86,7 @@ impl<'a> Given<'a> {
     }
 }
 
-impl Instance {
+impl Cluster {
     fn resolve(root: &Root, options: &Options, id: &ClusterId) -> Result<Self> {
         let settings = settings(root, &options.overrides, Some(id))?;
         let port = port(root, id, &settings)?;

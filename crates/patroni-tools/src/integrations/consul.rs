@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::files::install::{READABLE, Rights};
 use crate::files::{certificate, template};
 use crate::integrations::certificate_files;
-use crate::integrations::cluster::Given;
+use crate::integrations::cluster::Site;
 use crate::integrations::plan::{Generated, Plan, Validator};
 use crate::patroni_yml::dcs::Tls;
 use crate::patroni_yml::values::namespace;
@@ -50,10 +50,10 @@ pub fn datacenter(settings: &Settings) -> String {
 }
 
 /// The configuration of this member's agent.
-pub fn plan(given: &Given) -> Result<Plan> {
-    let settings = &given.settings;
+pub fn plan(site: &Site) -> Result<Plan> {
+    let settings = &site.settings;
     require_consul(settings)?;
-    let (name, members) = (given.name()?, given.members()?);
+    let (name, members) = (site.name()?, site.members()?);
     let address = members::address_of(settings, &members, &name)?;
     let servers = settings.list("CONSUL_SERVERS", |name| {
         if members.iter().any(|member| member.name == name) {
@@ -63,7 +63,7 @@ pub fn plan(given: &Given) -> Result<Plan> {
         }
     })?;
     let servers = servers.unwrap_or_else(|| members.iter().map(|member| member.name.clone()).collect());
-    let (Some(_), Some(ca)) = (Tls::read(given.root, settings)?, settings.path("DCS_CACERT")?) else {
+    let (Some(_), Some(ca)) = (Tls::read(site.root, settings)?, settings.path("DCS_CACERT")?) else {
         fail!(
             at settings.place(&["DCS"]),
             "Consul requires TLS here, because its tokens could be read on the network otherwise";
@@ -72,17 +72,17 @@ pub fn plan(given: &Given) -> Result<Plan> {
     };
     let (certificate, key) = match (settings.path("CONSUL_CERT")?, settings.path("CONSUL_KEY")?) {
         (Some(certificate), Some(key)) => (certificate, key),
-        (None, None) => certificate_files::files(given.root, "consul")?,
+        (None, None) => certificate_files::files(site.root, "consul")?,
         _ => fail!(
             at settings.place(&["CONSUL_CERT", "CONSUL_KEY"]),
             "only one of CONSUL_CERT and CONSUL_KEY is set";
             "Set both, or neither."
         ),
     };
-    certificate::read_pair(given.root, &certificate, &key)?;
+    certificate::read_pair(site.root, &certificate, &key)?;
     let mut plan = Plan::default();
-    let token = token(given, &mut plan)?;
-    let gossip = openssl::base64::encode_block(&given.key().bytes_for::<32>("consul gossip"));
+    let token = token(site, &mut plan)?;
+    let gossip = openssl::base64::encode_block(&site.key().bytes_for::<32>("consul gossip"));
     let mut secrets = vec![gossip.clone()];
     secrets.extend(token.clone());
     let values = Values {
@@ -101,7 +101,7 @@ pub fn plan(given: &Given) -> Result<Plan> {
     };
     plan.files.push(Generated {
         path: PathBuf::from(FILE),
-        body: template::body(given.root, "consul.hcl.j2", values)?,
+        body: template::body(site.root, "consul.hcl.j2", values)?,
         rights: SECRET,
         validator: Some(Validator {
             program: "consul",
@@ -129,9 +129,9 @@ fn require_consul(settings: &Settings) -> Result<()> {
 }
 
 /// The agents' own token, which can be created only when Consul is running.
-fn token(given: &Given, plan: &mut Plan) -> Result<Option<String>> {
-    match given.settings.path("CONSUL_AGENT_TOKEN_FILE")? {
-        Some(path) if given.root.path(&path).exists() => given.settings.secret(given.root, "CONSUL_AGENT_TOKEN_FILE"),
+fn token(site: &Site, plan: &mut Plan) -> Result<Option<String>> {
+    match site.settings.path("CONSUL_AGENT_TOKEN_FILE")? {
+        Some(path) if site.root.path(&path).exists() => site.settings.secret(site.root, "CONSUL_AGENT_TOKEN_FILE"),
         Some(path) => {
             plan.warnings.push(trouble!(
                 "{} does not exist yet, so this agent cannot register itself in the catalog", path.display();
@@ -158,25 +158,25 @@ struct Rules {
 }
 
 /// The permissions of the tokens of Patroni and of the agents.
-pub fn policies(given: &Given) -> Result<Plan> {
+pub fn policies(site: &Site) -> Result<Plan> {
     let mut rules = Rules {
-        members: given.members()?.into_iter().map(|member| member.name).collect(),
+        members: site.members()?.into_iter().map(|member| member.name).collect(),
         keys: Vec::new(),
         services: Vec::new(),
     };
-    for instance in &given.instances {
-        require_consul(&instance.settings)?;
-        let namespace = namespace(&instance.settings)?;
-        rules.keys.push(format!("{}{}/", namespace.trim_start_matches('/'), instance.id.dashed()));
-        if instance.settings.truth("CONSUL_REGISTER_SERVICE")? == Some(true) {
-            rules.services.push(service(&instance.id.dashed()));
+    for cluster in &site.clusters {
+        require_consul(&cluster.settings)?;
+        let namespace = namespace(&cluster.settings)?;
+        rules.keys.push(format!("{}{}/", namespace.trim_start_matches('/'), cluster.id.dashed()));
+        if cluster.settings.truth("CONSUL_REGISTER_SERVICE")? == Some(true) {
+            rules.services.push(service(&cluster.id.dashed()));
         }
     }
     let mut plan = Plan { directories: vec![PathBuf::from(POLICIES)], ..Plan::default() };
     for (name, template) in [("patroni.hcl", "consul-patroni.hcl.j2"), ("agent.hcl", "consul-agent.hcl.j2")] {
         plan.files.push(Generated {
             path: Path::new(POLICIES).join(name),
-            body: template::body(given.root, template, &rules)?,
+            body: template::body(site.root, template, &rules)?,
             rights: READABLE,
             validator: None,
             secrets: Vec::new(),

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::files::install::READABLE;
 use crate::files::{certificate, template};
 use crate::integrations::certificate_files;
-use crate::integrations::cluster::Given;
+use crate::integrations::cluster::Site;
 use crate::integrations::plan::{Generated, Plan};
 use crate::patroni_yml::dcs::{Server, Tls, is_name, server};
 
@@ -50,14 +50,14 @@ struct Files {
 }
 
 /// The settings of etcd, and the additions to its unit.
-pub fn plan(given: &Given) -> Result<Plan> {
-    let settings = &given.settings;
+pub fn plan(site: &Site) -> Result<Plan> {
+    let settings = &site.settings;
     let dcs = settings.text("DCS").unwrap_or("etcd3");
     if !["etcd3", "etcd"].contains(&dcs) {
         fail!(at settings.place(&["DCS"]), "the DCS is {dcs}, not etcd"; "Set DCS=etcd3.");
     }
-    let name = given.name()?;
-    let servers = servers(settings, &given.members()?)?;
+    let name = site.name()?;
+    let servers = servers(settings, &site.members()?)?;
     let Some((own, port)) = servers.iter().find(|(member, _)| member.name == name) else {
         let names: Vec<&str> = servers.iter().map(|(member, _)| member.name.as_str()).collect();
         fail!(
@@ -66,8 +66,8 @@ pub fn plan(given: &Given) -> Result<Plan> {
             "Run this command on the servers."
         );
     };
-    let tls = match Tls::read(given.root, settings)? {
-        Some(_) => Some(Files::read(given.root, settings, own.address)?),
+    let tls = match Tls::read(site.root, settings)? {
+        Some(_) => Some(Files::read(site.root, settings, own.address)?),
         None => None,
     };
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -93,7 +93,7 @@ pub fn plan(given: &Given) -> Result<Plan> {
     for (path, template) in
         [(PathBuf::from(FILE), "etcd.default.j2"), (Path::new(DROP_IN).join("patroni-tools.conf"), "etcd.conf.j2")]
     {
-        let body = template::body(given.root, template, &values)?;
+        let body = template::body(site.root, template, &values)?;
         plan.files.push(Generated { path, body, rights: READABLE, validator: None, secrets: Vec::new() });
     }
     plan.next.push(

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::files::install::{READABLE, Rights};
 use crate::files::template;
-use crate::integrations::cluster::{Given, Instance};
+use crate::integrations::cluster::{Cluster, Site};
 use crate::integrations::plan::{Generated, Plan, Validator};
 use crate::patroni::version::Patroni;
 
@@ -91,34 +91,34 @@ struct Kind {
 }
 
 /// One file for all clusters, and one for each client certificate.
-pub fn plan(given: &Given) -> Result<Plan> {
+pub fn plan(site: &Site) -> Result<Plan> {
     let mut plan = Plan::default();
     let mut services = Vec::new();
     let mut claimed: Vec<(u16, String)> = Vec::new();
-    let stats = port(&given.settings, "HAPROXY_STATS_PORT")?.unwrap_or(STATS_PORT);
+    let stats = port(&site.settings, "HAPROXY_STATS_PORT")?.unwrap_or(STATS_PORT);
     claimed.push((stats, "HAPROXY_STATS_PORT".to_owned()));
-    let patroni = Patroni::of(given.root)?;
-    for instance in &given.instances {
-        let options = options(given, instance, &mut plan)?;
-        for kind in kinds(instance, &patroni)? {
+    let patroni = Patroni::of(site.root)?;
+    for cluster in &site.clusters {
+        let options = options(site, cluster, &mut plan)?;
+        for kind in kinds(cluster, &patroni)? {
             let Some(port) = kind.port else { continue };
-            let name = format!("{}-{}", instance.id.dashed(), kind.suffix);
-            let own = format!("{} ({})", kind.key, instance.id);
+            let name = format!("{}-{}", cluster.id.dashed(), kind.suffix);
+            let own = format!("{} ({})", kind.key, cluster.id);
             if let Some((_, other)) = claimed.iter().find(|(claimed, _)| *claimed == port) {
                 fail!(
-                    at instance.settings.place(&[kind.key]),
+                    at cluster.settings.place(&[kind.key]),
                     "{own} is port {port}, which {other} already uses";
                     "Set another port."
                 );
             }
             claimed.push((port, own));
-            services.push(service(instance, name, port, kind, &options)?);
+            services.push(service(cluster, name, port, kind, &options)?);
         }
     }
     // A kernel without IPv6 cannot bind to IPv6 addresses.
-    let (every, families) = if given.root.path("/proc/net/if_inet6").exists() { ("::", " v4v6") } else { ("*", "") };
+    let (every, families) = if site.root.path("/proc/net/if_inet6").exists() { ("::", " v4v6") } else { ("*", "") };
     let values = Values { every, families, stats: format!("127.0.0.1:{stats}"), services };
-    let body = template::body(given.root, "haproxy.cfg.j2", values)?;
+    let body = template::body(site.root, "haproxy.cfg.j2", values)?;
     plan.files.push(Generated {
         path: PathBuf::from(FILE),
         body,
@@ -131,25 +131,25 @@ pub fn plan(given: &Given) -> Result<Plan> {
 }
 
 /// The port that leads to the primary.
-pub fn write_port(instance: &Instance) -> Result<u16> {
-    match port(&instance.settings, "HAPROXY_WRITE_PORT")? {
+pub fn write_port(cluster: &Cluster) -> Result<u16> {
+    match port(&cluster.settings, "HAPROXY_WRITE_PORT")? {
         Some(port) => Ok(port),
-        None => above(instance, WRITE_OFFSET),
+        None => above(cluster, WRITE_OFFSET),
     }
 }
 
-fn above(instance: &Instance, offset: u16) -> Result<u16> {
-    let above = instance.port.checked_add(offset);
+fn above(cluster: &Cluster, offset: u16) -> Result<u16> {
+    let above = cluster.port.checked_add(offset);
     Ok(above.ok_or_else(|| {
         trouble!(
-            "port {} of {} is too high to derive a port of HAProxy from it", instance.port, instance.id;
+            "port {} of {} is too high to derive a port of HAProxy from it", cluster.port, cluster.id;
             "Set HAPROXY_WRITE_PORT and HAPROXY_READ_PORT."
         )
     })?)
 }
 
-fn kinds(instance: &Instance, patroni: &Patroni) -> Result<[Kind; 3]> {
-    let settings = &instance.settings;
+fn kinds(cluster: &Cluster, patroni: &Patroni) -> Result<[Kind; 3]> {
+    let settings = &cluster.settings;
     let lag = settings.parse("HAPROXY_MAX_LAG", |text| {
         let digits = text.trim_end_matches(['k', 'M', 'G', 'B']);
         match digits.parse::<u64>() {
@@ -164,14 +164,14 @@ fn kinds(instance: &Instance, patroni: &Patroni) -> Result<[Kind; 3]> {
     let read = if with_primary { "/read-only" } else { "/replica" };
     let read_port = match port(settings, "HAPROXY_READ_PORT")? {
         Some(port) => port,
-        None => above(instance, READ_OFFSET)?,
+        None => above(cluster, READ_OFFSET)?,
     };
     Ok([
         Kind {
             suffix: "write",
             what: "the primary",
             key: "HAPROXY_WRITE_PORT",
-            port: Some(write_port(instance)?),
+            port: Some(write_port(cluster)?),
             check: "/primary".to_owned(),
             follows: None,
             fallback: None,
@@ -197,23 +197,23 @@ fn kinds(instance: &Instance, patroni: &Patroni) -> Result<[Kind; 3]> {
     ])
 }
 
-fn service(instance: &Instance, name: String, port: u16, kind: Kind, options: &str) -> Result<Service> {
-    let servers = instance.members.iter().map(|member| {
+fn service(cluster: &Cluster, name: String, port: u16, kind: Kind, options: &str) -> Result<Service> {
+    let servers = cluster.members.iter().map(|member| {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.:-".contains(&b);
         if !member.name.bytes().all(plain) {
             fail!(
-                at instance.settings.place(&["MEMBERS"]),
+                at cluster.settings.place(&["MEMBERS"]),
                 "HAProxy does not support '{}' as the name of a server", member.name;
                 "Use only letters, digits, '-', '_', '.' and ':'."
             );
         }
-        let address = facts::host_port(member.address, instance.port);
+        let address = facts::host_port(member.address, cluster.port);
         let pattern = member.name.replace('.', r"\.");
-        Ok(Server { name: member.name.clone(), pattern, address, rest_port: instance.rest_port })
+        Ok(Server { name: member.name.clone(), pattern, address, rest_port: cluster.rest_port })
     });
     Ok(Service {
         servers: servers.collect::<Result<_>>()?,
-        cluster: instance.id.slashed(),
+        cluster: cluster.id.slashed(),
         what: kind.what,
         port,
         balance: kind.suffix != "write",
@@ -230,22 +230,22 @@ fn port(settings: &Settings, key: &str) -> Result<Option<u16>> {
 }
 
 /// The options of the requests to the REST API.
-fn options(given: &Given, instance: &Instance, plan: &mut Plan) -> Result<String> {
-    let Some(tls) = &instance.tls else { return Ok(String::new()) };
+fn options(site: &Site, cluster: &Cluster, plan: &mut Plan) -> Result<String> {
+    let Some(tls) = &cluster.tls else { return Ok(String::new()) };
     let mut options = if let Some(ca) = &tls.ca {
         format!(" check-ssl verify required ca-file {}", word(ca)?)
     } else {
         plan.warnings.push(trouble!(
-            at instance.settings.place(&["RESTAPI_CERT"]),
+            at cluster.settings.place(&["RESTAPI_CERT"]),
             "the REST API uses TLS, but without RESTAPI_CACERT HAProxy trusts every server";
             "Set RESTAPI_CACERT."
         ));
         " check-ssl verify none".to_owned()
     };
     if let Some((certificate, key)) = &tls.client {
-        let path = PathBuf::from(format!("/etc/haproxy/{}-client.pem", instance.id.dashed()));
+        let path = PathBuf::from(format!("/etc/haproxy/{}-client.pem", cluster.id.dashed()));
         let read = |path: &Path| -> Result<String> {
-            match given.root.read(path)? {
+            match site.root.read(path)? {
                 Some(text) => Ok(text),
                 None => fail!(
                     "{} does not exist, but the REST API requires this client certificate", path.display();

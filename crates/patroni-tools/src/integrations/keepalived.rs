@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::files::install::READABLE;
 use crate::files::template;
-use crate::integrations::cluster::{Given, Instance};
+use crate::integrations::cluster::{Cluster, Site};
 use crate::integrations::plan::{Generated, Plan, Validator};
 use crate::integrations::vip::{self, Here, Placed};
 use crate::patroni_yml::values;
@@ -24,11 +24,11 @@ const FILE: &str = "/etc/keepalived/keepalived.conf";
 #[derive(Debug, Serialize)]
 struct Values {
     name: String,
-    clusters: Vec<Cluster>,
+    clusters: Vec<Section>,
 }
 
 #[derive(Debug, Serialize)]
-struct Cluster {
+struct Section {
     id: String,
     /// The name of the watched file in keepalived.
     name: String,
@@ -58,14 +58,14 @@ struct Other {
 }
 
 /// One file for all clusters.
-pub fn plan(given: &Given) -> Result<Plan> {
+pub fn plan(site: &Site) -> Result<Plan> {
     let mut plan = Plan::default();
     let all: Vec<Here> =
-        given.instances.iter().map(|instance| Here::of(given, instance, Manager::Keepalived)).collect::<Result<_>>()?;
+        site.clusters.iter().map(|cluster| Here::of(site, cluster, Manager::Keepalived)).collect::<Result<_>>()?;
     let mut wanted = Vec::new();
-    for (instance, here) in given.instances.iter().zip(&all) {
+    for (cluster, here) in site.clusters.iter().zip(&all) {
         for vip in &here.vips {
-            wanted.push(router_name(instance, vip.address)?);
+            wanted.push(router_name(cluster, vip.address)?);
         }
     }
     let (routers, met) = routers(&wanted)?;
@@ -77,13 +77,13 @@ pub fn plan(given: &Given) -> Result<Plan> {
     }));
     let mut clusters = Vec::new();
     let mut claims = Claims::default();
-    for (instance, here) in given.instances.iter().zip(&all) {
-        claims.add(&instance.id, here)?;
-        clusters.push(cluster(instance, here, &routers)?);
-        plan.next.push(vip::handed_over(&instance.id, Manager::Keepalived));
+    for (cluster, here) in site.clusters.iter().zip(&all) {
+        claims.add(&cluster.id, here)?;
+        clusters.push(section(cluster, here, &routers)?);
+        plan.next.push(vip::handed_over(&cluster.id, Manager::Keepalived));
     }
-    let name = given.name()?;
-    let body = template::body(given.root, "keepalived.conf.j2", Values { name, clusters })?;
+    let name = site.name()?;
+    let body = template::body(site.root, "keepalived.conf.j2", Values { name, clusters })?;
     plan.files.push(Generated {
         path: PathBuf::from(FILE),
         body,
@@ -96,8 +96,8 @@ pub fn plan(given: &Given) -> Result<Plan> {
 }
 
 /// The name of a virtual address at the site, from which its VRRP ID is derived.
-fn router_name(instance: &Instance, address: IpAddr) -> Result<String> {
-    Ok(format!("{}{} {address}", values::namespace(&instance.settings)?, instance.id.dashed()))
+fn router_name(cluster: &Cluster, address: IpAddr) -> Result<String> {
+    Ok(format!("{}{} {address}", values::namespace(&cluster.settings)?, cluster.id.dashed()))
 }
 
 /// The addresses that clusters have on this member. No two clusters can have the same one, as their primaries can be on two hosts.
@@ -119,19 +119,19 @@ impl<'a> Claims<'a> {
     }
 }
 
-fn cluster(instance: &Instance, here: &Here, routers: &BTreeMap<String, u8>) -> Result<Cluster> {
-    let id = &instance.id;
-    let peers = peers(instance, here.own)?;
-    let (placed, other) = by_family(instance, here)?;
+fn section(cluster: &Cluster, here: &Here, routers: &BTreeMap<String, u8>) -> Result<Section> {
+    let id = &cluster.id;
+    let peers = peers(cluster, here.own)?;
+    let (placed, other) = by_family(cluster, here)?;
     let text = |placed: &Placed| format!("{}/{}", placed.address, placed.prefix);
     let router = Router {
         name: format!("{}-vip", id.dashed()),
-        id: routers.get(&router_name(instance, placed.address)?).copied().unwrap_or(1),
+        id: routers.get(&router_name(cluster, placed.address)?).copied().unwrap_or(1),
         interface: placed.interface.clone(),
         address: text(placed),
         other: other.map(|other| Other { interface: other.interface.clone(), address: text(other) }),
     };
-    Ok(Cluster {
+    Ok(Section {
         id: id.slashed(),
         name: id.dashed(),
         file: state_file(id).display().to_string(),
@@ -142,14 +142,14 @@ fn cluster(instance: &Instance, here: &Here, routers: &BTreeMap<String, u8>) -> 
 }
 
 /// The addresses of the other members, all of one family.
-fn peers(instance: &Instance, own: IpAddr) -> Result<Vec<IpAddr>> {
-    let place = instance.settings.place(&["MEMBERS"]);
-    let addresses = instance.members.iter().map(|member| member.address);
+fn peers(cluster: &Cluster, own: IpAddr) -> Result<Vec<IpAddr>> {
+    let place = cluster.settings.place(&["MEMBERS"]);
+    let addresses = cluster.members.iter().map(|member| member.address);
     let peers: Vec<IpAddr> = addresses.filter(|address| *address != own).collect();
     if peers.is_empty() {
         fail!(
             at place,
-            "{} has only one member, which does not need keepalived", instance.id;
+            "{} has only one member, which does not need keepalived", cluster.id;
             "Add the other members to MEMBERS, or set VIP_MANAGER=dnscp."
         );
     }
@@ -164,12 +164,12 @@ fn peers(instance: &Instance, own: IpAddr) -> Result<Vec<IpAddr>> {
 }
 
 /// The virtual address of the family of the members, and the one of the other family.
-fn by_family<'a>(instance: &Instance, here: &'a Here) -> Result<(&'a Placed, Option<&'a Placed>)> {
+fn by_family<'a>(cluster: &Cluster, here: &'a Here) -> Result<(&'a Placed, Option<&'a Placed>)> {
     let of_family = |placed: &&Placed| placed.address.is_ipv6() == here.own.is_ipv6();
     let (same, other): (Vec<&Placed>, Vec<&Placed>) = here.placed.iter().partition(of_family);
     let [placed] = same.as_slice() else {
         fail!(
-            at instance.settings.place(&["VIPS"]),
+            at cluster.settings.place(&["VIPS"]),
             "VRRP between {} and the other members cannot move an address of the other family alone", here.own;
             "Set MEMBERS to addresses of the family of VIPS."
         );

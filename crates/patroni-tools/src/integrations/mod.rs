@@ -1,6 +1,6 @@
 //! `for PROGRAM`: the configuration of the programs around a cluster, from the same settings.
 //!
-//! A module for each program turns the settings ([`Given`]) into text and changes nothing. This module shows the text, has it validated
+//! A module for each program turns the settings ([`Site`]) into text and changes nothing. This module shows the text, has it validated
 //! by the program, and writes it.
 
 mod certificate_files;
@@ -28,7 +28,7 @@ use crate::files::header::{Author, arguments, author, with_header};
 use crate::files::install::{self, Prepared};
 use crate::files::template::LOCAL;
 use crate::patroni_yml::inputs::site_key_path;
-use cluster::Given;
+use cluster::Site;
 use plan::{Generated, LIMIT, Plan, Validator};
 pub use plan::{Options, Output};
 
@@ -60,7 +60,7 @@ impl Program {
     }
 
     /// Is it configured for clusters, rather than for the site as a whole?
-    fn is_for_instances(self) -> bool {
+    fn is_for_clusters(self) -> bool {
         !matches!(self, Self::Tls | Self::Etcd | Self::Consul)
     }
 
@@ -69,16 +69,16 @@ impl Program {
         matches!(self, Self::Tls | Self::Consul)
     }
 
-    fn plan(self, given: &Given) -> Result<Plan> {
+    fn plan(self, site: &Site) -> Result<Plan> {
         match self {
-            Self::Haproxy => haproxy::plan(given),
-            Self::Keepalived => keepalived::plan(given),
-            Self::VipManager => vip_manager::plan(given),
-            Self::Pgbouncer => pgbouncer::plan(given),
-            Self::Tls => site_ca::plan(given),
-            Self::Etcd => etcd::plan(given),
-            Self::Consul => consul::plan(given),
-            Self::ConsulPolicy => consul::policies(given),
+            Self::Haproxy => haproxy::plan(site),
+            Self::Keepalived => keepalived::plan(site),
+            Self::VipManager => vip_manager::plan(site),
+            Self::Pgbouncer => pgbouncer::plan(site),
+            Self::Tls => site_ca::plan(site),
+            Self::Etcd => etcd::plan(site),
+            Self::Consul => consul::plan(site),
+            Self::ConsulPolicy => consul::policies(site),
         }
     }
 }
@@ -94,22 +94,22 @@ fn commented(text: &str, from: &str, to: &str) -> String {
 
 /// Configures a program.
 pub fn run(root: &Root, options: &Options, program: Program, ids: &[ClusterId], reporter: &Reporter) -> Result<()> {
-    if program.is_for_instances() && ids.is_empty() {
+    if program.is_for_clusters() && ids.is_empty() {
         fail!(
             "no cluster was specified";
             "Name it, as in patroni-gen-config for {} 16/main, or use --all.", program.name()
         );
     }
-    let mut given = Given::resolve(root, options, ids)?;
-    let mut plan = program.plan(&given)?;
-    if program.needs_site_key() && given.key.is_none() && matches!(options.output, Output::Files { .. }) {
-        let path = site_key_path(&given.settings)?;
-        given.key = Some(SiteKey::create(root, &path)?);
+    let mut site = Site::resolve(root, options, ids)?;
+    let mut plan = program.plan(&site)?;
+    if program.needs_site_key() && site.key.is_none() && matches!(options.output, Output::Files { .. }) {
+        let path = site_key_path(&site.settings)?;
+        site.key = Some(SiteKey::create(root, &path)?);
         reporter.info(format!(
             "created {}; copy it to the other members before running this command there",
             path.display()
         ));
-        plan = program.plan(&given)?;
+        plan = program.plan(&site)?;
     }
     let files = plan.files.iter().map(|file| File::of(root, file, program, ids)).collect::<Result<Vec<_>>>()?;
     if options.output == Output::Show {

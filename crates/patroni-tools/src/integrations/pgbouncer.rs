@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::files::install::Rights;
 use crate::files::template;
-use crate::integrations::cluster::{Given, Instance};
+use crate::integrations::cluster::{Cluster, Site};
 use crate::integrations::plan::{Generated, LIMIT, Plan};
 use crate::integrations::{haproxy, vip};
 use crate::patroni_yml::inputs::site_key;
@@ -53,21 +53,21 @@ struct Values {
 }
 
 /// The pool of one cluster. PgBouncer finds a database by its name alone, so it cannot serve a second one.
-pub fn plan(given: &Given) -> Result<Plan> {
-    let [instance] = given.instances.as_slice() else {
+pub fn plan(site: &Site) -> Result<Plan> {
+    let [cluster] = site.clusters.as_slice() else {
         fail!("PgBouncer cannot serve more than one cluster, because it finds a database by its name alone"; "Name one cluster.");
     };
-    let Instance { id, settings, .. } = instance;
+    let Cluster { id, settings, .. } = cluster;
     let scope = id.dashed();
-    let Some(key) = site_key(given.root, settings)? else {
+    let Some(key) = site_key(site.root, settings)? else {
         fail!(
             "the site key, from which the password of the role {ROLE} is derived, does not exist";
             "Copy it from a member, or create it with: patroni-gen-config {id}"
         );
     };
-    let (major, minor) = version(given)?;
+    let (major, minor) = version(site)?;
     let auth_database = (major, minor) >= (1, 19);
-    let (what, host, port) = primary(given, instance)?;
+    let (what, host, port) = primary(site, cluster)?;
     let (tls, ca) = tls(settings)?;
     let values = Values {
         cluster: id.slashed(),
@@ -99,7 +99,7 @@ pub fn plan(given: &Given) -> Result<Plan> {
     let files = vec![
         file(USERS, format!("\"{ROLE}\" \"{password}\"\n"), &password),
         file(SQL, sql(&verifier), &verifier),
-        Generated { secrets: Vec::new(), ..file(FILE, template::body(given.root, "pgbouncer.ini.j2", values)?, "") },
+        Generated { secrets: Vec::new(), ..file(FILE, template::body(site.root, "pgbouncer.ini.j2", values)?, "") },
     ];
     let mut plan = Plan { files, ..Plan::default() };
     let run = |database: &str| format!("runuser -u postgres -- psql --cluster {id} -d {database} -f {SQL}");
@@ -115,9 +115,9 @@ pub fn plan(given: &Given) -> Result<Plan> {
 }
 
 /// `PgBouncer 1.24.1`.
-fn version(given: &Given) -> Result<(u32, u32)> {
-    vip::installed(given.root, "pgbouncer", "pgbouncer")?;
-    let mut command = program::command(given.root, "pgbouncer")?;
+fn version(site: &Site) -> Result<(u32, u32)> {
+    vip::installed(site.root, "pgbouncer", "pgbouncer")?;
+    let mut command = program::command(site.root, "pgbouncer")?;
     let output = program::output_within(command.arg("--version"), "", LIMIT)?;
     let output = String::from_utf8_lossy(&output.stdout).into_owned();
     let version = parse_version(&output);
@@ -131,13 +131,13 @@ fn parse_version(output: &str) -> Option<(u32, u32)> {
 }
 
 /// Where the primary is found: a description, host and port.
-fn primary(given: &Given, instance: &Instance) -> Result<(String, String, u16)> {
-    let Instance { id, settings, port, .. } = instance;
+fn primary(site: &Site, cluster: &Cluster) -> Result<(String, String, u16)> {
+    let Cluster { id, settings, port, .. } = cluster;
     let set = settings.parse("PGBOUNCER_SERVER", |text| server(text, *port))?;
     if let Some((host, port)) = set {
         return Ok(("PGBOUNCER_SERVER".to_owned(), host, port));
     }
-    let point = Point::from_settings(given.root, id, settings)?;
+    let point = Point::from_settings(site.root, id, settings)?;
     let vips = point.as_ref().map(|point| point.vips.as_slice()).unwrap_or_default();
     if let Some(address) = vip::only(vips) {
         return Ok(("the virtual address".to_owned(), address.to_string(), *port));
@@ -152,8 +152,8 @@ fn primary(given: &Given, instance: &Instance) -> Result<(String, String, u16)> 
             "Set a DNS name, or PGBOUNCER_SERVER."
         );
     }
-    let port = haproxy::write_port(instance)?;
-    let proxied = given.root.read(haproxy::FILE)?.is_some_and(|text| text.contains(&format!(":{port}")));
+    let port = haproxy::write_port(cluster)?;
+    let proxied = site.root.read(haproxy::FILE)?.is_some_and(|text| text.contains(&format!(":{port}")));
     if !proxied {
         fail!(
             "PgBouncer cannot find the primary of {id}";

@@ -27,7 +27,7 @@ use openssl::x509::{X509, X509Builder, X509Name, X509NameRef};
 use crate::files::header;
 use crate::files::install::{READABLE, Rights};
 use crate::integrations::certificate_files::DIRECTORY;
-use crate::integrations::cluster::Given;
+use crate::integrations::cluster::Site;
 use crate::integrations::consul;
 use crate::integrations::plan::{Generated, Plan};
 use crate::patroni_yml::dcs::is_name;
@@ -58,15 +58,15 @@ struct Kind {
 }
 
 /// Certificate and key for each purpose, and the CA certificate.
-pub fn plan(given: &Given) -> Result<Plan> {
-    let members = given.members()?;
-    let own = members::address_of(&given.settings, &members, &given.name()?)?;
-    let member = Member { name: given.name()?, address: own };
-    let ca = Ca::of(&given.key())?;
+pub fn plan(site: &Site) -> Result<Plan> {
+    let members = site.members()?;
+    let own = members::address_of(&site.settings, &members, &site.name()?)?;
+    let member = Member { name: site.name()?, address: own };
+    let ca = Ca::of(&site.key())?;
     let mut plan = Plan { directories: vec![PathBuf::from(DIRECTORY)], ..Plan::default() };
-    plan.files.push(ca.file(given.root)?);
-    for kind in kinds(given, &members, &member)? {
-        plan.files.extend(ca.pair(given, &kind, &member.name)?);
+    plan.files.push(ca.file(site.root)?);
+    for kind in kinds(site, &members, &member)? {
+        plan.files.extend(ca.pair(site, &kind, &member.name)?);
     }
     plan.next.push(
         "etcd uses a new certificate at once; reload the other services that are running, such as with: systemctl reload patroni@17-main \
@@ -76,17 +76,17 @@ pub fn plan(given: &Given) -> Result<Plan> {
     Ok(plan)
 }
 
-fn kinds(given: &Given, members: &[Member], member: &Member) -> Result<Vec<Kind>> {
+fn kinds(site: &Site, members: &[Member], member: &Member) -> Result<Vec<Kind>> {
     let mut names = names_of(member);
     names.extend(["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()]);
-    names.extend(Some(facts::host_name(given.root)?).filter(|name| is_name(name)));
+    names.extend(Some(facts::host_name(site.root)?).filter(|name| is_name(name)));
     let of = |name, group, server, client| Kind { name, group, server, client, names: names.clone() };
     // Clients expect the name of HAProxy or of the client endpoint, which can lead to any member.
     let mut postgresql = of("postgresql", "postgres", true, false);
     postgresql.names.extend(members.iter().flat_map(names_of));
-    postgresql.names.extend(endpoint::vips(&given.settings)?.iter().map(|vip| vip.address.to_string()));
-    for instance in &given.instances {
-        if let Some(point) = Point::from_settings(given.root, &instance.id, &instance.settings)? {
+    postgresql.names.extend(endpoint::vips(&site.settings)?.iter().map(|vip| vip.address.to_string()));
+    for cluster in &site.clusters {
+        if let Some(point) = Point::from_settings(site.root, &cluster.id, &cluster.settings)? {
             postgresql.names.extend(point.vips.iter().map(|vip| vip.address.to_string()));
             postgresql.names.extend(point.dns.map(|dns| dns.name));
         }
@@ -98,9 +98,9 @@ fn kinds(given: &Given, members: &[Member], member: &Member) -> Result<Vec<Kind>
     ];
     // The servers of a DCS are clients of each other.
     let mut consul = of("consul", "consul", true, true);
-    consul.names.insert(format!("server.{}.consul", consul::datacenter(&given.settings)));
+    consul.names.insert(format!("server.{}.consul", consul::datacenter(&site.settings)));
     let servers = [of("etcd", "etcd", true, true), consul];
-    kinds.extend(servers.into_iter().filter(|kind| given.root.group_id(kind.group).is_ok()));
+    kinds.extend(servers.into_iter().filter(|kind| site.root.group_id(kind.group).is_ok()));
     Ok(kinds)
 }
 
@@ -166,12 +166,12 @@ impl Ca {
     }
 
     /// Certificate and key for one purpose: the existing ones, as long as they are good.
-    fn pair(&self, given: &Given, kind: &Kind, member: &str) -> Result<[Generated; 2]> {
+    fn pair(&self, site: &Site, kind: &Kind, member: &str) -> Result<[Generated; 2]> {
         let path = |end: &str| Path::new(DIRECTORY).join(format!("{}.{end}", kind.name));
-        let present = (given.root.read(path("pem"))?, given.root.read(path("key"))?);
+        let present = (site.root.read(path("pem"))?, site.root.read(path("key"))?);
         let ours = (present.0.as_deref().and_then(header::body_of), present.1.as_deref().and_then(header::body_of));
         let (certificate, key) = match ours {
-            (Some(certificate), Some(key)) if !given.renew && self.keeps(certificate, key, kind)? => {
+            (Some(certificate), Some(key)) if !site.renew && self.keeps(certificate, key, kind)? => {
                 (certificate.to_owned(), key.to_owned())
             }
             _ => self.issue(kind, member, VALIDITY)?,

@@ -10,7 +10,7 @@ use host::{ClusterId, Root, envfile, fail, program, trouble};
 use serde_json::{Map, Value};
 
 use crate::files::install::Rights;
-use crate::integrations::cluster::{Given, Instance};
+use crate::integrations::cluster::{Cluster, Site};
 use crate::integrations::plan::{Generated, LIMIT, Plan};
 use crate::integrations::vip::{self, Here};
 use crate::patroni::version::Patroni;
@@ -33,16 +33,16 @@ fn file(id: &ClusterId) -> PathBuf {
 }
 
 /// One file for each cluster.
-pub fn plan(given: &Given) -> Result<Plan> {
-    vip::installed(given.root, PROGRAM, PACKAGE)?;
-    let of_debian = new_enough(given.root)?;
+pub fn plan(site: &Site) -> Result<Plan> {
+    vip::installed(site.root, PROGRAM, PACKAGE)?;
+    let of_debian = new_enough(site.root)?;
     let mut plan = Plan::default();
-    for instance in &given.instances {
-        let id = &instance.id;
-        let here = Here::of(given, instance, Manager::VipManager)?;
+    for cluster in &site.clusters {
+        let id = &cluster.id;
+        let here = Here::of(site, cluster, Manager::VipManager)?;
         let [placed] = here.placed.as_slice() else {
             fail!(
-                at instance.settings.place(&["VIPS"]),
+                at cluster.settings.place(&["VIPS"]),
                 "this member would have {} virtual addresses of {id}, but vip-manager moves only one", here.placed.len();
                 "Set VIP_MANAGER=keepalived, or leave only one address in VIPS."
             );
@@ -53,7 +53,7 @@ pub fn plan(given: &Given) -> Result<Plan> {
             ("VIP_INTERFACE", placed.interface.clone()),
         ];
         let mut secrets = Vec::new();
-        values.extend(dcs(given, instance, &here, of_debian, &mut secrets)?);
+        values.extend(dcs(site, cluster, &here, of_debian, &mut secrets)?);
         let mut body = String::new();
         for (key, value) in values {
             let _ = writeln!(body, "{key}={}", envfile::quote(&value));
@@ -95,17 +95,17 @@ fn version(output: &str) -> Option<(u32, bool)> {
 
 /// The leader key, and how it is read.
 fn dcs(
-    given: &Given,
-    instance: &Instance,
+    site: &Site,
+    cluster: &Cluster,
     here: &Here,
     of_debian: bool,
     secrets: &mut Vec<String>,
 ) -> Result<Vec<(&'static str, String)>> {
-    let Instance { id, settings, .. } = instance;
-    let patroni = Patroni::of(given.root)?;
+    let Cluster { id, settings, .. } = cluster;
+    let patroni = Patroni::of(site.root)?;
     let scope = id.dashed();
-    let member = Member { scope: &scope, address: here.own, port: instance.port, patroni: &patroni, taken: &|_| None };
-    let Store { kind, options, .. } = Store::resolve(given.root, settings, &member)?;
+    let member = Member { scope: &scope, address: here.own, port: cluster.port, patroni: &patroni, taken: &|_| None };
+    let Store { kind, options, .. } = Store::resolve(site.root, settings, &member)?;
     let options: Map<String, Value> = options.into_iter().collect();
     let text = |name: &str| options.get(name).and_then(Value::as_str).map(str::to_owned);
     let key = format!("{}{scope}/leader", values::namespace(settings)?);
@@ -137,7 +137,7 @@ fn dcs(
                 fail!(at place, "vip-manager does not use DCS_CERT without DCS_CACERT"; "Set DCS_CACERT.");
             }
         }
-        // It accepts the type, and exits with "given endpoint type not supported" (measured with 3.0.0-2+b7).
+        // It accepts the type, and exits with "site endpoint type not supported" (measured with 3.0.0-2+b7).
         Kind::Consul if of_debian => fail!(
             at place,
             "Debian's vip-manager does not support Consul";

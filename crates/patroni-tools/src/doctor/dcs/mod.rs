@@ -15,9 +15,9 @@ use host::net::Fault;
 use host::net::tls::{Client, Files, Own, Verify};
 use serde_json::{Map, Value};
 
+use crate::doctor::cluster::{AS_ROOT, Cluster, LIMIT};
 use crate::doctor::dcs::question::{Content, Question, Served, authority, endpoint};
 use crate::doctor::finding::{Finding, Level, Subject};
-use crate::doctor::instance::{AS_ROOT, Instance, LIMIT};
 use crate::patroni::version::{self, Patroni};
 use crate::patroni_yml::dcs::{self, Kind};
 
@@ -25,22 +25,22 @@ use crate::patroni_yml::dcs::{self, Kind};
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The DCS of the Patroni file; the first one, as Patroni uses it.
-pub fn kind(instance: &Instance) -> Option<Kind> {
-    kinds(instance).first().copied()
+pub fn kind(cluster: &Cluster) -> Option<Kind> {
+    kinds(cluster).first().copied()
 }
 
-fn kinds(instance: &Instance) -> Vec<Kind> {
-    let named = |kind: &Kind| instance.yaml.get(&[kind.name()]).is_some_and(|options| !options.is_null());
+fn kinds(cluster: &Cluster) -> Vec<Kind> {
+    let named = |kind: &Kind| cluster.yaml.get(&[kind.name()]).is_some_and(|options| !options.is_null());
     Kind::ALL.into_iter().filter(named).collect()
 }
 
-fn options<'a>(instance: &'a Instance, kind: Kind) -> Option<&'a Map<String, Value>> {
-    instance.yaml.get(&[kind.name()])?.as_object()
+fn options<'a>(cluster: &'a Cluster, kind: Kind) -> Option<&'a Map<String, Value>> {
+    cluster.yaml.get(&[kind.name()])?.as_object()
 }
 
 /// The DCS section, the Python module that Patroni needs for it, and Raft's directory.
-pub fn section(instance: &Instance) -> Result<Vec<Finding>> {
-    let kinds = kinds(instance);
+pub fn section(cluster: &Cluster) -> Result<Vec<Finding>> {
+    let kinds = kinds(cluster);
     let Some(&kind) = kinds.first() else {
         let hint = format!("Add a section such as etcd3 (one of {}).", dcs::names());
         return Ok(vec![Finding::fatal("no DCS is configured", hint)]);
@@ -51,24 +51,24 @@ pub fn section(instance: &Instance) -> Result<Vec<Finding>> {
         let what = format!("{} DCS are configured ({}), but Patroni uses one", all.len(), all.join(", "));
         findings.push(Finding::warning(what, "Remove the others."));
     }
-    let Some(options) = options(instance, kind) else {
+    let Some(options) = options(cluster, kind) else {
         findings.push(Finding::fatal(format!("{} has no options", kind.name()), "Add its hosts."));
         return Ok(findings);
     };
-    let on_host = dcs::host_findings(instance.root, kind)?;
-    for finding in dcs::look(kind, options, &instance.patroni).into_iter().chain(on_host) {
+    let on_host = dcs::host_findings(cluster.root, kind)?;
+    for finding in dcs::look(kind, options, &cluster.patroni).into_iter().chain(on_host) {
         let level = if finding.fatal { Level::Fatal } else { Level::Warning };
         findings.push(Finding::new(level, finding.what, finding.remedy));
     }
     if kind == Kind::Raft {
-        findings.extend(raft_directory(instance));
+        findings.extend(raft_directory(cluster));
     }
     Ok(findings)
 }
 
-fn raft_directory(instance: &Instance) -> Option<Finding> {
-    let directory = instance.text(&["raft", "data_dir"])?;
-    if instance.root.path(&directory).is_dir() {
+fn raft_directory(cluster: &Cluster) -> Option<Finding> {
+    let directory = cluster.text(&["raft", "data_dir"])?;
+    if cluster.root.path(&directory).is_dir() {
         return None;
     }
     let hint = format!("Create it with: install -d -o postgres -g postgres -m 0770 {directory}");
@@ -87,12 +87,12 @@ pub struct Answered {
 }
 
 /// Asks all servers at the same time, with a timeout.
-pub fn ask(instance: &Instance, known: &[Finding]) -> Answered {
-    let Some(kind) = kind(instance) else { return Answered::default() };
-    let Some(options) = options(instance, kind) else { return Answered::default() };
+pub fn ask(cluster: &Cluster, known: &[Finding]) -> Answered {
+    let Some(kind) = kind(cluster) else { return Answered::default() };
+    let Some(options) = options(cluster, kind) else { return Answered::default() };
     let Some(target) = target(kind, options) else { return Answered::default() };
     let files = target.files.clone();
-    let tls = match target.tls.map(|verify| Client::new(instance.root, &files, verify)).transpose() {
+    let tls = match target.tls.map(|verify| Client::new(cluster.root, &files, verify)).transpose() {
         Ok(tls) => tls,
         Err(error) => {
             return Answered { findings: not_asked(kind, &files, known, &error), content: None, asked: false };
@@ -101,13 +101,13 @@ pub fn ask(instance: &Instance, known: &[Finding]) -> Answered {
     let question = Arc::new(Question {
         kind,
         options: options.clone(),
-        verifies: files.signers.is_some() || kind != Kind::Etcd3 || verifies_by_default(instance),
+        verifies: files.signers.is_some() || kind != Kind::Etcd3 || verifies_by_default(cluster),
         tls,
         files,
-        patroni: Patroni(instance.patroni.0),
-        id: instance.id.slashed(),
-        namespace: instance.text(&["namespace"]).unwrap_or_else(|| "service".to_owned()),
-        scope: instance.text(&["scope"]).unwrap_or_default(),
+        patroni: Patroni(cluster.patroni.0),
+        id: cluster.id.slashed(),
+        namespace: cluster.text(&["namespace"]).unwrap_or_else(|| "service".to_owned()),
+        scope: cluster.text(&["scope"]).unwrap_or_default(),
     });
     let answers = each_server(&question, &target.servers);
     conclude(&question, answers, known)
@@ -128,8 +128,8 @@ fn is_bad(known: &[Finding], subject: &Subject) -> bool {
 }
 
 /// urllib3 verifies by default since version 2, which Debian 13 has (its release notes).
-fn verifies_by_default(instance: &Instance) -> bool {
-    let packages = version::packages(instance.root).unwrap_or_default();
+fn verifies_by_default(cluster: &Cluster) -> bool {
+    let packages = version::packages(cluster.root).unwrap_or_default();
     !packages.iter().any(|name| name.starts_with("urllib3-1."))
 }
 

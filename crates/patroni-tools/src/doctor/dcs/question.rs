@@ -6,8 +6,8 @@ use host::net::tls::{Client, Files};
 use host::net::{Fault, reason};
 use serde_json::{Map, Value};
 
+use crate::doctor::cluster::LIMIT;
 use crate::doctor::finding::{Finding, Subject};
-use crate::doctor::instance::LIMIT;
 use crate::patroni::version::Patroni;
 use crate::patroni_yml::dcs::Kind;
 

@@ -48,7 +48,7 @@ pub(crate) const USER: &str = "postgres";
 pub(crate) const AS_ROOT: &str = "Run this check as root.";
 
 /// What all checks read.
-pub(crate) struct Instance<'a> {
+pub(crate) struct Cluster<'a> {
     pub(crate) root: &'a Root,
     pub(crate) id: &'a ClusterId,
     /// The Patroni file.
@@ -60,7 +60,7 @@ pub(crate) struct Instance<'a> {
     pub(crate) depth: Depth,
 }
 
-impl Instance<'_> {
+impl Cluster<'_> {
     pub(crate) fn text(&self, path: &[&str]) -> Option<String> {
         self.yaml.text(path)
     }
