@@ -195,8 +195,7 @@ fn check_pair(cluster: &Cluster, used: &Use, first: bool) -> Vec<Finding> {
     findings.extend(used.ca.as_ref().and_then(|ca| unsigned(cluster, used, &own, ca)));
     if let Some(Err(names)) = used.address.map(|address| own.is_for(address)) {
         let address = used.address.map(|address| address.to_string()).unwrap_or_default();
-        let what =
-            format!("{label} {shown} is for {names}, not for {address}, the address of this member for the others");
+        let what = format!("{label} {shown} is for {names}, not for {address}, the connect_address of this member");
         let hint = format!("Reissue it with the subjectAltName IP:{address}.");
         findings.push(Finding::error(what, hint).about(&used.certificate));
     }

@@ -66,7 +66,7 @@ pub fn plan(site: &Site) -> Result<Plan> {
     let (Some(_), Some(ca)) = (Tls::read(site.root, settings)?, settings.path("DCS_CACERT")?) else {
         fail!(
             at settings.place(&["DCS"]),
-            "Consul requires TLS here, because its tokens could be read on the network otherwise";
+            "Consul requires TLS, because its tokens could otherwise be read on the network";
             "Set DCS_CACERT, DCS_CERT and DCS_KEY to the certificates that this command creates: patroni-gen-config for tls"
         )
     };
