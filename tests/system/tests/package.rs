@@ -14,6 +14,8 @@ const APT: &str = "apt-get -qq install -y -o Dpkg::Use-Pty=0";
 /// apt on a loaded machine.
 const APT_LIMIT: Duration = Duration::from_secs(180);
 const LINK: &str = "/etc/postgresql-common/createcluster.d/patroni-tools.conf";
+/// What a first installation names.
+const BEGIN: &str = "/usr/share/doc/patroni-tools/README.Debian.gz";
 /// Files of Debian's package that ours replaces; Debian 12 has the unit under /lib, which is the same directory.
 const REPLACED: &str = "/usr/lib/systemd/system/patroni@.service /usr/share/patroni/pg_createcluster_patroni \
     /usr/share/patroni/pg_clonecluster_patroni";
@@ -201,9 +203,11 @@ fn installed_together(m: &Machine) -> Result<()> {
     m.is_taken_over()?;
     // And in the order that apt does not take.
     m.run("apt-get -qq purge -y patroni-tools patroni")?;
-    m.run(
+    let said = m.run(
         "dpkg --unpack /srv/repo/patroni-tools_*.deb && dpkg --unpack /srv/debs/patroni_*.deb && dpkg --configure -a",
     )?;
+    ensure!(said.matches(BEGIN).count() == 1, "the installation does not say where to begin: {said}");
+    ensure!(m.exists(BEGIN)?, "there is no {BEGIN}");
     m.is_taken_over()?;
     m.run("dpkg --remove patroni-tools")?;
     m.is_debians()?;
@@ -269,8 +273,9 @@ fn previous_version(m: &Machine) -> Result<()> {
 fn upgrade(m: &Machine) -> Result<()> {
     m.run(&format!("rm {LINK}"))?;
     m.while_running(|| {
-        m.run(&format!("{APT} patroni-tools"))?;
+        let said = m.run(&format!("{APT} patroni-tools"))?;
         ensure!(m.version()? != patroni::PREVIOUS_VERSION, "it was not upgraded");
+        ensure!(!said.contains(BEGIN), "an upgrade says where to begin: {said}");
         ensure!(!m.exists(LINK)?, "the link is back that the administrator removed");
         m.is_taken_over()
     })
@@ -406,7 +411,7 @@ fn every_linked_crate_is_in_the_copyright_file() -> Result<()> {
     let named: Vec<&str> = text.split(|c: char| !(c.is_alphanumeric() || "-_".contains(c))).collect();
     let tree = String::from_utf8(tree.stdout)?;
     let mut missing: Vec<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
-    missing.retain(|name| !named.contains(name) && !["", "dnscp", "patroni-tools", "site"].contains(name));
+    missing.retain(|name| !named.contains(name) && !["", "dnscp", "patroni-tools", "host"].contains(name));
     ensure!(missing.is_empty(), "debian/copyright does not name {missing:?}");
     Ok(())
 }
