@@ -108,10 +108,12 @@ impl Machine {
     fn refused(&self, name: &str, arguments: &[&str], parts: &[&str]) {
         let (code, said) = self.hook(name, arguments);
         assert_eq!(code, 1, "{name} {arguments:?}: {said}");
-        let last = said.lines().last().unwrap_or_default();
-        assert!(last.starts_with(&format!("{name}: error: ")), "{said}");
+        let error = said.find(&format!("{name}: error: ")).map(|at| &said[at..]).unwrap_or_default();
+        let hint = format!("{name}: hint: ");
+        assert!(!error.is_empty() && error.lines().skip(1).all(|line| line.starts_with(&hint)), "{said}");
+        assert!(error.lines().count() <= 2, "{said}");
         for part in parts {
-            assert!(last.contains(part), "no {part:?} in: {said}");
+            assert!(error.contains(part), "no {part:?} in: {said}");
         }
     }
 

@@ -168,13 +168,13 @@ fn plain_etcd(image: Image, name: &str) {
     }
     let section = &format!("etcd3:\n  hosts: ['{SERVER}:2379']");
     let refused = format!(
-        "error: etcd3 at {SERVER}:2379: it cannot be reached (Connection refused): Start the server, or correct DCS_HOSTS or the firewall."
+        "error: etcd3 at {SERVER}:2379: it is unreachable (Connection refused): Start the server, or correct DCS_HOSTS or the firewall."
     );
     assert_eq!(doctor(section, ""), [refused]);
     let server = etcd(&url("http"));
     assert_eq!(doctor(section, ""), [""; 0]);
     // One of several that answers is enough; nobody answers at the second address.
-    let away = "etcd3 at 10.99.0.1:2379: it cannot be reached (no answer): Start the server, or correct DCS_HOSTS or the firewall.";
+    let away = "etcd3 at 10.99.0.1:2379: it is unreachable (no answer): Start the server, or correct DCS_HOSTS or the firewall.";
     let both = &format!("etcd3:\n  hosts: ['10.99.0.1:2379', '{SERVER}:2379']");
     assert_eq!(doctor(both, ""), [format!("warning: {away}")]);
     assert_eq!(doctor("etcd3:\n  hosts: ['10.99.0.1:2379']", ""), [format!("error: {away}")]);
@@ -183,7 +183,7 @@ fn plain_etcd(image: Image, name: &str) {
     assert_eq!(
         doctor(&format!("{section}\n  protocol: https\n  cacert: /etc/patroni/ca.pem"), ""),
         [format!(
-            "error: etcd3 at {SERVER}:2379: it does not speak TLS: Enable TLS on the server, or remove DCS_CACERT and DCS_CERT and \
+            "error: etcd3 at {SERVER}:2379: it does not use TLS: Enable TLS on the server, or remove DCS_CACERT and DCS_CERT and \
              set DCS_PROTOCOL=http, then run: patroni-gen-config 17/main"
         )]
     );
@@ -404,13 +404,13 @@ fn etcd_with_tls_and_users() {
     assert_eq!(
         clear,
         format!(
-            "error: etcd3 at {SERVER}:2379: it closed the connection (without a word): Check its log, or, if it requires \
+            "error: etcd3 at {SERVER}:2379: it closed the connection (without an answer): Check its log, or, if it requires \
              TLS, set DCS_CACERT{then}"
         )
     );
     // The server reads its files for each connection.
     theirs(&site.issue(address(SERVER), PAST, true));
-    assert_eq!(good(), "its certificate (CN=member) expired on DATE: Renew it on the server.");
+    assert_eq!(good(), "its certificate (CN=member) has expired (DATE): Renew it on the server.");
     theirs(&site.issue(address(SERVER), 5..30, true));
     assert_eq!(
         good(),
@@ -553,12 +553,12 @@ fn consul_with_acl_and_tls() {
         format!("it requires a client certificate (sslv3 alert bad certificate): Set DCS_CERT and DCS_KEY{then}")
     );
     let clear = doctor(&format!("consul:\n  host: {SERVER}:8501"), "");
-    assert_eq!(clear, [format!("{}it wants TLS: Set DCS_CACERT or DCS_PROTOCOL=https{then}", place(8501))]);
+    assert_eq!(clear, [format!("{}it requires TLS: Set DCS_CACERT or DCS_PROTOCOL=https{then}", place(8501))]);
     drop(server);
     theirs(&site.issue(address(SERVER), PAST, true));
     let _server = start();
     until_ok(&consul("catalog datacenters"), "/run/consul.log").unwrap();
-    assert_eq!(secure("ca", "own"), "its certificate (CN=member) expired on DATE: Renew it on the server.");
+    assert_eq!(secure("ca", "own"), "its certificate (CN=member) has expired (DATE): Renew it on the server.");
 }
 
 const ZOOKEEPER: &str = "tickTime=1000
@@ -705,7 +705,7 @@ fn the_others_rest_apis() {
     assert_eq!(
         said,
         [
-            "warning: REST API of pg2: its certificate (CN=member) expired on DATE: Renew RESTAPI_CERT on that host."
+            "warning: REST API of pg2: its certificate (CN=member) has expired (DATE): Renew RESTAPI_CERT on that host."
                 .to_owned(),
             format!(
                 "warning: REST API of pg3: its certificate is for {SERVER}, not for {OWN}: Reissue the certificate for that address."

@@ -1,10 +1,10 @@
 //! What patroni-gen-config wrote for us about one instance, so that we need not read YAML.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 pub use host::endpoint::file;
 use host::{ClusterId, Root, envfile};
 
@@ -34,7 +34,7 @@ impl Instance {
         caller.trust(root, &path)?;
         let Some(text) = root.read(&path)? else { return Ok(None) };
         let written =
-            Written::parse(&text).with_context(|| format!("{}: run patroni-gen-config {id}", path.display()))?;
+            Written::parse(&path, &text).with_context(|| format!("{}: run patroni-gen-config {id}", path.display()))?;
         let rest = written
             .rest
             .map(|(address, files)| Arc::new(Api::new(root, address, files.map(|files| Tls::new(root, files)))));
@@ -65,8 +65,8 @@ struct Written {
 }
 
 impl Written {
-    fn parse(text: &str) -> Result<Self> {
-        let assignments = envfile::parse(text).map_err(|error| anyhow!("line {error}"))?;
+    fn parse(file: &Path, text: &str) -> Result<Self> {
+        let assignments = envfile::parse(file, text)?;
         let value = |key: &str| assignments.iter().rev().find(|a| a.key == key).map(|a| a.value.as_str());
         let rest = value("RESTAPI").filter(|url| !url.is_empty()).map(|url| -> Result<_> {
             let (secure, address) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
@@ -99,7 +99,8 @@ mod tests {
     #[test]
     fn reads_what_patroni_gen_config_writes() {
         let rest = |lines: &str| {
-            Written::parse(&format!("# c\nNAME=\"pg1\"\n{lines}\nDATA_DIRECTORY=\"/d\"\n")).map(|w| w.rest)
+            Written::parse(Path::new("/f"), &format!("# c\nNAME=\"pg1\"\n{lines}\nDATA_DIRECTORY=\"/d\"\n"))
+                .map(|w| w.rest)
         };
         let address: SocketAddr = "[fd00::1]:8008".parse().unwrap();
         assert_eq!(rest("").unwrap(), None);

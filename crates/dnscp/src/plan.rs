@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use host::endpoint::{Manager, Point, state_file};
+use host::endpoint::{Endpoint, Manager, state_file};
 
 use crate::netlink::{Interface, Pick, Placed, pick};
 use crate::rest::Standing;
@@ -86,7 +86,7 @@ pub struct Plan {
 
 /// The virtual addresses of the site that are on an interface.
 #[must_use]
-pub fn held(point: &Point, interfaces: &[Interface]) -> Vec<Step> {
+pub fn held(point: &Endpoint, interfaces: &[Interface]) -> Vec<Step> {
     let mut held = Vec::new();
     for interface in interfaces {
         for entry in &interface.addresses {
@@ -103,7 +103,7 @@ pub fn held(point: &Point, interfaces: &[Interface]) -> Vec<Step> {
 
 /// What this member does without: every virtual address of the site goes, wherever it is.
 #[must_use]
-pub fn give_up(point: &Point, interfaces: &[Interface]) -> Plan {
+pub fn give_up(point: &Endpoint, interfaces: &[Interface]) -> Plan {
     let held = held(point, interfaces);
     let steps = match point.manager {
         Manager::Dnscp => held,
@@ -113,7 +113,7 @@ pub fn give_up(point: &Point, interfaces: &[Interface]) -> Plan {
     Plan { steps, problems: Vec::new() }
 }
 
-fn tell(point: &Point, primary: bool, held: &[Step]) -> Step {
+fn tell(point: &Endpoint, primary: bool, held: &[Step]) -> Step {
     let address = |step: &Step| if let Step::Release { address, .. } = step { Some(*address) } else { None };
     Step::Tell { file: state_file(&point.id), primary, held: held.iter().filter_map(address).collect() }
 }
@@ -121,7 +121,7 @@ fn tell(point: &Point, primary: bool, held: &[Step]) -> Step {
 /// What the primary has: addresses first, then the neighbours, then the name. `own` is what the name means where the site
 /// has no virtual address. Without a lease keepalived is not told, since nobody would take that back if Patroni hung.
 #[must_use]
-pub fn take(point: &Point, interfaces: &[Interface], lease: Option<Duration>, own: Option<IpAddr>) -> Plan {
+pub fn take(point: &Endpoint, interfaces: &[Interface], lease: Option<Duration>, own: Option<IpAddr>) -> Plan {
     let Pick { placed, problems } = pick(&point.vips, point.interface.as_deref(), interfaces);
     let mut steps = match point.manager {
         Manager::Dnscp => hold(held(point, interfaces), &placed, interfaces, lease),
@@ -210,8 +210,8 @@ mod tests {
     use crate::netlink::Address;
     use host::endpoint::{Auth, Dns, Vip};
 
-    fn point(vips: &[&str]) -> Point {
-        Point {
+    fn point(vips: &[&str]) -> Endpoint {
+        Endpoint {
             id: "16/main".parse().unwrap(),
             vips: vips.iter().map(|vip| Vip { address: vip.parse().unwrap(), prefix: Some(24) }).collect(),
             manager: Manager::Dnscp,

@@ -155,7 +155,7 @@ impl Api {
         bail!(
             "{} answers there and not Patroni, which {USER} runs, so it is not believed: end that, and start Patroni",
             // Others than root could not see it.
-            holder::who(&self.root, end.uid, end.inode, geteuid().is_root())
+            holder::describe(&self.root, end.uid, end.inode, geteuid().is_root())
         )
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use host::endpoint::{Manager, Point};
+use host::endpoint::{Endpoint, Manager};
 use host::report::{self, Reporter};
 use host::{Root, clusters, holder};
 use nix::unistd::geteuid;
@@ -35,7 +35,7 @@ pub struct Task {
     /// The machine.
     pub root: Root,
     /// What is set.
-    pub point: Point,
+    pub point: Endpoint,
     /// How Patroni is reached, where patroni-gen-config said so.
     pub instance: Option<Instance>,
     /// When this process began.
@@ -74,7 +74,7 @@ impl Task {
         Some(format!(
             "{} listens on port {port} in place of PostgreSQL, and would get the clients of this member: end it, and restart PostgreSQL \
              (pg_patronictl)",
-            holder::who(&self.root, uid, inode, geteuid().is_root())
+            holder::describe(&self.root, uid, inode, geteuid().is_root())
         ))
     }
 

@@ -95,7 +95,7 @@ impl Tls {
     pub fn explain_io(&self, error: io::Error) -> anyhow::Error {
         self.forget();
         match (tls::explain_io(error), &self.files.own) {
-            (Fault::Broken(error), Some((own, _))) if error.kind() == ErrorKind::ConnectionReset => {
+            (Fault::Closed(error), Some((own, _))) if error.kind() == ErrorKind::ConnectionReset => {
                 anyhow!("it seems to refuse our certificate {} ({error}): see the journal of patroni@", own.display())
             }
             (fault, _) => self.explain(fault),
@@ -113,7 +113,7 @@ impl Tls {
             return Ok(Arc::clone(client));
         }
         let own = self.files.own.clone().map(|(certificate, key)| Own { certificate, key, password: None });
-        let files = tls::Files { signers: self.files.signers.clone(), own };
+        let files = tls::Files { ca_file: self.files.signers.clone(), own };
         let client = Arc::new(Client::new(&self.root, &files, Verify::Owner)?);
         *held = Some(Arc::clone(&client));
         Ok(client)
@@ -121,8 +121,8 @@ impl Tls {
 
     fn explain(&self, fault: Fault) -> anyhow::Error {
         match fault {
-            Fault::Unsigned(why) | Fault::Unfit(why) => anyhow!(self.distrust(&why)),
-            Fault::Refused(why) => match &self.files.own {
+            Fault::Untrusted(why) | Fault::Invalid(why) => anyhow!(self.distrust(&why)),
+            Fault::Rejected(why) => match &self.files.own {
                 None => anyhow!(
                     "it refuses us without a certificate ({why}): if RESTAPI_VERIFY_CLIENT=required is new, run patroni-gen-config"
                 ),
@@ -134,8 +134,8 @@ impl Tls {
             Fault::NoTls => anyhow!(
                 "it does not speak TLS, as the Patroni file says: run systemctl reload patroni@ for this instance"
             ),
-            Fault::Broken(error) => error.into(),
-            Fault::Silent => io::Error::from(ErrorKind::TimedOut).into(),
+            Fault::Closed(error) => error.into(),
+            Fault::Unresponsive => io::Error::from(ErrorKind::TimedOut).into(),
             fault => anyhow!("{fault}"),
         }
     }

@@ -42,6 +42,13 @@ impl Trouble {
         self
     }
 
+    /// The same with its cause. (As a context of an error it would be a mere string.)
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<anyhow::Error>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
     /// The parts of an error and of all its causes: the outermost place, what each says in turn, the innermost hint, since
     /// that is of who knew most.
     #[must_use]
@@ -151,6 +158,14 @@ macro_rules! fail {
 #[must_use]
 pub fn in_line(file: impl AsRef<Path>, line: usize) -> String {
     format!("{}:{line}", file.as_ref().display())
+}
+
+/// An error as tests compare it: what is wrong, and in a second line the hint.
+#[cfg(test)]
+pub(crate) fn told(error: &anyhow::Error) -> String {
+    let Trouble { hint, .. } = &Trouble::of(error);
+    let hint = hint.as_ref().map_or_else(String::new, |hint| format!("\nhint: {hint}"));
+    Trouble::of(error).line() + &hint
 }
 
 #[cfg(test)]

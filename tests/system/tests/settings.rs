@@ -95,7 +95,7 @@ fn not_asked(main: &Cluster) -> Result<()> {
     ensure!(main.patronictl(primary, "show-config")? == before, "it changed the cluster all the same");
     let typo =
         primary.try_run(&format!("patroni-gen-config --apply --yes {} --set PG_wrok_mem=1MB", main.slashed()))?;
-    ensure!(typo.stderr.contains("did you mean work_mem?"), "PG_wrok_mem: {}", typo.stderr);
+    ensure!(typo.stderr.contains("Did you mean work_mem?"), "PG_wrok_mem: {}", typo.stderr);
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! One question over HTTP (RFC 9112, as version 1.0, so that the answer ends with the connection and comes in one piece).
+//! One HTTP request (RFC 9112, as version 1.0, so that the answer ends with the connection and is not chunked).
 
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Read, Write};
@@ -7,10 +7,10 @@ use std::time::Instant;
 use super::tls::{self, Client};
 use super::{Connection, Fault};
 
-/// More than any answer has that we ask for.
+/// Larger than any expected answer.
 const MOST: u64 = 16 << 20;
 
-/// Where is asked.
+/// A server to ask.
 pub struct Server {
     /// Name or address, IPv6 without brackets.
     pub host: String,
@@ -18,46 +18,46 @@ pub struct Server {
     pub port: u16,
 }
 
-/// What is asked.
+/// A request.
 #[derive(Default)]
 pub struct Question<'a> {
     /// The path with its query.
     pub path: &'a str,
-    /// What a `POST` sends; without it, it is a `GET`.
+    /// The body of a `POST`; without one, the request is a `GET`.
     pub body: Option<&'a str>,
-    /// Further headers. Nothing of them may come from outside unseen: a line end is left out.
+    /// Further headers. A line end in a value, which could add another header, is removed.
     pub headers: &'a [(&'a str, &'a str)],
 }
 
-/// What came back.
+/// An answer.
 #[derive(Debug)]
 pub struct Answer {
     /// The status, such as 200.
     pub status: u16,
-    /// The text.
+    /// The body.
     pub body: String,
 }
 
 impl Server {
-    /// Asks, and is back before `end`.
+    /// Sends a request, and returns before `end`.
     pub fn ask(&self, tls: Option<&Client>, question: &Question, end: Instant) -> Result<Answer, Fault> {
         let mut stream = Connection::open(&self.host, self.port, tls, end)?;
         let bytes = exchange(&mut stream, &self.written(question)).map_err(|error| match tls {
             Some(_) => tls::explain_io(error),
-            None if error.kind() == ErrorKind::TimedOut => Fault::Silent,
-            None => Fault::Broken(error),
+            None if error.kind() == ErrorKind::TimedOut => Fault::Unresponsive,
+            None => Fault::Closed(error),
         })?;
-        // An alert of TLS (RFC 8446, section 6), or the words of Go's library for it.
+        // A TLS alert (RFC 8446, section 6); Go's library answers in words, see below.
         if tls.is_none() && bytes.starts_with(&[0x15, 3]) {
-            return Err(Fault::WantsTls);
+            return Err(Fault::RequiresTls);
         }
         match parse(&bytes) {
             Some(answer) if answer.status == 400 && answer.body.contains("HTTP request to an HTTPS server") => {
-                Err(Fault::WantsTls)
+                Err(Fault::RequiresTls)
             }
             Some(answer) => Ok(answer),
-            None if bytes.is_empty() => Err(Fault::Broken(ErrorKind::UnexpectedEof.into())),
-            None => Err(Fault::Foreign),
+            None if bytes.is_empty() => Err(Fault::Closed(ErrorKind::UnexpectedEof.into())),
+            None => Err(Fault::OtherProtocol),
         }
     }
 
@@ -118,19 +118,19 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_hangs_is_silent_in_time() {
+    fn a_server_that_hangs_is_reported_in_time() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Server { host: "127.0.0.1".to_owned(), port: listener.local_addr().unwrap().port() };
         let begin = Instant::now();
         let fault = server.ask(None, &Question::default(), begin + Duration::from_millis(100)).unwrap_err();
-        assert!(matches!(fault, Fault::Silent) && begin.elapsed() < Duration::from_secs(10), "{fault:?}");
+        assert!(matches!(fault, Fault::Unresponsive) && begin.elapsed() < Duration::from_secs(10), "{fault:?}");
         drop(listener);
         // A process that another test is just starting may hold the listener for a moment longer.
         let refused = (0..100).any(|_| {
             let fault =
                 server.ask(None, &Question::default(), Instant::now() + Duration::from_millis(100)).unwrap_err();
-            fault.to_string() == "it cannot be reached (Connection refused)"
+            fault.to_string() == "it is unreachable (Connection refused)"
         });
-        assert!(refused, "nothing listens, and it is not said that it cannot be reached");
+        assert!(refused, "nothing listens, but the server is not reported as unreachable");
     }
 }

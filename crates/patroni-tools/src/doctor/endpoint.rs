@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use host::endpoint::{self, Auth, GssSecret, Manager, Point};
+use host::endpoint::{self, Auth, Endpoint, GssSecret, Manager};
 use host::file_access::User;
 use ipnet::IpNet;
 
 use crate::doctor::cluster::{Cluster, USER};
 use crate::doctor::finding::{Finding, Level};
-use crate::patroni_yml::network;
+use crate::patroni_yml::network::{self, Listens};
 
 /// Callbacks, the configuration of dnscp, addresses and programs.
 pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
@@ -19,7 +19,9 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
         .into_iter()
         .partition(|event| calls_dnscp(&["postgresql", "callbacks", event]));
     let point = match &cluster.settings {
-        Ok(settings) => Point::from_settings(root, id, settings).map_err(|error| Finding::of(Level::Warning, &error)),
+        Ok(settings) => {
+            Endpoint::from_settings(root, id, settings).map_err(|error| Finding::of(Level::Warning, &error))
+        }
         Err(error) => Err(Finding::of(Level::Warning, error)),
     };
     let point = match point {
@@ -59,7 +61,7 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
 }
 
 /// Does PostgreSQL listen on the virtual IP address, and does its interface exist?
-fn addresses(cluster: &Cluster, point: &Point) -> Result<Vec<Finding>> {
+fn addresses(cluster: &Cluster, point: &Endpoint) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let listen = cluster.text(&["postgresql", "listen"]).unwrap_or_default();
     let hosts = listen.rsplit_once(':').map_or("", |(hosts, _)| hosts);
@@ -71,10 +73,12 @@ fn addresses(cluster: &Cluster, point: &Point) -> Result<Vec<Finding>> {
         if point.interface.is_none() && network.zip(own).is_some_and(|(network, own)| !network.contains(&own)) {
             continue;
         }
-        if let Some(unheard) = network::unheard(cluster.root, &hosts, vip.address)? {
-            let level = if unheard.never { Level::Error } else { Level::Warning };
-            findings.push(Finding::new(level, format!("postgresql.listen {}", unheard.what), unheard.remedy));
-        }
+        let (level, trouble) = match network::listens(cluster.root, "postgresql.listen", &hosts, vip.address)? {
+            Listens::Always => continue,
+            Listens::Sometimes(trouble) => (Level::Warning, trouble),
+            Listens::Never(trouble) => (Level::Error, trouble),
+        };
+        findings.push(Finding::new(level, trouble.what, trouble.hint.unwrap_or_default()));
     }
     if let Some(interface) = point.interface.as_deref().filter(|_| !point.vips.is_empty()) {
         if !cluster.root.path(Path::new("/sys/class/net").join(interface)).exists() {
@@ -86,7 +90,7 @@ fn addresses(cluster: &Cluster, point: &Point) -> Result<Vec<Finding>> {
 }
 
 /// The address must expire before another member can acquire it.
-fn lease(cluster: &Cluster, point: &Point) -> Option<Finding> {
+fn lease(cluster: &Cluster, point: &Endpoint) -> Option<Finding> {
     let seconds = |key: &str, default: u64| {
         cluster.yaml.get(&["bootstrap", "dcs", key]).and_then(serde_json::Value::as_u64).unwrap_or(default)
     };
@@ -102,7 +106,7 @@ fn lease(cluster: &Cluster, point: &Point) -> Option<Finding> {
 }
 
 /// A program that moves the address instead of dnscp must be configured.
-fn manager(cluster: &Cluster, point: &Point) -> Result<Option<Finding>> {
+fn manager(cluster: &Cluster, point: &Endpoint) -> Result<Option<Finding>> {
     let Cluster { root, id, .. } = cluster;
     let (file, wanted) = match point.manager {
         Manager::Keepalived if !point.vips.is_empty() => {
@@ -120,7 +124,7 @@ fn manager(cluster: &Cluster, point: &Point) -> Result<Option<Finding>> {
 }
 
 /// The programs that dnscp runs, and the secrets that it reads.
-fn programs_and_secrets(cluster: &Cluster, point: &Point) -> Vec<Finding> {
+fn programs_and_secrets(cluster: &Cluster, point: &Endpoint) -> Vec<Finding> {
     let Some(dns) = &point.dns else { return Vec::new() };
     let root = cluster.root;
     let mut findings: Vec<Finding> = dns

@@ -149,7 +149,7 @@ fn apis(cluster: &Cluster, others: &[Member]) -> Vec<Finding> {
         return Vec::new();
     }
     // The check of certificates reports faults of the files.
-    let Ok(client) = Client::new(cluster.root, &Files { signers: ca.clone(), own }, Verify::Name) else {
+    let Ok(client) = Client::new(cluster.root, &Files { ca_file: ca.clone(), own }, Verify::Name) else {
         return Vec::new();
     };
     let client = Arc::new(client);
@@ -176,7 +176,7 @@ fn apis(cluster: &Cluster, others: &[Member]) -> Vec<Finding> {
 /// A TLS fault. Others are not reported: a member may be stopped.
 fn api(name: &str, host: &str, fault: &Fault, ca: Option<&Path>) -> Option<Finding> {
     let (what, hint) = match fault {
-        Fault::Unsigned(why) => {
+        Fault::Untrusted(why) => {
             let ca = ca.map_or_else(|| "a CA that this host trusts".to_owned(), |path| path.display().to_string());
             (
                 format!("its certificate is not signed by {ca} ({why})"),
@@ -184,13 +184,13 @@ fn api(name: &str, host: &str, fault: &Fault, ca: Option<&Path>) -> Option<Findi
             )
         }
         Fault::OtherName(shown) => (
-            format!("its certificate is for {}, not for {host}", shown.names()),
+            format!("its certificate is for {}, not for {host}", shown.summary.names),
             "Reissue the certificate for that address.",
         ),
         Fault::Expired(_) => (fault.to_string(), "Renew RESTAPI_CERT on that host."),
         Fault::NotYetValid(_) => (fault.to_string(), "Correct the clock of this host, or the certificate."),
-        Fault::Unfit(_) => (fault.to_string(), "Reissue the certificate."),
-        Fault::Refused(why) => (
+        Fault::Invalid(_) => (fault.to_string(), "Reissue the certificate."),
+        Fault::Rejected(why) => (
             format!("it rejects the client certificate of this host ({why})"),
             "Correct CTL_CERT on this host, or RESTAPI_CACERT on that one.",
         ),

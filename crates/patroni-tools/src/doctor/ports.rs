@@ -105,7 +105,7 @@ impl Owner {
         let root = cluster.root;
         // A control group or command line does not make another user's process part of this cluster.
         if let Some(uid) = holder::foreign_user(root, listener, USER) {
-            return Self::Other(holder::who(root, uid, listener.inode, true));
+            return Self::Other(holder::describe(root, uid, listener.inode, true));
         }
         let mut other = Self::Hidden;
         for pid in holder::of_socket(root, listener.inode) {

@@ -17,7 +17,7 @@ pub fn check(cluster: &Cluster) -> Vec<Finding> {
         Ok(settings) => settings,
         Err(error) => return vec![broken(error)],
     };
-    let ours = author(&cluster.text) == Author::Us;
+    let ours = author(&cluster.text) == Author::Generator;
     let written = match generate(cluster, settings) {
         Ok(Generated::Written(written)) => written,
         Ok(Generated::WithoutKey(path)) if ours => {

@@ -45,7 +45,7 @@ pub fn rotate(root: &Root, overrides: &Overrides, id: &ClusterId, force: bool, r
     let path = patroni_file(id);
     // Before the key file says something else than the file of the instance.
     match root.read(&path)?.as_deref().map(author) {
-        Some(Author::Us) => {}
+        Some(Author::Generator) => {}
         Some(_) if force => {}
         Some(_) => bail!(
             "{} was written or edited by hand: write the new passwords into it yourself, or use --force",

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use host::keys::SiteKey;
-use host::report::{self, Reporter};
+use host::report::{self, Level, Reporter};
 use host::{ClusterId, Root};
 
 use crate::files::header::{Author, author};
@@ -76,7 +76,7 @@ pub(crate) fn write(
         text = render(root, overrides, id, &settings, &key, present.as_deref())?.1;
     }
     for warning in &config.warnings {
-        reporter.warn(warning.as_str());
+        reporter.tell(Level::Warning, warning);
     }
     // Not Patroni: whoever calls patronictl first would make it, and only its owner could write it.
     if let Some(directory) = config.raft_directory() {
@@ -93,13 +93,13 @@ pub(crate) fn write(
         report::print(&format!("{}: up to date\n", path.display()));
         return Ok(());
     }
-    let ours = author(&present) == Author::Us;
+    let ours = author(&present) == Author::Generator;
     if !ours && !force {
         report::print(&diff::unified(&path.display().to_string(), &present, &text));
         bail!(
             "{} was {} by hand and is left as it is: put the difference into {} or a template, or use --force",
             path.display(),
-            if author(&present) == Author::Somebody { "written" } else { "edited" },
+            if author(&present) == Author::Other { "written" } else { "edited" },
             host::settings::SITE_FILE
         );
     }

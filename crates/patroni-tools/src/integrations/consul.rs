@@ -168,7 +168,7 @@ pub fn policies(site: &Site) -> Result<Plan> {
         require_consul(&cluster.settings)?;
         let namespace = namespace(&cluster.settings)?;
         rules.keys.push(format!("{}{}/", namespace.trim_start_matches('/'), cluster.id.dashed()));
-        if cluster.settings.truth("CONSUL_REGISTER_SERVICE")? == Some(true) {
+        if cluster.settings.boolean("CONSUL_REGISTER_SERVICE")? == Some(true) {
             rules.services.push(service(&cluster.id.dashed()));
         }
     }

@@ -110,7 +110,7 @@ impl<'a> Claims<'a> {
             if let Some((address, other)) = self.0.iter().find(|(address, _)| *address == placed.address) {
                 fail!(
                     "{other} and {id} would both have {address}, but their primaries can be on two hosts";
-                    "Set VIPS for each in a file such as {}.", host::settings::instance_file(id).display()
+                    "Set VIPS for each in a file such as {}.", host::settings::cluster_file(id).display()
                 );
             }
             self.0.push((placed.address, id));

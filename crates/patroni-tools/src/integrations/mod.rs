@@ -159,7 +159,7 @@ impl<'a> File<'a> {
         };
         let words: Vec<String> = ids.iter().map(ClusterId::slashed).collect();
         let command = [&["--for".to_owned(), program.name()], words.as_slice()].concat().join(" ");
-        let settings = ids.iter().map(|id| host::settings::instance_file(id).display().to_string());
+        let settings = ids.iter().map(|id| host::settings::cluster_file(id).display().to_string());
         let sources: Vec<String> = std::iter::once(host::settings::SITE_FILE.to_owned()).chain(settings).collect();
         let text = with_header(&wanted.body, &sources.join(" and "), &command);
         let text = commented(&text, "#", wanted.comment());
@@ -175,11 +175,11 @@ impl<'a> File<'a> {
         let path = self.wanted.path.display();
         match &self.author {
             None => return Ok(()),
-            Some(Author::Us) => {}
+            Some(Author::Generator) => {}
             Some(author) => {
                 report::print(&self.difference());
                 fail!(
-                    "{path} was {} by hand and was not changed", if *author == Author::Somebody { "written" } else { "edited" };
+                    "{path} was {} by hand and was not changed", if *author == Author::Other { "written" } else { "edited" };
                     "Move the changes into {} or a template in {}, or use --force.", host::settings::SITE_FILE, LOCAL
                 );
             }
@@ -223,7 +223,7 @@ fn write(root: &Root, force: bool, directories: &[PathBuf], files: &[File]) -> R
     }
     for file in changed {
         let path = &file.wanted.path;
-        let foreign = !matches!(file.author, Some(Author::Us) | None);
+        let foreign = !matches!(file.author, Some(Author::Generator) | None);
         let keep = foreign.then(|| PathBuf::from(format!("{}.old", path.display())));
         let candidate = install::prepare(root, path, &file.text, file.wanted.rights, keep)?;
         if let Some(validator) = &file.wanted.validator {

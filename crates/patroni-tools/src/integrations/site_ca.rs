@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use host::endpoint::{self, Point};
+use host::endpoint::{self, Endpoint};
 use host::keys::{SiteKey, to_hex};
 use host::members::{self, Member};
 use host::{Root, facts, trouble};
@@ -86,7 +86,7 @@ fn kinds(site: &Site, members: &[Member], member: &Member) -> Result<Vec<Kind>> 
     postgresql.names.extend(members.iter().flat_map(names_of));
     postgresql.names.extend(endpoint::vips(&site.settings)?.iter().map(|vip| vip.address.to_string()));
     for cluster in &site.clusters {
-        if let Some(point) = Point::from_settings(site.root, &cluster.id, &cluster.settings)? {
+        if let Some(point) = Endpoint::from_settings(site.root, &cluster.id, &cluster.settings)? {
             postgresql.names.extend(point.vips.iter().map(|vip| vip.address.to_string()));
             postgresql.names.extend(point.dns.map(|dns| dns.name));
         }

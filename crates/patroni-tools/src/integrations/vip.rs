@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
-use host::endpoint::{Manager, Point, Vip};
+use host::endpoint::{Endpoint, Manager, Vip};
 use host::members;
 use host::{ClusterId, Root, facts};
 use ipnet::IpNet;
@@ -40,7 +40,7 @@ impl Here {
     /// Of a cluster whose addresses `manager` moves.
     pub fn of(site: &Site, cluster: &Cluster, manager: Manager) -> Result<Self> {
         let Cluster { id, settings, members, .. } = cluster;
-        let point = Point::from_settings(site.root, id, settings)?.filter(|point| !point.vips.is_empty());
+        let point = Endpoint::from_settings(site.root, id, settings)?.filter(|point| !point.vips.is_empty());
         let Some(point) = point else {
             bail!("{id} has no virtual address: set VIPS, as in VIPS=10.0.3.100/24");
         };
@@ -59,7 +59,7 @@ impl Here {
     }
 }
 
-fn place(root: &Root, point: &Point) -> Result<Vec<Placed>> {
+fn place(root: &Root, point: &Endpoint) -> Result<Vec<Placed>> {
     let addresses = facts::interface_addresses(root)?;
     let placed = pick(&point.vips, point.interface.as_deref(), &addresses);
     if placed.is_empty() {

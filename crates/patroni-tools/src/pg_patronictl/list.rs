@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use host::endpoint::Point;
+use host::endpoint::Endpoint;
 use host::report::{self, Level, Reporter};
 use host::{ClusterId, Root, clusters};
 use serde::Serialize;
@@ -140,7 +140,7 @@ fn look(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<Vec<Row>> {
     rights::check(root, &rights::of_store(&yaml))?;
     let remedy = format!("run patroni-gen-config --check {id}, which says why");
     let members = Patronictl::new(root, id, &scope(&yaml, &file)?)?.within(LIMIT, remedy).members()?;
-    let point = Point::read(root, id).unwrap_or_else(|error| {
+    let point = Endpoint::read(root, id).unwrap_or_else(|error| {
         reporter.warn(format!("{id}: {error:#}"));
         None
     });
@@ -154,7 +154,7 @@ fn look(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn row(id: &ClusterId, member: Member, own: Option<&str>, port: Option<u16>, point: Option<&Point>) -> Row {
+fn row(id: &ClusterId, member: Member, own: Option<&str>, port: Option<u16>, point: Option<&Endpoint>) -> Row {
     let own = own == Some(member.name.as_str());
     let leads = match member.role.as_str() {
         "Leader" => true,
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn the_address_is_wanted_where_the_leader_is() {
         let id: ClusterId = "16/main".parse().unwrap();
-        let point = |standby_leader| Point {
+        let point = |standby_leader| Endpoint {
             id: id.clone(),
             vips: vec![host::endpoint::Vip { address: IpAddr::from([10, 0, 3, 100]), prefix: Some(24) }],
             manager: host::endpoint::Manager::Dnscp,

@@ -107,7 +107,7 @@ pub(crate) fn tell_moved(context: &Context, id: &ClusterId, whose: &str, files: 
 pub(crate) fn check_owner(context: &Context, id: &ClusterId, directory: &Path) -> Result<()> {
     let clusters = clusters::installed(&context.root);
     // A file of another instance that cannot be read is no reason to have no replica of this one.
-    if let Some(doubt) = clusters.doubt() {
+    if let Some(doubt) = clusters.warning() {
         context.reporter.warn(format!("cannot tell whether {} is another cluster's too: {doubt}", directory.display()));
     }
     for other in clusters.known.iter().filter(|other| other.id != *id) {

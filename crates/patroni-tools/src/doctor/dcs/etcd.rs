@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::doctor::dcs::question::{Content, Question, Served, authority, endpoint};
 use crate::doctor::finding::Finding;
-use crate::patroni::version::Version;
+use crate::patroni::version::{Version, etcd_gateway};
 use crate::patroni_yml::dcs::{Kind, users_need};
 
 struct Session<'a> {
@@ -30,12 +30,8 @@ pub fn ask(question: &Question, host: &str, port: u16, end: Instant) -> Result<S
     if question.kind == Kind::Etcd {
         return session.v2_api();
     }
-    if version < Version(3, 3, 0) {
-        return Err(Finding::error(format!("Patroni does not support etcd {version}"), "Upgrade etcd."));
-    }
-    if version < Version(3, 4, 0) {
-        session.prefix = "/v3beta";
-    }
+    session.prefix = etcd_gateway(version)
+        .ok_or_else(|| Finding::error(format!("Patroni does not support etcd {version}"), "Upgrade etcd."))?;
     let mut notes = Vec::new();
     session.log_in(version, &mut notes)?;
     let content = session.content()?;
@@ -59,14 +55,14 @@ impl Session<'_> {
         let answer = self.call("/version", None).map_err(|fault| self.explain(&fault))?;
         let body: Option<Value> = serde_json::from_str(&answer.body).ok();
         let version = body.as_ref().and_then(|body| body.get("etcdserver")?.as_str()).and_then(Version::parse);
-        version.ok_or_else(|| self.explain(&Fault::Foreign))
+        version.ok_or_else(|| self.explain(&Fault::OtherProtocol))
     }
 
     /// A call of the v3 API: the answer, or etcd's error message.
     fn rpc(&self, method: &str, body: &Value) -> Result<Result<Value, String>, Finding> {
         let answer = self.call(&format!("{}{method}", self.prefix), Some(body)).map_err(|fault| match fault {
             // It has reported its version, so only its quorum is missing.
-            Fault::Silent => no_leader(),
+            Fault::Unresponsive => no_leader(),
             fault => self.explain(&fault),
         })?;
         // `accessController.ServeHTTP` in etcd's `embed/serve.go`, if it has users and verifies certificates.
@@ -76,7 +72,7 @@ impl Session<'_> {
                 "Reissue DCS_CERT with a subject without one, such as O=Example.",
             ));
         }
-        let body: Value = serde_json::from_str(&answer.body).map_err(|_| self.explain(&Fault::Foreign))?;
+        let body: Value = serde_json::from_str(&answer.body).map_err(|_| self.explain(&Fault::OtherProtocol))?;
         if answer.status == 200 {
             return Ok(Ok(body));
         }
@@ -109,7 +105,7 @@ impl Session<'_> {
                 ));
             }
         }
-        match self.question.patroni.0.and_then(|patroni| users_need(version, patroni)) {
+        match users_need(version, &self.question.patroni) {
             Some(Trouble { what, hint, .. }) => Err(Finding::error(what, hint.unwrap_or_default())),
             None => Ok(()),
         }

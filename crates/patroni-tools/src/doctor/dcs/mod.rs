@@ -18,8 +18,8 @@ use serde_json::{Map, Value};
 use crate::doctor::cluster::{AS_ROOT, Cluster, LIMIT};
 use crate::doctor::dcs::question::{Content, Question, Served, authority, endpoint};
 use crate::doctor::finding::{Finding, Level, Subject};
-use crate::patroni::version::{self, Patroni};
-use crate::patroni_yml::dcs::{self, Kind};
+use crate::patroni::version;
+use crate::patroni_yml::dcs::{self, Kind, Limit};
 
 /// The additional time for the resolver, which has no timeout of its own.
 const GRACE: Duration = Duration::from_secs(1);
@@ -55,10 +55,10 @@ pub fn section(cluster: &Cluster) -> Result<Vec<Finding>> {
         findings.push(Finding::fatal(format!("{} has no options", kind.name()), "Add its hosts."));
         return Ok(findings);
     };
-    let on_host = dcs::host_findings(cluster.root, kind)?;
-    for finding in dcs::look(kind, options, &cluster.patroni).into_iter().chain(on_host) {
-        let level = if finding.fatal { Level::Fatal } else { Level::Warning };
-        findings.push(Finding::new(level, finding.what, finding.remedy));
+    let on_host = dcs::host_limits(cluster.root, kind)?;
+    for Limit { fatal, trouble, .. } in dcs::limits(kind, options, &cluster.patroni).into_iter().chain(on_host) {
+        let finding = Finding::of(if fatal { Level::Fatal } else { Level::Warning }, &trouble.into());
+        findings.push(Finding { place: finding.place.clone().filter(|place| !place.is_empty()), ..finding });
     }
     if kind == Kind::Raft {
         findings.extend(raft_directory(cluster));
@@ -101,10 +101,10 @@ pub fn ask(cluster: &Cluster, known: &[Finding]) -> Answered {
     let question = Arc::new(Question {
         kind,
         options: options.clone(),
-        verifies: files.signers.is_some() || kind != Kind::Etcd3 || verifies_by_default(cluster),
+        verifies: files.ca_file.is_some() || kind != Kind::Etcd3 || verifies_by_default(cluster),
         tls,
         files,
-        patroni: Patroni(cluster.patroni.0),
+        patroni: cluster.patroni,
         id: cluster.id.slashed(),
         namespace: cluster.text(&["namespace"]).unwrap_or_else(|| "service".to_owned()),
         scope: cluster.text(&["scope"]).unwrap_or_default(),
@@ -116,7 +116,7 @@ pub fn ask(cluster: &Cluster, known: &[Finding]) -> Answered {
 /// Without the TLS files no server is asked. Another check has reported what is wrong with them, unless the caller lacks permissions.
 fn not_asked(kind: Kind, files: &Files, known: &[Finding], error: &anyhow::Error) -> Vec<Finding> {
     let own = files.own.iter().flat_map(|own| [&own.certificate, &own.key]);
-    if files.signers.iter().chain(own).any(|file| is_bad(known, &Subject::File(file.clone()))) {
+    if files.ca_file.iter().chain(own).any(|file| is_bad(known, &Subject::File(file.clone()))) {
         return Vec::new();
     }
     vec![Finding::within(Level::Warning, &format!("could not contact {}", kind.name()), error).or_hint(AS_ROOT)]
@@ -129,8 +129,7 @@ fn is_bad(known: &[Finding], subject: &Subject) -> bool {
 
 /// urllib3 verifies by default since version 2, which Debian 13 has (its release notes).
 fn verifies_by_default(cluster: &Cluster) -> bool {
-    let packages = version::packages(cluster.root).unwrap_or_default();
-    !packages.iter().any(|name| name.starts_with("urllib3-1."))
+    version::urllib3_verifies(cluster.root).unwrap_or(true)
 }
 
 /// The servers of the DCS, and how they are contacted.
@@ -152,19 +151,19 @@ fn target(kind: Kind, options: &Map<String, Value>) -> Option<Target> {
         certificate: certificate.into(),
         password: text("key_password"),
     });
-    let files = Files { signers: text("cacert").map(PathBuf::from), own };
+    let files = Files { ca_file: text("cacert").map(PathBuf::from), own };
     let url = text("url").or_else(|| text("proxy"));
     let secure = |option: &str| url.as_ref().or(text(option).as_ref()).is_some_and(|text| text.starts_with("https"));
     let (port, tls) = match kind {
         Kind::Etcd3 | Kind::Etcd => (2379, secure("protocol").then_some(Verify::Name)),
         Kind::Consul => {
             let verify =
-                if truth("verify") == Some(false) && files.signers.is_none() { Verify::Nothing } else { Verify::Name };
+                if truth("verify") == Some(false) && files.ca_file.is_none() { Verify::Nothing } else { Verify::Name };
             (8500, secure("scheme").then_some(verify))
         }
         // kazoo verifies no name (`create_tcp_connection` in `handlers/utils.py`).
         Kind::Zookeeper => {
-            let verify = if truth("verify") == Some(false) { Verify::Nothing } else { Verify::Signer };
+            let verify = if truth("verify") == Some(false) { Verify::Nothing } else { Verify::Issuer };
             (2181, (truth("use_ssl") == Some(true)).then_some(verify))
         }
         // Exhibitor only reports the addresses of ZooKeeper; the others have no server.
@@ -208,8 +207,10 @@ fn each_server(question: &Arc<Question>, servers: &[(String, u16)]) -> Answers {
         });
     }
     drop(sender);
-    let mut answers: Answers =
-        servers.iter().map(|(host, port)| (shown(host, *port), Err(question.explain(host, &Fault::Silent)))).collect();
+    let mut answers: Answers = servers
+        .iter()
+        .map(|(host, port)| (shown(host, *port), Err(question.explain(host, &Fault::Unresponsive))))
+        .collect();
     while let Some(left) = (end + GRACE).checked_duration_since(Instant::now()) {
         let Ok((index, answer)) = receiver.recv_timeout(left) else { break };
         answers[index].1 = answer;
@@ -280,7 +281,7 @@ mod tests {
                 one("a", 1),
                 Some(Verify::Nothing),
             ),
-            (Kind::Zookeeper, json!({"hosts": ["a"], "use_ssl": true}), one("a", 2181), Some(Verify::Signer)),
+            (Kind::Zookeeper, json!({"hosts": ["a"], "use_ssl": true}), one("a", 2181), Some(Verify::Issuer)),
         ] {
             let target = target_of(kind, options.clone()).unwrap();
             assert_eq!((target.servers, target.tls), (expected, tls), "{options}");
@@ -297,7 +298,7 @@ mod tests {
             tls: None,
             files: Files::default(),
             verifies: true,
-            patroni: Patroni(None),
+            patroni: Patroni::UNKNOWN,
             id: "16/main".to_owned(),
             namespace: "/a/".to_owned(),
             scope: "16-main".to_owned(),

@@ -65,11 +65,11 @@ impl Question {
             Fault::Unreachable(_) => {
                 Finding::error(fault.to_string(), "Start the server, or correct DCS_HOSTS or the firewall.")
             }
-            Fault::Silent => Finding::error(
+            Fault::Unresponsive => Finding::error(
                 format!("it did not respond within {} s", LIMIT.as_secs()),
                 "Check its log, and whether more than half of the servers are running.",
             ),
-            Fault::Broken(error) => {
+            Fault::Closed(error) => {
                 let what = format!("it closed the connection ({})", reason(error));
                 let hint = match (self.tls.is_some(), self.files.own.is_some()) {
                     (false, _) => self.then_generate("Check its log, or, if it requires TLS, set DCS_CACERT"),
@@ -86,14 +86,14 @@ impl Question {
                     "Enable TLS on the server, or remove DCS_CACERT and DCS_CERT and set DCS_PROTOCOL=http",
                 ),
             ),
-            Fault::WantsTls => {
+            Fault::RequiresTls => {
                 Finding::error(fault.to_string(), self.then_generate("Set DCS_CACERT or DCS_PROTOCOL=https"))
             }
-            Fault::Foreign => Finding::error(
+            Fault::OtherProtocol => Finding::error(
                 format!("the server is not {}", self.kind.name().trim_end_matches('3')),
                 self.then_generate("Correct DCS_HOSTS"),
             ),
-            Fault::Unsigned(why) => match &self.files.signers {
+            Fault::Untrusted(why) => match &self.files.ca_file {
                 Some(path) => Finding::error(
                     format!("its certificate is not signed by {} ({why})", path.display()),
                     "Add the CA certificate that signed it to that file (DCS_CACERT).",
@@ -108,11 +108,11 @@ impl Question {
                 Finding::error(fault.to_string(), "Correct the clock of this host, or the certificate.")
             }
             Fault::OtherName(shown) => Finding::error(
-                format!("its certificate is for {}, not for {host}", shown.names()),
+                format!("its certificate is for {}, not for {host}", shown.summary.names),
                 self.then_generate("Use that name in DCS_HOSTS, or reissue the certificate"),
             ),
-            Fault::Unfit(_) => Finding::error(fault.to_string(), "Reissue the certificate."),
-            Fault::Refused(why) => match &self.files.own {
+            Fault::Invalid(_) => Finding::error(fault.to_string(), "Reissue the certificate."),
+            Fault::Rejected(why) => match &self.files.own {
                 Some(own) => Finding::error(
                     format!("it rejects the client certificate {} ({why})", own.certificate.display()),
                     "Correct DCS_CERT, or the CA certificate on the server.",
@@ -127,7 +127,7 @@ impl Question {
         };
         let of_certificate = matches!(
             fault,
-            Fault::Unsigned(_) | Fault::Expired(_) | Fault::NotYetValid(_) | Fault::OtherName(_) | Fault::Unfit(_)
+            Fault::Untrusted(_) | Fault::Expired(_) | Fault::NotYetValid(_) | Fault::OtherName(_) | Fault::Invalid(_)
         );
         if of_certificate { Finding { subject: Some(Subject::ServerCertificate), ..finding } } else { finding }
     }

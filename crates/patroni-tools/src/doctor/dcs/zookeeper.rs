@@ -97,7 +97,7 @@ impl Session<'_> {
         let mut length = [0; 4];
         self.stream.read_exact(&mut length).map_err(|error| self.io(error))?;
         let length = usize::try_from(i32::from_be_bytes(length)).ok().filter(|length| *length <= MOST);
-        let mut packet = vec![0; length.ok_or_else(|| self.explain(&Fault::Foreign))?];
+        let mut packet = vec![0; length.ok_or_else(|| self.explain(&Fault::OtherProtocol))?];
         self.stream.read_exact(&mut packet).map_err(|error| self.io(error))?;
         Ok(packet)
     }
@@ -111,7 +111,7 @@ impl Session<'_> {
         let mut answer = Reader(&answer);
         match (answer.int(), answer.int()) {
             (Some(0), Some(1..)) => Ok(()),
-            _ => Err(self.explain(&Fault::Foreign)),
+            _ => Err(self.explain(&Fault::OtherProtocol)),
         }
     }
 
@@ -127,7 +127,7 @@ impl Session<'_> {
         let packet = self.read()?;
         let mut answer = Reader(&packet);
         let head = answer.int().zip(answer.take(8)).and_then(|_| answer.int());
-        let code = head.ok_or_else(|| self.explain(&Fault::Foreign))?;
+        let code = head.ok_or_else(|| self.explain(&Fault::OtherProtocol))?;
         Ok((code, answer.0.to_vec()))
     }
 

@@ -349,7 +349,7 @@ fn run_backup(context: &Context, id: &ClusterId, unfinished: &Unfinished, call: 
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(|| format!("cannot run {}", program::shown(call)))?;
+        .with_context(|| format!("cannot run {}", program::command_line(call)))?;
     let stderr = child.stderr.take().context("no pipe")?;
     let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || read_lines(stderr, &sender));
