@@ -1,4 +1,4 @@
-//! Where the virtual addresses of an instance go on this member, for the programs that move them in place of dnscp. The choice is
+//! Where the virtual addresses of a cluster go on this member, for the programs that move them in place of dnscp. The choice is
 //! that of dnscp (`netlink::pick` there).
 
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use host::members;
 use host::{ClusterId, Root, facts};
 use ipnet::IpNet;
 
-use crate::integrations::cluster::{Given, Instance};
+use crate::integrations::cluster::{Cluster, Site};
 use crate::patroni_yml::values;
 
 /// What this member has to know.
@@ -37,10 +37,10 @@ pub struct Placed {
 }
 
 impl Here {
-    /// Of an instance whose addresses `manager` moves.
-    pub fn of(given: &Given, instance: &Instance, manager: Manager) -> Result<Self> {
-        let Instance { id, settings, members, .. } = instance;
-        let point = Endpoint::from_settings(given.root, id, settings)?.filter(|point| !point.vips.is_empty());
+    /// Of a cluster whose addresses `manager` moves.
+    pub fn of(site: &Site, cluster: &Cluster, manager: Manager) -> Result<Self> {
+        let Cluster { id, settings, members, .. } = cluster;
+        let point = Endpoint::from_settings(site.root, id, settings)?.filter(|point| !point.vips.is_empty());
         let Some(point) = point else {
             bail!("{id} has no virtual address: set VIPS, as in VIPS=10.0.3.100/24");
         };
@@ -52,9 +52,9 @@ impl Here {
                 manager.name()
             );
         }
-        let name = values::member_name(given.root, settings)?;
+        let name = values::member_name(site.root, settings)?;
         let own = members::address_of(settings, members, &name)?;
-        let placed = place(given.root, &point)?;
+        let placed = place(site.root, &point)?;
         Ok(Self { name, own, vips: point.vips, placed })
     }
 }
