@@ -8,11 +8,8 @@ use host::createcluster::{self, CreateCluster};
 
 use crate::doctor::cluster::Cluster;
 use crate::doctor::finding::Finding;
-use crate::hooks::unmanaged::{is_unmanaged, other_name};
-
-/// The root of systemd's control groups; the second with cgroup v1.
-const GROUPS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/systemd"];
-const SLICE: &str = "system.slice/system-postgresql.slice";
+use crate::hooks::unmanaged::examine;
+use crate::postgres::units::is_active;
 
 /// The units that `systemctl enable` enabled.
 const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants";
@@ -22,12 +19,14 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
     let root = cluster.root;
     let unit = format!("postgresql@{}.service", cluster.id.dashed());
     let name = unit.trim_end_matches(".service");
-    if GROUPS.iter().any(|group| root.path(Path::new(group).join(SLICE).join(&unit)).exists()) {
+    if is_active(root, &unit) {
         let what = format!("{name} is running this cluster, so patroni@{} does not start", cluster.id.dashed());
-        let hint = if is_unmanaged(root, cluster.id, &cluster.data_directory()) {
-            format!("Leave it running, because no Patroni manages its data. {}", other_name(cluster.id))
-        } else {
-            format!("Stop and disable it with: systemctl disable --now {name}")
+        let hint = match examine(root, cluster.id, &cluster.data_directory()) {
+            Some(_) => {
+                "Keep it running until its data, which Patroni does not manage, is in a cluster with another name."
+                    .to_owned()
+            }
+            None => format!("Stop and disable it with: systemctl disable --now {name}"),
         };
         return Ok(vec![Finding::fatal(what, hint).at("")]);
     }
