@@ -39,10 +39,11 @@ impl Arguments {
         let Some(scope) = self.value("scope") else {
             return Err(missing("--scope").into());
         };
-        scope
-            .parse::<ClusterId>()
-            .at("--scope")
-            .or_hint(|| "Add --cluster=VERSION/NAME to the command in the Patroni file.".to_owned())
+        // Patroni's scope can have any name.
+        scope.parse::<ClusterId>().map_err(|_| {
+            trouble!(at "--scope", "'{scope}' does not name a cluster"; "Add --cluster=VERSION/NAME to the command in the Patroni file.")
+                .into()
+        })
     }
 
     /// The data directory that Patroni has passed.
