@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use host::endpoint::Vip;
+use host::trouble::Trouble;
+use host::{facts, vip};
 use ipnet::IpNet;
 use netlink_packet_core::{
     DecodeError, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST,
@@ -68,7 +70,13 @@ pub struct Address {
 }
 
 impl Interface {
-    /// The entry of an address, where this interface has it.
+    /// What the choice of an address depends on.
+    fn known(&self) -> facts::Interface {
+        let addresses = self.addresses.iter().filter_map(|own| IpNet::new(own.address, own.prefix).ok()).collect();
+        facts::Interface { name: self.name.clone(), up: self.up, loopback: self.loopback, addresses }
+    }
+
+    /// The entry of an address, if this interface has it.
     #[must_use]
     pub fn address(&self, address: IpAddr) -> Option<&Address> {
         self.addresses.iter().find(|entry| entry.address == address)
@@ -106,94 +114,27 @@ impl Display for Placed {
     }
 }
 
-/// What [`pick`] found.
+/// What [`pick`] chose.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pick {
     /// At most one address of each family.
     pub placed: Vec<Placed>,
-    /// What keeps a family from its address, and what to do about it.
-    pub problems: Vec<String>,
+    /// Why a family has no address on this member.
+    pub problems: Vec<Trouble>,
 }
 
-/// Chooses, for each family, the first of the virtual addresses that lies in a subnet of one of this member's interfaces.
-///
-/// The virtual addresses themselves are no addresses of the member, so that the choice is the same with them up. Loopback and
-/// switched-off interfaces do not count. With `interface` only that one is looked at, and an address that is alone in its family
-/// goes there even where it fits no subnet.
+/// Chooses this member's virtual addresses ([`host::vip::pick`]).
 #[must_use]
-pub fn pick(vips: &[Vip], interface: Option<&str>, interfaces: &[Interface]) -> Pick {
-    let mut pick = Pick::default();
-    let candidates: Vec<&Interface> = match interface {
-        Some(name) => interfaces.iter().filter(|candidate| candidate.name == name).collect(),
-        None => interfaces.iter().filter(|candidate| candidate.up && !candidate.loopback).collect(),
-    };
-    if let (Some(name), []) = (interface, candidates.as_slice()) {
-        let names: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
-        pick.problems.push(format!(
-            "VIP_INTERFACE={name}: there is no such interface (there are {}): correct VIP_INTERFACE",
-            names.join(", ")
-        ));
-        return pick;
-    }
-    for ipv6 in [false, true] {
-        let family: Vec<&Vip> = vips.iter().filter(|vip| vip.address.is_ipv6() == ipv6).collect();
-        let fit = family.iter().find_map(|vip| {
-            candidates.iter().find_map(|candidate| Some((*vip, *candidate, own_network(vips, vip.address, candidate)?)))
-        });
-        match (fit, family.as_slice(), interface, candidates.as_slice()) {
-            (Some((vip, interface, network)), ..) => match unusable(vip.address, network) {
-                None => pick.placed.push(place(*vip, interface, Some(network))),
-                Some(why) => pick.problems.push(why),
-            },
-            (None, [], ..) => {}
-            (None, [alone], Some(_), [interface]) => pick.placed.push(place(**alone, interface, None)),
-            (None, ..) => pick.problems.push(nothing_fits(vips, &family, interface, &candidates)),
-        }
-    }
-    pick
-}
-
-/// The network of one of the interface's own addresses that the virtual address is in; the narrowest, where several are.
-fn own_network(vips: &[Vip], vip: IpAddr, interface: &Interface) -> Option<IpNet> {
-    let is_own = |address: &&Address| vips.iter().all(|vip| vip.address != address.address);
-    let networks = interface.addresses.iter().filter(is_own).filter_map(|own| IpNet::new(own.address, own.prefix).ok());
-    networks.filter(|network| network.contains(&vip)).max_by_key(IpNet::prefix_len).map(|network| network.trunc())
-}
-
-/// A network's own address and its broadcast address are no host's (RFC 1122, section 3.2.1.3); RFC 3021 excepts /31.
-fn unusable(address: IpAddr, network: IpNet) -> Option<String> {
-    let special = address.is_ipv4()
-        && network.prefix_len() < 31
-        && (address == network.network() || address == network.broadcast());
-    special.then(|| format!("{address} in VIPS is the network or broadcast address of {network}: choose another one"))
-}
-
-fn place(vip: Vip, interface: &Interface, own: Option<IpNet>) -> Placed {
-    let whole = if vip.address.is_ipv6() { 128 } else { 32 };
-    let prefix = vip.prefix.or(own.map(|own| own.prefix_len())).unwrap_or(whole);
-    Placed { index: interface.index, interface: interface.name.clone(), address: vip.address, prefix, own }
-}
-
-fn nothing_fits(vips: &[Vip], family: &[&Vip], interface: Option<&str>, candidates: &[&Interface]) -> String {
-    let ipv6 = family.first().is_some_and(|vip| vip.address.is_ipv6());
-    let wanted: Vec<String> = family.iter().map(|vip| vip.address.to_string()).collect();
-    let is_own =
-        |address: &&Address| address.address.is_ipv6() == ipv6 && vips.iter().all(|vip| vip.address != address.address);
-    let present: Vec<String> = candidates
-        .iter()
-        .flat_map(|interface| interface.addresses.iter().filter(is_own).map(|own| (&interface.name, own)))
-        .map(|(name, own)| format!("{name} {}/{}", own.address, own.prefix))
-        .collect();
-    let present = if present.is_empty() { "none".to_owned() } else { present.join(", ") };
-    let wanted = wanted.join(", ");
-    match interface {
-        Some(name) => format!(
-            "none of {wanted} in VIPS is in a subnet of VIP_INTERFACE={name} (its addresses: {present}): add the one of its subnet to VIPS"
-        ),
-        None => format!(
-            "no interface has an address in the subnet of {wanted} (addresses: {present}): correct VIPS, or set VIP_INTERFACE"
-        ),
-    }
+pub fn pick(vips: &[Vip], only: Option<&str>, interfaces: &[Interface]) -> Pick {
+    let known: Vec<facts::Interface> = interfaces.iter().map(Interface::known).collect();
+    let vip::Pick { placed, problems } = vip::pick(vips, only, &known);
+    let index =
+        |name: &str| interfaces.iter().find(|interface| interface.name == name).map(|interface| interface.index);
+    let placed = placed.into_iter().filter_map(|at| {
+        let vip::Placed { address, prefix, interface, network } = at;
+        Some(Placed { index: index(&interface)?, interface, address, prefix, own: network })
+    });
+    Pick { placed: placed.collect(), problems }
 }
 
 /// The interfaces of this host, by their number.
@@ -227,7 +168,7 @@ pub(crate) fn ethernet(link: &LinkAddr) -> Option<[u8; 6]> {
 /// The address is deprecated from the start (`preferred_lft 0`, RFC 4862, section 5.5.4), so that no connection of the host
 /// leaves by it while everybody can reach it; and it is used at once, without duplicate address detection (`IFA_F_NODAD`),
 /// because whoever had it before may be frozen and still answer.
-pub fn hold(placed: &Placed, lease: Option<Duration>) -> Result<()> {
+pub fn add_or_renew(placed: &Placed, lease: Option<Duration>) -> Result<()> {
     if placed.address.is_ipv4() {
         stay_second(placed)?;
     }
@@ -509,80 +450,12 @@ mod tests {
         Interface { index, name: name.to_owned(), mac: Some([2; 6]), up: true, loopback: name == "lo", addresses }
     }
 
-    /// `10.0.3.100/24 on eth0`, one for each placed address.
-    fn placed(vips: &[&str], on: Option<&str>, interfaces: &[Interface]) -> Vec<String> {
-        let vips: Vec<Vip> = vips.iter().map(|text| vip(text)).collect();
-        pick(&vips, on, interfaces).placed.iter().map(ToString::to_string).collect()
-    }
-
-    fn problem(vips: &[&str], on: Option<&str>, interfaces: &[Interface]) -> String {
-        let vips: Vec<Vip> = vips.iter().map(|text| vip(text)).collect();
-        pick(&vips, on, interfaces).problems.join("\n")
-    }
-
     #[test]
-    fn addresses_are_no_texts() {
-        let host = [interface(2, "eth0", &["10.77.0.10/24", "fd00::10/64"])];
-        assert_eq!(placed(&["10.77.0.1"], None, &host), ["10.77.0.1/24 on eth0"]);
-        assert_eq!(placed(&["10.77.0.25"], None, &host), ["10.77.0.25/24 on eth0"]);
-        assert_eq!(placed(&["10.77.0.2"], None, &host), ["10.77.0.2/24 on eth0"]);
-        assert_eq!(placed(&["fd00:0:0::1"], None, &host), ["fd00::1/64 on eth0"]);
-        assert!(placed(&["10.77.1.10"], None, &host).is_empty());
-        assert_eq!(host[0].address("10.77.0.1".parse().unwrap()), None);
-    }
-
-    #[test]
-    fn every_interface_counts() {
-        let host = [
-            interface(1, "lo", &["127.0.0.1/8", "10.9.0.1/24"]),
-            interface(2, "eth0", &["10.77.0.10/24"]),
-            interface(3, "eth1", &["192.0.2.10/24", "10.78.0.10/16"]),
-        ];
-        assert_eq!(placed(&["10.78.1.1"], None, &host), ["10.78.1.1/16 on eth1"]);
-        assert_eq!(placed(&["10.9.0.5", "10.78.1.1/24", "10.77.0.1"], None, &host), ["10.78.1.1/24 on eth1"]);
-        assert_eq!(placed(&["10.77.0.1", "10.77.0.2"], None, &host), ["10.77.0.1/24 on eth0"]);
-        let down = [Interface { up: false, ..host[1].clone() }, host[2].clone()];
-        assert!(placed(&["10.77.0.1"], None, &down).is_empty());
-    }
-
-    #[test]
-    fn one_of_each_family() {
-        let host = [interface(2, "eth0", &["10.77.0.10/24"]), interface(3, "eth1", &["fe80::1/64", "fd00::10/64"])];
-        let both = ["10.77.0.100/24 on eth0", "fd00::100/64 on eth1"];
-        assert_eq!(placed(&["fd00::100", "10.77.0.100", "fd00::101"], None, &host), both);
-        assert_eq!(placed(&["10.77.0.100", "fd01::100"], None, &host), both[..1]);
-        let problem = problem(&["10.77.0.100", "fd01::100"], None, &host);
-        assert!(
-            problem.contains("the subnet of fd01::100 (addresses: eth1 fe80::1/64, eth1 fd00::10/64)"),
-            "{problem}"
-        );
-    }
-
-    #[test]
-    fn a_virtual_address_is_no_reason_for_itself() {
-        let host = [interface(2, "eth0", &["10.77.0.100/24"]), interface(3, "eth1", &["10.77.0.10/24"])];
-        assert_eq!(placed(&["10.77.0.100"], None, &host), ["10.77.0.100/24 on eth1"]);
-        assert!(problem(&["10.77.0.100"], None, &host[..1]).contains("(addresses: none)"));
-    }
-
-    #[test]
-    fn the_interface_overrides() {
-        let host = [interface(2, "eth0", &["10.77.0.10/24"]), interface(3, "eth1", &["10.77.0.11/24"])];
-        assert_eq!(placed(&["10.77.0.100"], Some("eth1"), &host), ["10.77.0.100/24 on eth1"]);
-        assert_eq!(placed(&["10.5.0.1", "10.77.0.100"], Some("eth1"), &host), ["10.77.0.100/24 on eth1"]);
-        assert_eq!(placed(&["10.5.0.1/24"], Some("eth1"), &host), ["10.5.0.1/24 on eth1"]);
-        assert_eq!(placed(&["fd00::1"], Some("eth1"), &host), ["fd00::1/128 on eth1"]);
-        assert!(problem(&["10.5.0.1", "10.6.0.1"], Some("eth1"), &host).contains("VIP_INTERFACE=eth1"));
-        assert!(problem(&["10.77.0.1"], Some("eth"), &host).contains("there are eth0, eth1"));
-    }
-
-    #[test]
-    fn no_network_and_no_broadcast_address() {
-        let host = [interface(2, "eth0", &["10.77.0.10/24"])];
-        assert!(problem(&["10.77.0.255"], None, &host).contains("broadcast"));
-        assert!(problem(&["10.77.0.0"], None, &host).contains("broadcast"));
-        let host = [interface(2, "eth0", &["10.77.0.10/31"])];
-        assert_eq!(placed(&["10.77.0.11"], None, &host), ["10.77.0.11/31 on eth0"]);
+    fn a_placed_address_has_the_number_of_its_interface() {
+        let host = [interface(2, "eth0", &["10.0.0.1/8"]), interface(3, "eth1", &["10.0.3.141/24"])];
+        let placed = pick(&[vip("10.0.3.100")], None, &host).placed;
+        assert_eq!((placed[0].index, placed[0].to_string()), (3, "10.0.3.100/24 on eth1".to_owned()));
+        assert_eq!(host[0].address("10.0.0.10".parse().unwrap()), None);
     }
 
     #[test]

@@ -70,6 +70,19 @@ pub fn processors(root: &Root) -> Result<u64> {
 /// An address of this host with its prefix, for example `10.88.0.11/24`.
 pub type HostAddress = IpNet;
 
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Whether the administrator switched it on. A missing cable makes no difference.
+    pub up: bool,
+    /// Whether it is the loopback interface.
+    pub loopback: bool,
+    /// Its addresses with their prefix lengths; virtual ones may be among them.
+    pub addresses: Vec<IpNet>,
+}
+
 #[derive(Deserialize)]
 struct Route {
     prefsrc: Option<IpAddr>,
@@ -79,6 +92,8 @@ struct Route {
 struct Link {
     #[serde(default)]
     ifname: String,
+    // Always there in the output of `ip`.
+    flags: Option<Vec<String>>,
     #[serde(default)]
     addr_info: Vec<Address>,
 }
@@ -95,26 +110,43 @@ struct Address {
     deprecated: bool,
 }
 
-/// The global addresses of this host with their prefixes.
+/// The global addresses of this host with their prefixes; temporary (RFC 8981) and deprecated ones left out, since they do not stay.
 pub fn addresses(root: &Root) -> Result<Vec<HostAddress>> {
-    Ok(interface_addresses(root)?.into_iter().map(|(_, address)| address).collect())
+    let stays =
+        |address: &Address| address.scope.as_deref() == Some("global") && !address.temporary && !address.deprecated;
+    let links = links(root, &["scope", "global"])?;
+    Ok(links
+        .iter()
+        .flat_map(|link| &link.addr_info)
+        .filter(|address| stays(address))
+        .filter_map(Address::net)
+        .collect())
 }
 
-/// The global addresses of this host with their interfaces and prefixes, as `ip -j address` has them; temporary (RFC 8981) and
-/// deprecated ones left out, since they do not stay.
-pub fn interface_addresses(root: &Root) -> Result<Vec<(String, HostAddress)>> {
+/// The network interfaces of this host with all their addresses.
+pub fn interfaces(root: &Root) -> Result<Vec<Interface>> {
+    let interface = |link: Link| {
+        let has = |flag: &str| link.flags.as_ref().map(|flags| flags.iter().any(|found| found == flag));
+        Interface {
+            up: has("UP").unwrap_or(true),
+            loopback: has("LOOPBACK").unwrap_or(link.ifname == "lo"),
+            addresses: link.addr_info.iter().filter_map(Address::net).collect(),
+            name: link.ifname,
+        }
+    };
+    Ok(links(root, &[])?.into_iter().filter(|link| !link.ifname.is_empty()).map(interface).collect())
+}
+
+fn links(root: &Root, which: &[&str]) -> Result<Vec<Link>> {
     let mut command = program::command(root, "ip")?;
-    let printed = program::capture(command.args(["-j", "address", "show", "scope", "global"]))?;
-    let links: Vec<Link> = serde_json::from_str(&printed).context("cannot understand the output of ip -j address")?;
-    let lasts =
-        |address: &Address| address.scope.as_deref() == Some("global") && !address.temporary && !address.deprecated;
-    let of = |address: Address| IpNet::new(address.local?, address.prefixlen?).ok();
-    Ok(links
-        .into_iter()
-        .flat_map(|link| link.addr_info.into_iter().map(move |address| (link.ifname.clone(), address)))
-        .filter(|(_, address)| lasts(address))
-        .filter_map(|(interface, address)| Some((interface, of(address)?)))
-        .collect())
+    let printed = program::capture(command.args(["-j", "address", "show"]).args(which))?;
+    serde_json::from_str(&printed).context("could not parse the output of ip -j address")
+}
+
+impl Address {
+    fn net(&self) -> Option<IpNet> {
+        IpNet::new(self.local?, self.prefixlen?).ok()
+    }
 }
 
 /// The address by which this host is reached: the source address of its default route, IPv4 before IPv6; without a

@@ -5,10 +5,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use host::endpoint::{self, Auth, GssSecret, Manager, Point};
 use host::file_access::User;
+use host::trouble::Trouble;
+use host::{facts, vip};
 use ipnet::IpNet;
 
 use crate::doctor::finding::{Finding, Level};
-use crate::doctor::instance::{Instance, USER};
+use crate::doctor::instance::{Depth, Instance, USER};
 use crate::patroni_yml::network;
 
 /// Callbacks, the file of dnscp, addresses and programs.
@@ -65,6 +67,11 @@ fn addresses(instance: &Instance, point: &Point) -> Result<Vec<Finding>> {
     let hosts = listen.rsplit_once(':').map_or("", |(hosts, _)| hosts);
     let hosts: Vec<String> = hosts.split(',').map(|host| host.trim().trim_matches(['[', ']']).to_owned()).collect();
     let own = crate::doctor::certificates::address(instance, "postgresql");
+    if instance.depth == Depth::Full && point.manager != Manager::VipManager {
+        let pick = vip::pick(&point.vips, point.interface.as_deref(), &facts::interfaces(instance.root)?);
+        let findings_of = |problem: Trouble| Finding::of(Level::Warning, &problem.into());
+        findings.extend(pick.problems.into_iter().map(findings_of));
+    }
     for vip in &point.vips {
         // Of the addresses of the whole site a member has those of its own networks.
         let network = vip.prefix.and_then(|prefix| IpNet::new(vip.address, prefix).ok());

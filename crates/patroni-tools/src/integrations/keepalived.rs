@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use host::ClusterId;
 use host::endpoint::{Manager, state_file};
+use host::vip::Placed;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -15,7 +16,7 @@ use crate::files::install::READABLE;
 use crate::files::template;
 use crate::integrations::cluster::Given;
 use crate::integrations::plan::{Generated, Plan, Validator};
-use crate::integrations::vip::{self, Here, Placed};
+use crate::integrations::vip::{self, Here};
 use crate::patroni_yml::values;
 
 /// What Debian's unit reads (`keepalived.service`).
