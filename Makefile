@@ -16,11 +16,16 @@ sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates systemd ud
 # An error says where it comes from; a backtrace would only hide it.
 export RUST_LIB_BACKTRACE = 0
 
-.PHONY: demo demo-down check check-all before rounds again check-fast check-host check-point check-stores check-surroundings check-theirs deb bench setup lab msrv \
+.PHONY: demo demo-down check check-all before rounds again check-fast check-host check-point check-stores check-surroundings check-theirs deb bench setup setup-demo lab msrv \
 	lintian system format clippy units docs values host previous findings lab-docs system-first system-second
 
-demo: setup deb lab
+# The image of the machines is made beside the compiler, which leaves the network alone.
+demo: setup-demo lab
+	$(LAB) image $(RELEASE) & image=$$!; $(MAKE) deb && wait $$image
 	tests/demo $(RELEASE)
+
+setup-demo:
+	tests/setup demo
 
 demo-down: setup lab
 	$(LAB) down --name demo

@@ -5,15 +5,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-const PROGRAMS: [(&str, &str); 3] = [
-    ("pg_createcluster_patroni", env!("CARGO_BIN_EXE_pg_createcluster_patroni")),
-    ("pg_clonecluster_patroni", env!("CARGO_BIN_EXE_pg_clonecluster_patroni")),
-    ("pg_preparecluster_patroni", env!("CARGO_BIN_EXE_pg_preparecluster_patroni")),
-];
+const PROGRAMS: [&str; 3] = ["pg_createcluster_patroni", "pg_clonecluster_patroni", "pg_preparecluster_patroni"];
+const OURS: &str = env!("CARGO_BIN_EXE_patroni-tools");
 const LIMIT: &str = "90";
 const SOURCE: &str = "--connstring=dbname=postgres user=replicator host=localhost port=5499";
 
@@ -55,9 +53,9 @@ impl Machine {
         let first = std::fs::read_to_string(children).unwrap().trim().to_owned();
         let machine = Self { holder, first, version };
         let theirs = std::env::var_os("TOOLS_UNDER_TEST").map(PathBuf::from);
-        for (name, ours) in PROGRAMS {
+        for name in PROGRAMS {
             let program = theirs.as_ref().map(|folder| folder.join(name)).filter(|program| program.exists());
-            machine.put(&format!("/mnt/{name}"), &std::fs::read(program.unwrap_or_else(|| ours.into())).unwrap());
+            machine.put(&format!("/mnt/{name}"), &std::fs::read(program.unwrap_or_else(|| OURS.into())).unwrap());
             assert!(machine.root("chmod", &["755", &format!("/mnt/{name}")]).status.success());
         }
         Some(machine)
@@ -227,11 +225,18 @@ fn skip<T>(needs: &str) -> Option<T> {
 }
 
 #[test]
+fn the_file_by_a_name_of_its_own_is_a_usage_error() {
+    let output = Command::new(OURS).arg("--help").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && PROGRAMS.iter().all(|name| said.contains(name)), "{said}");
+}
+
+#[test]
 fn a_call_that_cannot_be_understood_is_a_usage_error() {
-    for (name, program) in PROGRAMS {
+    for name in PROGRAMS {
         let run = |words: &[&str]| {
             let folder = std::env::temp_dir();
-            let output = Command::new(program).args(words).env("PATRONI_TOOLS_ROOT", folder).output().unwrap();
+            let output = Command::new(OURS).arg0(name).args(words).env("PATRONI_TOOLS_ROOT", folder).output().unwrap();
             (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
         };
         let (code, shown, _) = run(&["--help"]);
@@ -250,7 +255,8 @@ fn a_call_that_cannot_be_understood_is_a_usage_error() {
     for (scope, part) in
         [("--scope=prod", "--cluster=VERSION/NAME"), ("--scope=eu/17-x", "eu"), ("--x", "--scope is missing")]
     {
-        let output = Command::new(PROGRAMS[1].1)
+        let output = Command::new(OURS)
+            .arg0(PROGRAMS[1])
             .args([scope, "--datadir=/srv/x", "--connstring=host=x"])
             .env("PATRONI_TOOLS_ROOT", "/nowhere")
             .output()

@@ -70,27 +70,31 @@ fn a_run_that_is_killed_leaves_the_old_or_the_new_file() {
     let before = names(&machine);
     let begin = Instant::now();
     success(&machine.run(&["16/main", "--set", "TTL=30"]));
-    // The delays cover the whole run, however fast this machine is, and a little more.
-    let longest = u64::try_from(begin.elapsed().as_micros()).unwrap().max(10_000) * 5 / 4;
+    let mut longest = u64::try_from(begin.elapsed().as_micros()).unwrap().max(10_000);
     let mut random = Random(16);
-    let (mut killed, mut changed, mut leftovers) = (0, 0, 0);
-    for run in 0..RUNS {
+    let (mut run, mut killed, mut changed, mut leftovers) = (0, 0, 0, 0);
+    // A host is now fast and now slow; that the delays never suit is a fault of this test, after a bounded time.
+    while run < RUNS || ((killed <= RUNS / 4 || changed == 0) && run < 10 * RUNS) {
+        run += 1;
         let old = machine.read(FILE);
         let set = if old == texts[0] { "TTL=40" } else { "TTL=30" };
         let mut child =
             machine.gen_config(&["16/main", "--set", set]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_micros(random.below(longest)));
         child.kill().unwrap();
-        killed += u64::from(child.wait().unwrap().signal().is_some());
+        let in_time = child.wait().unwrap().signal().is_some();
+        killed += u64::from(in_time);
         let text = machine.read(FILE);
         assert!(texts.contains(&text), "run {run} left another file: {text}");
         changed += u64::from(text != old);
+        // The delays follow how long a run takes, so that they end within it and behind the change.
+        longest = if text == old { longest + longest / 50 } else { longest - longest / 10 }.max(1000);
         let metadata = machine.path(FILE).metadata().unwrap();
         assert_eq!(metadata.mode() & 0o7777, 0o640, "run {run}");
         leftovers += u64::from(names(&machine) != before);
     }
-    assert!(killed > RUNS / 4 && changed > 0, "{killed} of {RUNS} killed, {changed} files changed: bad delays");
-    eprintln!("{killed} of {RUNS} runs killed, {changed} files changed, {leftovers} times something was left");
+    assert!(killed > RUNS / 4 && changed > 0, "{killed} of {run} killed, {changed} files changed: bad delays");
+    eprintln!("{killed} of {run} runs killed, {changed} files changed, {leftovers} times something was left");
     // What the killed runs left is gone after the next one.
     success(&next_run(&machine, &["16/main", "--set", "TTL=50"]));
     assert_eq!(names(&machine), before);

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 use nix::unistd::{Gid, Uid};
 use walkdir::WalkDir;
@@ -17,9 +18,20 @@ pub fn cases() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/cases")
 }
 
-/// The program.
+/// The generator, beside the other programs: all of them are names of one file.
 pub fn program() -> &'static Path {
-    assert_cmd::cargo::cargo_bin!("patroni-gen-config")
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("programs");
+        fs::create_dir_all(&folder).unwrap();
+        for name in ["patroni-gen-config", "pg_patronictl"] {
+            // Another run of the tests may use them.
+            let new = folder.join(format!("{name}.{}", std::process::id()));
+            symlink(assert_cmd::cargo::cargo_bin!("patroni-tools"), &new).unwrap();
+            fs::rename(new, folder.join(name)).unwrap();
+        }
+        folder.join("patroni-gen-config")
+    })
 }
 
 /// What is below a folder: files with their bytes, symbolic links with their targets.

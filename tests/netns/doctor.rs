@@ -24,14 +24,14 @@ mod pki;
 use pki::{Authority, NOW, PAST, Pair};
 
 const LIMIT: Duration = Duration::from_secs(180);
-const PROGRAM: &str = "/gen-config";
+const PROGRAM: &str = "/patroni-gen-config";
 /// The folder that stands for the machine of the member.
 const MACHINE: &str = "/machine";
 const TLS: &str = "/second/etc/lab";
 
 /// Runs the test again in the namespaces. True for that second run, in which the machine is there.
 fn inside(name: &str, image: Image) -> bool {
-    let program = Path::new(env!("CARGO_BIN_EXE_patroni-gen-config"));
+    let program = Path::new(env!("CARGO_BIN_EXE_patroni-tools"));
     if !World::new(LIMIT).with_second(image).with_file(program, PROGRAM).test(name).unwrap() {
         return false;
     }

@@ -1,11 +1,14 @@
 //! What the host says about itself: its name, its addresses, its memory and its processors.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::io::Write;
+use std::net::IpAddr;
+use std::process::Stdio;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow, bail};
 use ipnet::IpNet;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{Root, program};
 
@@ -67,6 +70,8 @@ pub fn processors(root: &Root) -> Result<u64> {
     }
 }
 
+const UNREADABLE: &str = "could not understand the output of ip -j address";
+
 /// An address of this host with its prefix, for example `10.88.0.11/24`.
 pub type HostAddress = IpNet;
 
@@ -110,17 +115,9 @@ struct Address {
     deprecated: bool,
 }
 
-/// The global addresses of this host with their prefixes; temporary (RFC 8981) and deprecated ones left out, since they do not stay.
+/// The global addresses of this host with their prefixes.
 pub fn addresses(root: &Root) -> Result<Vec<HostAddress>> {
-    let stays =
-        |address: &Address| address.scope.as_deref() == Some("global") && !address.temporary && !address.deprecated;
-    let links = links(root, &["scope", "global"])?;
-    Ok(links
-        .iter()
-        .flat_map(|link| &link.addr_info)
-        .filter(|address| stays(address))
-        .filter_map(Address::net)
-        .collect())
+    Ok(lasting(&links(root, &["scope", "global"])?))
 }
 
 /// The network interfaces of this host with all their addresses.
@@ -140,7 +137,14 @@ pub fn interfaces(root: &Root) -> Result<Vec<Interface>> {
 fn links(root: &Root, which: &[&str]) -> Result<Vec<Link>> {
     let mut command = program::command(root, "ip")?;
     let printed = program::capture(command.args(["-j", "address", "show"]).args(which))?;
-    serde_json::from_str(&printed).context("could not parse the output of ip -j address")
+    serde_json::from_str(&printed).context(UNREADABLE)
+}
+
+/// The global addresses; temporary (RFC 8981) and deprecated ones left out, since they do not stay.
+fn lasting(links: &[Link]) -> Vec<HostAddress> {
+    let lasts =
+        |address: &&Address| address.scope.as_deref() == Some("global") && !address.temporary && !address.deprecated;
+    links.iter().flat_map(|link| &link.addr_info).filter(lasts).filter_map(Address::net).collect()
 }
 
 impl Address {
@@ -152,14 +156,10 @@ impl Address {
 /// The address by which this host is reached: the source address of its default route, IPv4 before IPv6; without a
 /// default route its only global address.
 pub fn main_address(root: &Root) -> Result<HostAddress> {
-    let addresses = addresses(root)?;
-    // Documentation addresses (RFC 5737, RFC 3849): in nobody's routing table but by the default route.
-    let outside = [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
-    let sources = outside.into_iter().filter_map(|target| source_address(root, target));
-    for source in sources {
-        if let Some(found) = addresses.iter().find(|address| address.addr() == source) {
-            return Ok(*found);
-        }
+    let (addresses, sources) = addresses_and_sources(root)?;
+    let of_a_route = |source: &IpAddr| addresses.iter().find(|address| address.addr() == *source);
+    if let Some(found) = sources.iter().find_map(of_a_route) {
+        return Ok(*found);
     }
     match addresses.as_slice() {
         [only] => Ok(*only),
@@ -174,12 +174,32 @@ pub fn main_address(root: &Root) -> Result<HostAddress> {
     }
 }
 
-/// The address from which the kernel would send to `target`; none where there is no route.
-fn source_address(root: &Root, target: IpAddr) -> Option<IpAddr> {
-    let mut command = program::command(root, "ip").ok()?;
-    let printed = program::capture(command.args(["-j", "route", "get", &target.to_string()])).ok()?;
-    let routes: Vec<Route> = serde_json::from_str(&printed).ok()?;
-    routes.into_iter().find_map(|route| route.prefsrc)
+/// The addresses, and those from which the kernel would send to the outside: of a route that there is not, `ip` prints nothing. One
+/// call for all, since starting `ip` takes as long as everything else that the generator does.
+fn addresses_and_sources(root: &Root) -> Result<(Vec<HostAddress>, Vec<IpAddr>)> {
+    // Documentation addresses (RFC 5737, RFC 3849): in nobody's routing table but by the default route.
+    const QUESTIONS: &str = "address show scope global\nroute get 192.0.2.1\nroute get 2001:db8::1\n";
+    let mut command = program::command(root, "ip")?;
+    command.args(["-j", "-force", "-batch", "-"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let context = format!("could not run {}", program::shown(&command));
+    let mut child = command.spawn().with_context(|| context.clone())?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(QUESTIONS.as_bytes()).with_context(|| context.clone())?;
+    }
+    let output = child.wait_with_output().context(context)?;
+    let mut answers = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>();
+    let Some(links) = answers.next() else {
+        bail!("ip -j address failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    };
+    let links: Vec<Link> = links.and_then(serde_json::from_value).context(UNREADABLE)?;
+    let addresses = lasting(&links);
+    let sources = answers
+        .map_while(Result::ok)
+        .filter_map(|answer| serde_json::from_value::<Vec<Route>>(answer).ok())
+        .flat_map(|routes| routes.into_iter().filter_map(|route| route.prefsrc))
+        .collect();
+    Ok((addresses, sources))
 }
 
 /// An address that a person wrote: `10.0.0.1`, `fd00::1` or `[fd00::1]`, without a prefix.
@@ -214,7 +234,8 @@ mod tests {
 
     fn host_with_ip(script: &str) -> (tempfile::TempDir, Root) {
         let folder = tempfile::tempdir().unwrap();
-        lab::program::write(folder.path().join("usr/bin/ip"), format!("#!/bin/sh\n{script}\n")).unwrap();
+        let batch = "[ \"$2\" != -force ] || { while read -r line; do \"$0\" -j $line; done; exit; }";
+        lab::program::write(folder.path().join("usr/bin/ip"), format!("#!/bin/sh\n{batch}\n{script}\n")).unwrap();
         let root = Root::new(folder.path());
         (folder, root)
     }

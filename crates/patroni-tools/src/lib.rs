@@ -3,10 +3,11 @@
 mod context;
 mod doctor;
 pub mod files;
-pub mod gen_config;
-pub mod hooks;
+mod gen_config;
+mod hooks;
 mod integrations;
 mod patroni;
 mod patroni_yml;
-pub mod pg_patronictl;
+mod pg_patronictl;
 mod postgres;
+pub mod programs;

@@ -43,7 +43,9 @@ pub(crate) fn run(reporter: &Reporter, work: impl FnOnce() -> ExitCode) -> ExitC
 fn run_worker() -> Result<ExitCode> {
     set_pdeathsig(Signal::SIGTERM).context("cannot ask to be ended with Patroni")?;
     let program = std::env::current_exe().context("cannot find this program")?;
+    // By the name of this one, which decides what it is.
     let mut worker = Command::new(&program)
+        .arg0(std::env::args_os().next().unwrap_or_default())
         .args(std::env::args_os().skip(1))
         .env(WORKER_OF, getpid().to_string())
         .process_group(0)

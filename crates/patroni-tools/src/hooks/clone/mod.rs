@@ -493,7 +493,7 @@ fn reason(said: &[&str], source: &str, space: Option<&Space>, id: &ClusterId) ->
         )
     } else if has(&["password authentication failed", "no password supplied", "authentication failed"]) {
         format!(
-            "{host} does not accept the password of {user}: members derive it from the same /etc/patroni/context.key; \
+            "{host} does not accept the password of {user}: members derive it from the same /etc/patroni/site.key; \
              copy that file from the primary and run 'patroni-gen-config {id}' again (for a standby cluster with PASSWORD_SCOPE \
              set to its source)"
         )
@@ -617,7 +617,7 @@ mod tests {
     fn every_failure_has_its_reason_and_its_remedy() {
         let source = "dbname=postgres user=replicator host=10.0.0.1 port=5432";
         for (said, because, remedy) in [
-            ("FATAL:  password authentication failed for user \"replicator\"", "password of replicator", "context.key"),
+            ("FATAL:  password authentication failed for user \"replicator\"", "password of replicator", "site.key"),
             ("FATAL:  no pg_hba.conf entry for replication connection from host", "10.0.0.1 does not let", "NETWORK"),
             ("could not translate host name \"x\" to address: Name or service not known", "host name", "DNS"),
             ("connection to server at \"10.0.0.1\", port 5432 failed: Connection refused", "port 5432", "firewall"),

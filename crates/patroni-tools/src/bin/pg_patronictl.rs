@@ -1,5 +1,0 @@
-//! See `pg_patronictl(1)`.
-
-fn main() -> std::process::ExitCode {
-    patroni_tools::pg_patronictl::main()
-}
