@@ -131,25 +131,28 @@ const PRIMARY: &str = "primary";
 const SILENT: &str = "Patroni does not answer";
 const LATE: &str = "Patroni's REST API at PATRONI: it did not answer within 300ms";
 
+const API: &str = "Patroni's REST API at PATRONI: ";
+
+fn not_signed(by: &str, why: &str) -> String {
+    format!(
+        "{API}its certificate does not verify against /etc/patroni/tls/{by}.pem ({why})\nhint: Correct RESTAPI_CACERT or RESTAPI_CERT, \
+         and run: patroni-gen-config"
+    )
+}
+
+fn rejects(own: &str, why: &str) -> String {
+    format!(
+        "{API}it rejects the client certificate /etc/patroni/tls/{own}.pem ({why})\nhint: Correct or renew CTL_CERT, or correct \
+         RESTAPI_CACERT."
+    )
+}
+
 #[test]
 fn which_certificates_are_trusted_and_what_is_reported_otherwise() {
     if !python() {
         return;
     }
     let host = Host::new();
-    let api = "Patroni's REST API at PATRONI: ";
-    let not_signed = |by: &str, why: &str| {
-        format!(
-            "{api}its certificate does not verify against /etc/patroni/tls/{by}.pem ({why})\nhint: Correct RESTAPI_CACERT or RESTAPI_CERT, \
-             and run: patroni-gen-config"
-        )
-    };
-    let refuses = |own: &str, why: &str| {
-        format!(
-            "{api}it rejects the client certificate /etc/patroni/tls/{own}.pem ({why})\nhint: Correct or renew CTL_CERT, or correct \
-             RESTAPI_CACERT."
-        )
-    };
     let cases: [(&str, &str, &str, &str, &str, &str, String); 15] = [
         ("", "", "http", "", "", PRIMARY, String::new()),
         ("pg1", "none", "https", "site", "", PRIMARY, String::new()),
@@ -165,7 +168,7 @@ fn which_certificates_are_trusted_and_what_is_reported_otherwise() {
             "",
             PRIMARY,
             format!(
-                "{api}its certificate has expired\nhint: Renew RESTAPI_CERT and reload Patroni, before clients reject it."
+                "{API}its certificate has expired\nhint: Renew RESTAPI_CERT and reload Patroni, before clients reject it."
             ),
         ),
         (
@@ -186,7 +189,7 @@ fn which_certificates_are_trusted_and_what_is_reported_otherwise() {
             "",
             SILENT,
             format!(
-                "{api}its certificate was not issued by a CA that this host trusts (self-signed certificate in certificate chain)\n\
+                "{API}its certificate was not issued by a CA that this host trusts (self-signed certificate in certificate chain)\n\
                  hint: Set RESTAPI_CACERT, and run: patroni-gen-config"
             ),
         ),
@@ -198,12 +201,12 @@ fn which_certificates_are_trusted_and_what_is_reported_otherwise() {
             "",
             SILENT,
             format!(
-                "{api}it requires a client certificate (tlsv13 alert certificate required)\n\
+                "{API}it requires a client certificate (tlsv13 alert certificate required)\n\
                  hint: If RESTAPI_VERIFY_CLIENT=required is new, run: patroni-gen-config"
             ),
         ),
-        ("pg1", "required", "https", "site", "foreign", SILENT, refuses("foreign", "tlsv1 alert unknown ca")),
-        ("pg1", "required", "https", "site", "expired", SILENT, refuses("expired", "sslv3 alert certificate expired")),
+        ("pg1", "required", "https", "site", "foreign", SILENT, rejects("foreign", "tlsv1 alert unknown ca")),
+        ("pg1", "required", "https", "site", "expired", SILENT, rejects("expired", "sslv3 alert certificate expired")),
         (
             "pg1",
             "required",
@@ -211,7 +214,7 @@ fn which_certificates_are_trusted_and_what_is_reported_otherwise() {
             "site",
             "server",
             SILENT,
-            refuses("server", "sslv3 alert unsupported certificate"),
+            rejects("server", "sslv3 alert unsupported certificate"),
         ),
         (
             "",
@@ -221,11 +224,11 @@ fn which_certificates_are_trusted_and_what_is_reported_otherwise() {
             "",
             SILENT,
             format!(
-                "{api}it does not use TLS, but the Patroni file says that it does\n\
+                "{API}it does not use TLS, but the Patroni file says that it does\n\
                  hint: Reload Patroni with: systemctl reload patroni@VERSION-NAME"
             ),
         ),
-        ("pg1", "none", "https", "none", "", SILENT, format!("{api}there is no file /etc/patroni/tls/none.pem")),
+        ("pg1", "none", "https", "none", "", SILENT, format!("{API}there is no file /etc/patroni/tls/none.pem")),
     ];
     for (certificate, verify, protocol, signers, own, role, said) in cases {
         let patroni = host.patroni(certificate, verify);

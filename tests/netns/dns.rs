@@ -316,11 +316,11 @@ fn silent_servers_are_bounded() {
     let _udp = UdpSocket::bind("127.0.0.1:5399").unwrap();
     for (server, part) in [
         ("10.77.0.53:5300", "connection refused"),
-        ("127.0.0.1:5399", "takes the connection, but gave no answer"),
-        ("10.99.0.1", "no answer in"),
+        ("127.0.0.1:5399", "accepts the connection, but did not answer"),
+        ("10.99.0.1", "it did not answer within"),
         ("10.77.0.99", "cannot be reached"),
-        ("nobody.example.test", "the name does not resolve"),
-        ("nobody.foreign.test", "resolvers of /etc/resolv.conf cannot tell"),
+        ("nobody.example.test", "its name cannot be resolved"),
+        ("nobody.foreign.test", "nobody.foreign.test:53: its name cannot be resolved"),
     ] {
         let (text, took) = refused(&at(&[server]));
         assert!(text.contains(part), "no '{part}' in: {text}");

@@ -1,7 +1,7 @@
-//! Interfaces and addresses of this host, asked of and changed in the kernel itself (`rtnetlink(7)`).
+//! Interfaces and addresses of this host, read and changed in the kernel (`rtnetlink(7)`).
 //!
-//! Every call opens its own socket and waits at most [`LIMIT`]. Links come from `getifaddrs(3)`, not from a link dump of our
-//! own: a link has attributes of dozens of drivers, which each kernel extends, and none of them matters here.
+//! Every call opens its own socket and waits at most [`LIMIT`]. Links are listed by `getifaddrs(3)`, not from a dump of all links:
+//! a link has attributes of dozens of drivers, which each kernel extends, and none of them matters here.
 
 use std::fmt::{self, Display};
 use std::fs;
@@ -10,10 +10,10 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result};
 use host::endpoint::Vip;
 use host::trouble::Trouble;
-use host::{facts, vip};
+use host::{facts, fail, vip};
 use ipnet::IpNet;
 use netlink_packet_core::{
     DecodeError, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST,
@@ -34,6 +34,10 @@ use nix::sys::time::TimeVal;
 /// How long the kernel has for one answer; it takes well under a millisecond.
 pub const LIMIT: Duration = Duration::from_secs(1);
 
+/// The hint if the kernel does not permit a change.
+pub(crate) const NO_CAPABILITIES: &str =
+    "Run it as root, or give the program its capabilities (cap_net_admin,cap_net_raw).";
+
 /// `valid_lft` of an address that stays (`INFINITY_LIFE_TIME` in the kernel's `net/addrconf.h`).
 const FOREVER: u32 = u32::MAX;
 
@@ -44,11 +48,11 @@ pub struct Interface {
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Its hardware address, where it is an Ethernet.
+    /// Its hardware address, if it is an Ethernet.
     pub mac: Option<[u8; 6]>,
-    /// Did the administrator switch it on? A cable that is not plugged in makes no difference.
+    /// Whether the administrator switched it on. A missing cable makes no difference.
     pub up: bool,
-    /// Is it the loopback interface?
+    /// Whether it is the loopback interface.
     pub loopback: bool,
     /// Its addresses, IPv4 and IPv6.
     pub addresses: Vec<Address>,
@@ -61,11 +65,11 @@ pub struct Address {
     pub address: IpAddr,
     /// Its prefix length.
     pub prefix: u8,
-    /// After how many seconds the kernel removes it (`valid_lft`), where it does.
+    /// After how many seconds the kernel removes it (`valid_lft`), if it does.
     pub lifetime: Option<u32>,
-    /// Can it be used? Not while duplicate address detection (RFC 4862) runs or after it failed.
+    /// Whether it can be used: not while duplicate address detection (RFC 4862) runs, or after it failed.
     pub usable: bool,
-    /// Did an earlier address of the same IPv4 subnet take the subnet's route (`secondary`)?
+    /// Whether an earlier address of the same IPv4 subnet has the subnet's route (`secondary`).
     pub secondary: bool,
 }
 
@@ -83,7 +87,7 @@ impl Interface {
     }
 }
 
-/// A virtual address and where it goes on this member.
+/// A virtual address and its interface on this member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {
     /// The number of the interface.
@@ -94,15 +98,15 @@ pub struct Placed {
     pub address: IpAddr,
     /// Its prefix length.
     pub prefix: u8,
-    /// The network of the interface's own address beside which it goes.
+    /// The network of the interface's own address that contains it.
     pub own: Option<IpNet>,
 }
 
 impl Placed {
-    /// Does the address bring the route to its subnet? Where the interface has that route from an address of its own, a second
-    /// one would make the virtual address the source of the host's connections, and in IPv6 the kernel gives the one route that
-    /// both share the lifetime of the younger address, so that the host's own route would go with the lease. An IPv4 address in
-    /// the same subnet is a secondary one, which brings no route as long as the first is there, and needs one when that has gone.
+    /// Whether the address adds the route to its subnet. If the interface has that route through an address of its own, a second
+    /// one would make the virtual address the source of the host's connections. In IPv6 both addresses would share one route with the
+    /// lifetime of the younger one, so the host's own route would expire with the lease. An IPv4 address in the same subnet is a
+    /// secondary one: it adds no route while the first exists, and needs one once that is removed.
     fn brings_route(&self) -> bool {
         self.own.is_none_or(|own| self.address.is_ipv4() && own.prefix_len() == self.prefix)
     }
@@ -140,7 +144,7 @@ pub fn pick(vips: &[Vip], only: Option<&str>, interfaces: &[Interface]) -> Pick 
 /// The interfaces of this host, by their number.
 pub fn interfaces() -> Result<Vec<Interface>> {
     let mut interfaces: Vec<Interface> = Vec::new();
-    for entry in nix::ifaddrs::getifaddrs().context("cannot list the network interfaces")? {
+    for entry in nix::ifaddrs::getifaddrs().context("could not list the network interfaces")? {
         let Some(link) = entry.address.as_ref().and_then(|address| address.as_link_addr()) else { continue };
         let Ok(index) = u32::try_from(link.ifindex()) else { continue };
         let loopback = entry.flags.contains(InterfaceFlags::IFF_LOOPBACK);
@@ -150,7 +154,7 @@ pub fn interfaces() -> Result<Vec<Interface>> {
     }
     interfaces.sort_by_key(|interface| interface.index);
     interfaces.dedup_by_key(|interface| interface.index);
-    for (index, address) in addresses().context("cannot list the addresses of this host")? {
+    for (index, address) in addresses().context("could not list the addresses of this host")? {
         if let Some(interface) = interfaces.iter_mut().find(|interface| interface.index == index) {
             interface.addresses.push(address);
         }
@@ -158,16 +162,17 @@ pub fn interfaces() -> Result<Vec<Interface>> {
     Ok(interfaces)
 }
 
-/// The hardware address of a link, where it is an Ethernet.
+/// The hardware address of a link, if it is an Ethernet.
 pub(crate) fn ethernet(link: &LinkAddr) -> Option<[u8; 6]> {
     link.addr().filter(|_| link.hatype() == nix::libc::ARPHRD_ETHER && link.halen() == 6)
 }
 
-/// Gives an interface an address, or renews its lease; to be called again before that ends. Without a lease the address stays.
+/// Adds an address to an interface, or renews its lease; to be called again before the lease expires. Without a lease the address
+/// stays.
 ///
-/// The address is deprecated from the start (`preferred_lft 0`, RFC 4862, section 5.5.4), so that no connection of the host
-/// leaves by it while everybody can reach it; and it is used at once, without duplicate address detection (`IFA_F_NODAD`),
-/// because whoever had it before may be frozen and still answer.
+/// The address is deprecated from the start (`preferred_lft 0`, RFC 4862, section 5.5.4): clients can reach it, but the host does not
+/// use it as the source of its own connections. It is used at once, without duplicate address detection (`IFA_F_NODAD`), because the
+/// host that had it before may be frozen and still answer.
 pub fn add_or_renew(placed: &Placed, lease: Option<Duration>) -> Result<()> {
     if placed.address.is_ipv4() {
         stay_second(placed)?;
@@ -185,23 +190,26 @@ pub fn add_or_renew(placed: &Placed, lease: Option<Duration>) -> Result<()> {
     message.attributes.push(AddressAttribute::CacheInfo(lifetime));
     message.attributes.push(AddressAttribute::Flags(flags));
     let result = change(Request::Add(message), NLM_F_CREATE | NLM_F_REPLACE);
-    result.map_err(|error| anyhow!("cannot add {placed}: {}", explain(&error, placed.address)))
+    result.map_err(|error| explain(&error, placed.address)).with_context(|| format!("could not add {placed}"))
 }
 
-/// Sees to it that an IPv4 address does not become or stay the first of a subnet in which the host has its own.
+/// Prevents an IPv4 address from becoming or staying the first of a subnet in which the host has its own address.
 ///
-/// The first is the source of the host's connections, and with it the kernel removes the others, unless `promote_secondaries`
-/// is on (ip-sysctl in the kernel's documentation). The order changes when the host's own address is taken away and comes back,
-/// as in a restart of the network.
+/// The first is the source of the host's connections. With it the kernel removes the others, unless `promote_secondaries` is on
+/// (ip-sysctl in the kernel's documentation). The order changes when the host's own address is removed and added again, as by a
+/// restart of the network.
 fn stay_second(placed: &Placed) -> Result<()> {
-    let all = addresses().context("cannot list the addresses of this host")?;
+    let all = addresses().context("could not list the addresses of this host")?;
     let here: Vec<Address> = all.into_iter().filter(|(index, _)| *index == placed.index).map(|entry| entry.1).collect();
     let network = |address: &Address| IpNet::new(address.address, address.prefix).ok().map(|network| network.trunc());
     let held = here.iter().find(|entry| entry.address == placed.address && entry.prefix == placed.prefix);
     let beside = |other: &Address| network(other).is_some_and(|network| network.contains(&placed.address));
     match (held, placed.own) {
         (None, Some(own)) if !here.iter().any(|other| other.address != placed.address && beside(other)) => {
-            bail!("cannot add {placed}: the interface has lost its own address in {own}, which has to be there first")
+            fail!(
+                "cannot add {placed}: the interface has lost its own address in {own}";
+                "Add the interface's own address first."
+            )
         }
         (Some(held), _) if !held.secondary => {
             let behind = here.iter().any(|other| other.secondary && network(other) == network(held));
@@ -218,7 +226,7 @@ fn stay_second(placed: &Placed) -> Result<()> {
     Ok(())
 }
 
-/// Does the next address of a subnet stay when the first is removed? As `IN_DEV_PROMOTE_SECONDARIES` in the kernel.
+/// Whether the next address of a subnet stays when the first is removed, as `IN_DEV_PROMOTE_SECONDARIES` in the kernel.
 fn promotes(interface: &str) -> bool {
     ["all", interface].iter().any(|name| {
         let text = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/promote_secondaries"));
@@ -226,9 +234,9 @@ fn promotes(interface: &str) -> bool {
     })
 }
 
-/// Takes an address from an interface, with every prefix that it has there. That it, or the interface, is not there is no error.
+/// Removes an address from an interface, with every prefix that it has there. A missing address or interface is no error.
 pub fn release(interface: u32, address: IpAddr) -> Result<()> {
-    for entry in addresses().context("cannot list the addresses of this host")? {
+    for entry in addresses().context("could not list the addresses of this host")? {
         if entry.0 == interface && entry.1.address == address {
             remove(interface, &entry.1)?;
         }
@@ -239,7 +247,8 @@ pub fn release(interface: u32, address: IpAddr) -> Result<()> {
 fn remove(interface: u32, entry: &Address) -> Result<()> {
     match change(Request::Delete(message(interface, entry.address, entry.prefix)), 0) {
         Err(error) if !is(&error, Errno::EADDRNOTAVAIL) && !is(&error, Errno::ENODEV) => {
-            bail!("cannot remove {}/{}: {}", entry.address, entry.prefix, explain(&error, entry.address))
+            let shown = format!("could not remove {}/{}", entry.address, entry.prefix);
+            Err(explain(&error, entry.address).context(shown))
         }
         _ => Ok(()),
     }
@@ -254,16 +263,16 @@ fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno as i32)
 }
 
-fn explain(error: &io::Error, address: IpAddr) -> String {
-    let remedy = match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EPERM) => ": run it as root, or give the program its capabilities (cap_net_admin,cap_net_raw)",
+fn explain(error: &io::Error, address: IpAddr) -> Error {
+    let hint = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EPERM) => NO_CAPABILITIES,
         Some(Errno::EACCES | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) if address.is_ipv6() => {
-            ": IPv6 is switched off there (net.ipv6.conf.*.disable_ipv6)"
+            "Switch IPv6 on there (net.ipv6.conf.*.disable_ipv6)."
         }
-        Some(Errno::ENODEV) => ": the interface has gone",
-        _ => "",
+        Some(Errno::ENODEV) => "Check that the interface still exists.",
+        _ => return Trouble::new(error.to_string()).into(),
     };
-    format!("{error}{remedy}")
+    Trouble::new(error.to_string()).hint(hint).into()
 }
 
 fn message(index: u32, address: IpAddr, prefix: u8) -> AddressMessage {
@@ -313,7 +322,7 @@ fn change(request: Request, flags: u16) -> io::Result<()> {
     Conversation::open()?.ask(request, flags | NLM_F_ACK).map(drop)
 }
 
-/// The three messages of `rtnetlink(7)` about addresses, and no others, so that only their code is in the program.
+/// Only the three messages of `rtnetlink(7)` about addresses, so that the program has no code for the others.
 #[derive(Debug, Clone)]
 enum Request {
     Add(AddressMessage),
@@ -362,7 +371,7 @@ impl NetlinkDeserializable for Request {
     }
 }
 
-/// One question to the kernel and its answer (`netlink(7)`).
+/// A request to the kernel and its answer (`netlink(7)`).
 struct Conversation {
     socket: OwnedFd,
 }
@@ -376,7 +385,7 @@ impl Conversation {
         Ok(Self { socket })
     }
 
-    /// All addresses; `None` where one came or went meanwhile.
+    /// All addresses; `None` if one was added or removed meanwhile.
     fn dump(&self) -> io::Result<Option<Vec<AddressMessage>>> {
         self.ask(Request::Dump(AddressMessage::default()), NLM_F_DUMP)
     }
@@ -394,7 +403,7 @@ impl Conversation {
 
         let mut found = Vec::new();
         let mut whole = true;
-        // The kernel fits a part of a dump to the largest buffer that it was shown, at most 32 KiB (netlink_dump).
+        // The kernel fits a part of a dump to the largest buffer that it has seen, at most 32 KiB (netlink_dump).
         let mut buffer = vec![0; 65536];
         loop {
             let length = match recvfrom::<NetlinkAddr>(self.socket.as_raw_fd(), &mut buffer) {

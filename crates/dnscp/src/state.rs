@@ -243,10 +243,10 @@ pub fn tell(root: &Root, path: &Path, primary: bool, reset: impl FnOnce() -> usi
     const CONTENT: &str = "1\n";
     let real = root.path(path);
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let mut read = String::new();
+    let mut text = String::new();
     let present = OpenOptions::new().read(true).custom_flags(flags.bits()).open(&real);
     let exists = !matches!(&present, Err(error) if error.kind() == ErrorKind::NotFound);
-    let whole = present.and_then(|file| file.take(16).read_to_string(&mut read)).is_ok() && read == CONTENT;
+    let whole = present.and_then(|file| file.take(16).read_to_string(&mut text)).is_ok() && text == CONTENT;
     if whole == primary && exists == primary {
         return Ok(None);
     }

@@ -29,10 +29,11 @@ struct Status {
     member: Option<String>,
     role: &'static str,
     primary: bool,
-    #[serde(serialize_with = "is_running")]
-    service: Service,
-    #[serde(serialize_with = "name")]
-    manager: Manager,
+    /// Whether the service is running.
+    service: bool,
+    #[serde(skip)]
+    service_state: Service,
+    manager: &'static str,
     addresses: Vec<AddressStatus>,
     dns: Option<NameStatus>,
     #[serde(serialize_with = "sentences")]
@@ -60,14 +61,6 @@ struct NameStatus {
     addresses: Option<Vec<IpAddr>>,
     ttl: Option<u32>,
     server: Option<SocketAddr>,
-}
-
-fn is_running<S: Serializer>(service: &Service, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_bool(*service == Service::Running)
-}
-
-fn name<S: Serializer>(manager: &Manager, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(manager.name())
 }
 
 /// Each problem with its hint as one string.
@@ -114,8 +107,9 @@ impl Status {
             member: task.instance.as_ref().map(|instance| instance.name.clone()),
             role: state.label(),
             primary: state == MemberState::Primary,
-            service,
-            manager: task.point.manager,
+            service: service == Service::Running,
+            service_state: service,
+            manager: task.point.manager.name(),
             addresses,
             dns,
             problems,
@@ -124,11 +118,12 @@ impl Status {
 
     fn address_line(&self, address: &AddressStatus) -> String {
         let ip = address.address;
-        match (&address.interface, address.held, self.manager, address.lifetime) {
-            (Some(name), true, Manager::Dnscp, Some(left)) => format!("{ip} on {name} for {left} s"),
-            (Some(name), true, Manager::Dnscp, None) => format!("{ip} on {name} without a lease"),
-            (Some(name), true, manager, _) => format!("{ip} on {name} by {}", manager.name()),
-            (Some(name), false, ..) => format!("{ip} not here (would be on {name})"),
+        let leased = self.manager == Manager::Dnscp.name();
+        match (&address.interface, address.held, address.lifetime) {
+            (Some(name), true, Some(left)) if leased => format!("{ip} on {name} for {left} s"),
+            (Some(name), true, None) if leased => format!("{ip} on {name} without a lease"),
+            (Some(name), true, _) => format!("{ip} on {name} by {}", self.manager),
+            (Some(name), false, _) => format!("{ip} not here (would be on {name})"),
             (None, ..) => format!("{ip} not in a subnet of this member"),
         }
     }
@@ -136,7 +131,7 @@ impl Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let service = match self.service {
+        let service = match self.service_state {
             Service::Running => "running",
             Service::NotRunning => "not running",
             Service::Hidden => "visible only to root and postgres",

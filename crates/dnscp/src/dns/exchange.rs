@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow};
 use domain::base::Message;
-use host::{fail, trouble};
+use host::{fail, net, trouble};
 
 /// Without EDNS, a message by UDP is not longer (RFC 1035, section 4.2.1).
 const UDP_LIMIT: usize = 512;
@@ -69,7 +69,7 @@ impl Fault {
                 trouble!("no DNS server runs there (connection refused)"; "Start it, or name another one in DNS_SERVERS.").into()
             }
             Self::Unreachable(error) => {
-                trouble!("it cannot be reached ({error})"; "Check the network, or name another server in DNS_SERVERS.").into()
+                trouble!("it cannot be reached ({})", net::reason(error); "Check the network, or name another server in DNS_SERVERS.").into()
             }
             Self::Mute => trouble!(
                 "it accepts the connection, but did not answer within {after:.1} s";

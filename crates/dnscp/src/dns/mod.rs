@@ -157,7 +157,7 @@ fn each_server<T>(
             match attempt(*address, zone.as_ref(), Limits { patience, until }) {
                 Ok(result) => return Ok(result),
                 Err(error) if !alone && Instant::now() >= patience => silent.push((server, *address, error)),
-                Err(error) => faults.push(at_server(server, *address, error)),
+                Err(error) => faults.push(at_server(server, *address, &error)),
             }
         }
     }
@@ -170,13 +170,13 @@ fn each_server<T>(
                 Err(again) => error = again,
             }
         }
-        faults.push(at_server(server, address, error));
+        faults.push(at_server(server, address, &error));
     }
     Err(joined(faults).into())
 }
 
-fn at_server(server: &Server, address: SocketAddr, error: Error) -> Trouble {
-    let inner = Trouble::of(&error);
+fn at_server(server: &Server, address: SocketAddr, error: &Error) -> Trouble {
+    let inner = Trouble::of(error);
     let mut fault = Trouble::new(inner.line()).at(server.shown(address));
     fault.hint = inner.hint;
     fault
