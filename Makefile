@@ -1,23 +1,24 @@
 # make demo          three Debian machines with a running cluster, to look at and to play with
-# make check         everything; `make check-fast` for every few minutes
+# make check         everything; `make check-fast` is for every few minutes
 # make deb           the package, into dist/
-# make bench         how fast it is, beside what it is compared with (with DNSCP_SH=path/of/dnscp.sh, that script too)
+# make pictures      the pictures in docs/pictures, from their sources there
+# make bench         benchmarks (with DNSCP_SH=path/of/dnscp.sh, also of that script)
 # make check-all     what is too long for every check, in parts
-# make check-theirs  the cases against Debian's own scripts, which must fail where we mean to differ
+# make check-theirs  the findings with Debian's own scripts, which must fail if they are meant to differ
 #
-# They run as root on Debian 12 or 13 and install what they need. Images of machines are kept in
+# They run as root on Debian 12 or 13 and install what they need on this host: see CONTRIBUTING.md. Images of machines are kept in
 # $PATRONI_TOOLS_CACHE (/var/cache/patroni-tools-lab).
 
 RELEASE ?= 13
 CARGO ?= cargo
 LAB = target/debug/lab
-sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates systemd udev debian docs/man docs/passwords.md)
+sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates systemd udev debian docs/man SECURITY.md 'docs/*.md' docs/pictures)
 
 # An error says where it comes from; a backtrace would only hide it.
 export RUST_LIB_BACKTRACE = 0
 
 .PHONY: demo demo-down check check-all before rounds again check-fast check-host check-point check-stores check-surroundings check-theirs deb bench setup setup-demo lab msrv \
-	lintian system format clippy units docs values host previous findings lab-docs system-first system-second
+	lintian pictures system format clippy units docs values host previous findings lab-docs system-first system-second
 
 # The image of the machines is made beside the compiler, which leaves the network alone.
 demo: setup-demo lab
@@ -57,7 +58,7 @@ clippy:
 	$(part) $(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
 
 units:
-	$(part) $(CARGO) test --no-fail-fast -p host -p patroni-tools -p dnscp -p lab --lib --bins --test cases --test dnscp --test launcher --test layers -- --quiet
+	$(part) $(CARGO) test --no-fail-fast -p host -p patroni-tools -p dnscp -p lab --lib --bins --test cases --test dnscp --test documents --test launcher --test layers -- --quiet
 
 docs:
 	$(part) $(CARGO) test --no-fail-fast -p host -p patroni-tools -p dnscp --doc -- --quiet
@@ -106,7 +107,7 @@ check-point: export REQUIRE_ALL = 1
 check-point: setup deb lab
 	$(CARGO) test -p lab --test point -- --nocapture
 
-# Every store with its real servers, secured, on three machines of each release: six minutes. A part of check.
+# Every DCS with its real servers, secured, on three machines of each release: six minutes. A part of check.
 check-stores: export REQUIRE_ALL = 1
 check-stores: setup deb lab
 	$(CARGO) test -p lab --test stores -- --nocapture
@@ -151,12 +152,25 @@ dist/.built: $(sources) | lab
 	tests/part deb $(LAB) build-deb . dist
 	touch $@
 
-# Debian 13's own compiler is the oldest one that we promise.
+# Debian 13's own compiler is the oldest one that is supported.
 msrv: lab
 	$(part) $(LAB) in-image build13 --src . -- cargo check --locked --workspace --all-targets
 
 lintian: deb
 	$(part) $(LAB) in-image build --src . -- sh -c 'lintian --fail-on error,warning /src/dist/*.changes'
+
+# The pictures are in the repository, so that nothing else needs graphviz.
+pictures: docs/pictures/three-nodes.svg docs/pictures/failover.svg
+
+docs/pictures/%.svg: docs/pictures/%.dot
+	tests/setup pictures
+	dot -Tsvg $< | sed '/^<!--/d; /^ -->/d' > $@.new
+	mv $@.new $@
+
+docs/pictures/%.svg: docs/pictures/%.gp
+	tests/setup pictures
+	gnuplot $< | sed 's/<desc>.*<.desc>//' > $@.new
+	mv $@.new $@
 
 lab:
 	$(CARGO) build --quiet -p lab

@@ -7,6 +7,8 @@ mod machine;
 #[path = "pki.rs"]
 mod pki;
 
+#[path = "cases/completion.rs"]
+mod completion;
 #[path = "cases/dependencies.rs"]
 mod dependencies;
 #[path = "cases/foreign.rs"]
@@ -17,6 +19,8 @@ mod install;
 mod pg_lsclusters;
 #[path = "cases/sessions.rs"]
 mod sessions;
+#[path = "cases/settings.rs"]
+mod settings;
 #[path = "cases/summary.rs"]
 mod summary;
 #[path = "cases/values.rs"]

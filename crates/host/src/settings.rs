@@ -23,201 +23,366 @@ pub fn instance_file(id: &ClusterId) -> PathBuf {
 /// A key that can be set.
 #[derive(Debug)]
 pub struct Key {
-    /// As it stands in the file.
+    /// As it is written in the file.
     pub name: &'static str,
-    /// What holds where it is not set, for people.
-    pub default: &'static str,
-    /// What it is for, for people.
+    /// The value that is used if the key is not set, if this is always the same one.
+    pub default: Option<&'static str>,
+    /// A value for the shipped file: the default, or else an example.
+    pub sample: &'static str,
+    /// What it sets and which values it takes, as a comment in the shipped file. It says what a derived default is.
     pub meaning: &'static str,
 }
 
-const fn key(name: &'static str, default: &'static str, meaning: &'static str) -> Key {
-    Key { name, default, meaning }
+const fn default(name: &'static str, value: &'static str, meaning: &'static str) -> Key {
+    Key { name, default: Some(value), sample: value, meaning }
+}
+
+const fn example(name: &'static str, sample: &'static str, meaning: &'static str) -> Key {
+    Key { name, default: None, sample, meaning }
 }
 
 /// `PG_` and the name of a PostgreSQL parameter in lower case set that parameter. No key of [`KEYS`] is of this form.
 pub const PARAMETER_PREFIX: &str = "PG_";
 
-/// Every key there is, but for those with [`PARAMETER_PREFIX`]. The manual page and the shipped file are tested against
-/// this list.
+/// Every key there is, except those with [`PARAMETER_PREFIX`], in the order of the shipped file. That file is generated from
+/// this table, and the manual is tested against it.
 pub const KEYS: &[Key] = &[
-    key(
+    default(
         "DCS",
-        "etcd3, or what /etc/patroni/dcs.yml says",
-        "the kind of store: etcd3, consul, zookeeper, raft, kubernetes, exhibitor, etcd",
+        "etcd3",
+        "Type of the DCS: etcd3, consul, zookeeper, kubernetes, exhibitor, raft (deprecated by Patroni) or etcd (the v2 API).",
     ),
-    key(
+    example(
         "DCS_HOSTS",
-        "this host, on the store's own port",
-        "the store's servers: host[:port], separated by commas, IPv6 in brackets; for raft the other members",
+        "10.0.3.141,10.0.3.142,10.0.3.143",
+        "Servers of the DCS as host[:port], separated by commas; for raft, the other members. Default: this host.",
     ),
-    key("DCS_SRV", "", "domain whose SRV records name the servers of etcd"),
-    key("DCS_PROTOCOL", "https with DCS_CACERT or DCS_CERT, else http", "http or https; for ZooKeeper https means TLS"),
-    key("DCS_CACERT", "", "file with the certificates that sign the store's certificate"),
-    key("DCS_CERT", "", "file with our certificate for the store"),
-    key("DCS_KEY", "", "file with the key of DCS_CERT, readable by postgres"),
-    key("DCS_VERIFY", "yes", "no: believe any certificate of Consul or ZooKeeper"),
-    key("DCS_USERNAME", "", "our user name in etcd, or for ZooKeeper's digest"),
-    key("DCS_PASSWORD_FILE", "", "file with the password of DCS_USERNAME, or with that of raft"),
-    key("DCS_TOKEN_FILE", "", "file with our ACL token for Consul"),
-    key("DCS_ALLOW_V2", "no", "yes: really DCS=etcd, the API that etcd 3.6 does not have"),
-    key("CONSUL_REGISTER_SERVICE", "no", "the members are a service of Consul, with their role as a tag"),
-    key("CONSUL_SERVICE_TAGS", "", "more tags of that service, separated by commas"),
-    key("CONSUL_DC", "that of the agent", "the datacenter"),
-    key("CONSUL_CHECKS", "none", "health checks that end our session when they fail, separated by commas"),
-    key("ZOOKEEPER_ACL", "", "subjects of the certificates that alone may use what Patroni creates, separated by ';'"),
-    key("RAFT_ADDRESS", "HOST_ADDRESS and PORT less 3210", "our address for the other members: address[:port]"),
-    key("RAFT_DATA_DIR", "/var/lib/postgresql/16-main.raft", "where raft keeps its log"),
-    key("KUBERNETES_NAMESPACE", "default", "the namespace of our pod"),
-    key(
+    example("DCS_SRV", "example.org", "For etcd, instead of DCS_HOSTS: domain whose SRV records name the servers."),
+    example(
+        "DCS_PROTOCOL",
+        "https",
+        "http or https; for ZooKeeper, https means TLS. Default: https if DCS_CACERT or DCS_CERT is set, otherwise http.",
+    ),
+    example(
+        "DCS_CACERT",
+        "/etc/patroni/tls/ca.pem",
+        "CA certificates that verify the servers of the DCS. Default: those that this host trusts.",
+    ),
+    example("DCS_CERT", "/etc/patroni/tls/store.pem", "Client certificate for the DCS."),
+    example("DCS_KEY", "/etc/patroni/tls/store.key", "Key of DCS_CERT, readable by postgres."),
+    default("DCS_VERIFY", "yes", "Verify the certificates of Consul or ZooKeeper (yes or no)."),
+    example("DCS_USERNAME", "patroni", "User name for etcd or for ZooKeeper's digest authentication."),
+    example(
+        "DCS_PASSWORD_FILE",
+        "/etc/patroni/store.password",
+        "File with the password of DCS_USERNAME, or with that of raft.",
+    ),
+    example("DCS_TOKEN_FILE", "/etc/patroni/store.token", "File with the ACL token for Consul."),
+    default("DCS_ALLOW_V2", "no", "Permit DCS=etcd, the v2 API, which etcd 3.6 no longer has (yes or no)."),
+    default("NAMESPACE", "/postgresql-common/", "Prefix of all keys of the site in the DCS."),
+    default(
+        "CONSUL_REGISTER_SERVICE",
+        "no",
+        "Register the members as a service in Consul, with their role as a tag (yes or no).",
+    ),
+    example("CONSUL_SERVICE_TAGS", "blue,site1", "Additional tags of this service, separated by commas."),
+    example("CONSUL_DC", "dc1", "Datacenter of Consul. Default: the agent's own."),
+    example(
+        "CONSUL_CHECKS",
+        "serfHealth",
+        "Health checks of Consul that end the session when they fail, separated by commas.",
+    ),
+    example(
+        "ZOOKEEPER_ACL",
+        "CN=pg1;CN=pg2;CN=pg3",
+        "Certificate subjects that alone may use what Patroni creates in ZooKeeper, separated by semicolons.",
+    ),
+    example(
+        "RAFT_ADDRESS",
+        "10.0.3.141:2222",
+        "Raft address of this member, as address[:port]. Default: HOST_ADDRESS and PORT minus 3210.",
+    ),
+    example(
+        "RAFT_DATA_DIR",
+        "/var/lib/postgresql/16-main.raft",
+        "Directory of the Raft log. Default: /var/lib/postgresql/VERSION-NAME.raft.",
+    ),
+    default("KUBERNETES_NAMESPACE", "default", "Kubernetes namespace of the pod."),
+    default(
         "KUBERNETES_LABELS",
         "application=patroni",
-        "labels of the objects of this cluster: name=value, separated by commas",
+        "Labels of the cluster's Kubernetes objects as name=value, separated by commas.",
     ),
-    key("KUBERNETES_USE_ENDPOINTS", "no", "keep the state in Endpoints in place of ConfigMaps"),
-    key("KUBERNETES_POD_IP", "HOST_ADDRESS", "the address of our pod in the Endpoints"),
-    key("NAMESPACE", "/postgresql-common/", "where in the store all instances of the site are"),
-    key("MEMBER_NAME", "the host name", "the name of this member, unique in the cluster"),
-    key(
+    default("KUBERNETES_USE_ENDPOINTS", "no", "Keep the state in Endpoints instead of ConfigMaps (yes or no)."),
+    example("KUBERNETES_POD_IP", "10.0.3.141", "Address of the pod in the Endpoints. Default: HOST_ADDRESS."),
+    // This member.
+    example("MEMBER_NAME", "pg1", "Name of this member, unique in the Patroni cluster. Default: the host name."),
+    example(
         "HOST_ADDRESS",
-        "that of this member in MEMBERS, or the source address of the default route",
-        "the address by which the other members reach this one",
+        "10.0.3.141",
+        "Address at which the other members reach this one. Default: from MEMBERS, or the source address of the default route.",
     ),
-    key("MEMBERS", "", "the members with their addresses: pg1=10.0.3.141,pg2=10.0.3.142, the same on all of them"),
-    key("NETWORK", "the network of HOST_ADDRESS", "networks of members and clients in pg_hba, separated by commas"),
-    key(
+    example(
+        "MEMBERS",
+        "pg1=10.0.3.141,pg2=10.0.3.142,pg3=10.0.3.143",
+        "All members with their addresses, the same line on each of them.",
+    ),
+    example(
+        "NETWORK",
+        "10.0.3.0/24",
+        "Networks of members and clients for pg_hba.conf, separated by commas. Default: the network of HOST_ADDRESS.",
+    ),
+    example(
         "LISTEN_ADDRESSES",
-        "HOST_ADDRESS and loopback",
-        "the addresses on which PostgreSQL listens, separated by commas, or *",
+        "10.0.3.141,127.0.0.1",
+        "Addresses on which PostgreSQL listens, or *. Default: HOST_ADDRESS and loopback; with VIPS, *.",
     ),
-    key(
+    example(
         "PORT",
-        "the port it has, or the next free one from 5432",
-        "the TCP port of PostgreSQL; the REST API has 2576 more",
+        "5432",
+        "Only in /etc/default/patroni@16-main: port of PostgreSQL; the REST API uses PORT + 2576. Default: the existing or next free one.",
     ),
-    key(
+    default(
         "SITE_KEY_FILE",
         "/etc/patroni/site.key",
-        "the file from which passwords are derived, the same on every member",
+        "File from which passwords are derived; copy it to every member.",
     ),
-    key("RESTAPI_CERT", "", "file with the certificate of the REST API, which turns TLS on, or snakeoil for a trial"),
-    key("RESTAPI_KEY", "", "file with the key of RESTAPI_CERT, readable by postgres"),
-    key("RESTAPI_CACERT", "", "file with the certificates that sign those of the members and their clients"),
-    key(
+    example(
+        "RESTAPI_CERT",
+        "/etc/patroni/tls/member.pem",
+        "Certificate of the REST API, which enables TLS; snakeoil for testing only.",
+    ),
+    example("RESTAPI_KEY", "/etc/patroni/tls/member.key", "Key of RESTAPI_CERT, readable by postgres."),
+    example(
+        "RESTAPI_CACERT",
+        "/etc/patroni/tls/ca.pem",
+        "CA certificates that verify members and clients of the REST API. Default: those that this host trusts.",
+    ),
+    default(
         "RESTAPI_VERIFY_CLIENT",
         "none",
-        "who has to show a certificate: none, optional (who changes something), required",
+        "Which requests need a client certificate: none, optional (those that change state) or required (all).",
     ),
-    key("RESTAPI_USERNAME", "patroni", "the user that the REST API asks for before it changes something"),
-    key("RESTAPI_PASSWORD_FILE", "", "file with the password of that user, in place of one from the site key"),
-    key(
+    example(
+        "CTL_CERT",
+        "/etc/patroni/tls/ctl.pem",
+        "Client certificate of patronictl. Default: RESTAPI_CERT if RESTAPI_VERIFY_CLIENT is not none.",
+    ),
+    example("CTL_KEY", "/etc/patroni/tls/ctl.key", "Key of CTL_CERT. Default: RESTAPI_KEY if CTL_CERT is not set."),
+    default("RESTAPI_USERNAME", "patroni", "User name for requests that change state."),
+    example(
+        "RESTAPI_PASSWORD_FILE",
+        "/etc/patroni/restapi.password",
+        "File with the password of this user. Default: a password derived from the site key.",
+    ),
+    default(
         "RESTAPI_ALLOWLIST",
         "no",
-        "only MEMBERS, or where that is not set NETWORK, may change something by the REST API",
+        "Accept requests that change state only from MEMBERS, or from NETWORK if MEMBERS is not set (yes or no).",
     ),
-    key("CTL_CERT", "RESTAPI_CERT where RESTAPI_VERIFY_CLIENT asks for one", "file with patronictl's certificate"),
-    key("CTL_KEY", "RESTAPI_KEY where CTL_CERT is not set", "file with the key of CTL_CERT"),
-    // What the members have in common, in the store once the cluster is bootstrapped.
-    key("TTL", "30", "seconds until a primary that is silent loses the leader lock"),
-    key("LOOP_WAIT", "10", "seconds between two looks of Patroni"),
-    key("RETRY_TIMEOUT", "10", "seconds for which Patroni retries the store and PostgreSQL"),
-    key("MAXIMUM_LAG_ON_FAILOVER", "1048576", "bytes a replica may lag and still become primary"),
-    key("PRIMARY_START_TIMEOUT", "300", "seconds for which a crashed primary may recover before another takes over"),
-    key("FAILSAFE_MODE", "yes", "the primary stays primary while the store is away, if it reaches all members"),
-    key("SYNCHRONOUS_MODE", "no", "no commit is acknowledged before a standby has it: no, yes or quorum"),
-    key("SYNCHRONOUS_MODE_STRICT", "no", "commits wait even while there is no standby"),
-    key("SYNCHRONOUS_NODE_COUNT", "1", "how many synchronous standbys"),
-    key("SLOTS", "", "permanent replication slots: name:physical or name:logical:database:plugin, separated by commas"),
-    key("STANDBY_HOST", "", "this is a standby cluster: the host that it follows"),
-    key("STANDBY_PORT", "5432", "the port of STANDBY_HOST"),
-    key("STANDBY_SLOT", "", "the slot on STANDBY_HOST that the standby leader uses"),
-    key("PG_TUNE", "no", "auto: PostgreSQL's memory and processes by those of this host"),
-    key("PG_PARAMETERS_FILE", "", "file with PostgreSQL parameters of the cluster, like postgresql.conf"),
-    key("PG_HBA_FILE", "", "file with lines for pg_hba that come before the general ones"),
-    // Certificates and passwords of PostgreSQL.
-    key(
-        "SSL",
-        "required where PostgreSQL has a certificate",
-        "required, allowed or off: TLS of connections over the network",
+    // What the members have in common, in the DCS once the cluster is bootstrapped.
+    default("TTL", "30", "Seconds until the leader lock of a primary that does not respond expires."),
+    default("LOOP_WAIT", "10", "Seconds between the runs of Patroni's HA loop."),
+    default("RETRY_TIMEOUT", "10", "Seconds for which Patroni retries operations of the DCS and of PostgreSQL."),
+    default("MAXIMUM_LAG_ON_FAILOVER", "1048576", "Bytes by which a replica may lag and still be promoted."),
+    default("PRIMARY_START_TIMEOUT", "300", "Seconds for which a crashed primary may recover before a failover."),
+    default(
+        "FAILSAFE_MODE",
+        "yes",
+        "Keep the primary if the DCS is unreachable, as long as it reaches all members (yes or no).",
     ),
-    key("SSL_CERT", "that of Debian's ssl-cert", "file with PostgreSQL's certificate"),
-    key("SSL_KEY", "that of Debian's ssl-cert", "file with the key of SSL_CERT, readable by postgres"),
-    key("SSL_CACERT", "", "file with the certificates that sign those of members and clients"),
-    key("REPLICATION_AUTH", "password", "how members log in at each other: password or cert"),
-    key("REPLICATION_CERT", "", "for cert: file with a certificate for the name replicator"),
-    key("REPLICATION_KEY", "", "for cert: file with the key of REPLICATION_CERT, readable by postgres"),
-    key("REPLICATION_PASSWORD_FILE", "made from the site key", "file with the password of the role replicator"),
-    key("REWIND_PASSWORD_FILE", "made from the site key", "file with the password of the role rewind_user"),
-    key("SUPERUSER_PASSWORD_FILE", "none, the Unix socket needs none", "file with a password for the role postgres"),
-    key(
+    default("SYNCHRONOUS_MODE", "no", "Acknowledge a commit only when a standby has it: no, yes or quorum."),
+    default("SYNCHRONOUS_MODE_STRICT", "no", "Let commits wait even if there is no standby (yes or no)."),
+    default("SYNCHRONOUS_NODE_COUNT", "1", "Number of synchronous standbys."),
+    example(
+        "SLOTS",
+        "standby:physical,app:logical:shop:pgoutput",
+        "Permanent slots, name:physical or name:logical:database:plugin, separated by commas.",
+    ),
+    example("STANDBY_HOST", "10.1.3.100", "Make this a standby cluster that follows the primary at this host."),
+    default("STANDBY_PORT", "5432", "Port of STANDBY_HOST."),
+    example("STANDBY_SLOT", "standby", "Slot on STANDBY_HOST that the standby leader uses."),
+    example(
         "PASSWORD_SCOPE",
-        "the scope",
-        "the instance whose passwords these are, for a standby cluster that of its source",
+        "16/main",
+        "Cluster whose passwords are used; for a standby cluster, its source. Default: this cluster.",
     ),
-    // This member in the cluster.
-    key("NOFAILOVER", "no", "this member never becomes primary"),
-    key("FAILOVER_PRIORITY", "1", "of several candidates the one with the highest number becomes primary"),
-    key("NOLOADBALANCE", "no", "the REST API does not offer this member for reading"),
-    key("CLONEFROM", "no", "other members are cloned from this one rather than from the primary"),
-    key("NOSYNC", "no", "this member is never a synchronous standby"),
-    key("WATCHDOG", "automatic", "off, automatic or required"),
-    key("WATCHDOG_DEVICE", "/dev/watchdog", "the watchdog"),
-    key("LOG_LEVEL", "INFO", "of Patroni: DEBUG, INFO, WARNING, ERROR or CRITICAL"),
-    key("LOG_FORMAT", "that of Patroni", "of Patroni: a format of Python's logging"),
-    key("LOG_DIR", "the journal", "directory for log files of Patroni"),
-    key("LOG_FILE_NUM", "4", "how many old log files are kept"),
-    key("LOG_FILE_SIZE", "25000000", "bytes after which Patroni begins a new log file"),
-    key("LOCALE", "that of pg_createcluster", "locale of a new cluster"),
-    key("ENCODING", "that of pg_createcluster", "encoding of a new cluster"),
-    key("DATA_CHECKSUMS", "that of pg_createcluster", "data checksums in a new cluster, yes or no"),
-    key(
+    default("PG_TUNE", "no", "auto: size PostgreSQL's memory and parallelism from this host's RAM and CPUs."),
+    example(
+        "PG_PARAMETERS_FILE",
+        "/etc/patroni/parameters.conf",
+        "File with PostgreSQL parameters, in the format of postgresql.conf.",
+    ),
+    example(
+        "PG_HBA_FILE",
+        "/etc/patroni/pg_hba.lines",
+        "File with lines for pg_hba.conf that precede the general ones.",
+    ),
+    // Certificates and passwords of PostgreSQL.
+    example(
+        "SSL",
+        "required",
+        "TLS of network connections: required, allowed or off. Default: required if PostgreSQL has a certificate.",
+    ),
+    example(
+        "SSL_CERT",
+        "/etc/patroni/tls/postgresql.pem",
+        "Certificate of PostgreSQL. Default: the one that postgresql-common configured.",
+    ),
+    example(
+        "SSL_KEY",
+        "/etc/patroni/tls/postgresql.key",
+        "Key of SSL_CERT, readable by postgres. Default: the one that postgresql-common configured.",
+    ),
+    example("SSL_CACERT", "/etc/patroni/tls/ca.pem", "CA certificates that verify members and clients."),
+    default("REPLICATION_AUTH", "password", "How members authenticate to each other: password or cert."),
+    example(
+        "REPLICATION_CERT",
+        "/etc/patroni/tls/replicator.pem",
+        "For cert: certificate with the common name replicator.",
+    ),
+    example(
+        "REPLICATION_KEY",
+        "/etc/patroni/tls/replicator.key",
+        "For cert: key of REPLICATION_CERT, readable by postgres.",
+    ),
+    example(
+        "REPLICATION_PASSWORD_FILE",
+        "/etc/patroni/replicator.password",
+        "File with the password of the role replicator. Default: a password derived from the site key.",
+    ),
+    example(
+        "REWIND_PASSWORD_FILE",
+        "/etc/patroni/rewind_user.password",
+        "File with the password of the role rewind_user. Default: a password derived from the site key.",
+    ),
+    example(
+        "SUPERUSER_PASSWORD_FILE",
+        "/etc/patroni/postgres.password",
+        "File with a password for the role postgres. Default: no password; the Unix socket needs none.",
+    ),
+    // This member in the Patroni cluster.
+    default("NOFAILOVER", "no", "Never promote this member (yes or no)."),
+    default("FAILOVER_PRIORITY", "1", "Of several candidates, the one with the highest number is promoted."),
+    default("NOLOADBALANCE", "no", "Do not offer this member for reading in the REST API (yes or no)."),
+    default("CLONEFROM", "no", "Prefer this member over the primary as the source of base backups (yes or no)."),
+    default("NOSYNC", "no", "Never make this member a synchronous standby (yes or no)."),
+    default("WATCHDOG", "automatic", "Use of a watchdog: off, automatic or required."),
+    default("WATCHDOG_DEVICE", "/dev/watchdog", "Device of the watchdog."),
+    default("LOG_LEVEL", "INFO", "Log level of Patroni: DEBUG, INFO, WARNING, ERROR or CRITICAL."),
+    default(
+        "LOG_FORMAT",
+        "%(asctime)s %(levelname)s: %(message)s",
+        "Log format of Patroni, in the syntax of Python's logging module.",
+    ),
+    example(
+        "LOG_DIR",
+        "/var/log/patroni",
+        "Directory for Patroni's log files. Default: none; Patroni logs to the journal.",
+    ),
+    default("LOG_FILE_NUM", "4", "With LOG_DIR: number of old log files that are kept."),
+    default("LOG_FILE_SIZE", "25000000", "With LOG_DIR: bytes after which Patroni starts a new log file."),
+    // A new cluster, and a new replica.
+    example("LOCALE", "C.UTF-8", "Locale of a new cluster. Default: from createcluster.conf or the environment."),
+    example("ENCODING", "UTF8", "Encoding of a new cluster. Default: from createcluster.conf or the locale."),
+    example(
+        "DATA_CHECKSUMS",
+        "yes",
+        "Data checksums in a new cluster: yes or no. Default: from createcluster.conf or PostgreSQL's own default.",
+    ),
+    example(
         "CLONE_MAX_RATE",
-        "unlimited",
-        "the most that a clone takes per second: 50M, 900k (kilobytes without a letter)",
+        "50M",
+        "Maximum rate of a base backup per second: 50M, 900k, or kilobytes without a letter. Default: unlimited.",
     ),
-    key("CLONE_COMPRESS", "none", "compression of a clone on the network: METHOD[:DETAIL] of pg_basebackup"),
-    key("CLONE_CHECKPOINT", "fast", "fast, or spread to spare the primary's disks"),
-    key("VIPS", "", "virtual addresses with prefix, separated by commas; the one in a subnet of this member is used"),
-    key("VIP_MANAGER", "dnscp", "who moves the virtual address: dnscp, keepalived or vip-manager"),
-    key("VIP_INTERFACE", "the one with the address's subnet", "the interface that gets the virtual address"),
-    key("VIP_LEASE", "10", "seconds for which the kernel keeps the address when nobody renews it"),
-    key("VIP_STANDBY_LEADER", "no", "the leader of a standby cluster has the address too"),
-    key("DNS_NAME", "the scope", "the name that is registered, with or without its zone"),
-    key("DNS_ZONE", "the zone of DNS_NAME", "the zone of the name; it or DNS_NAME turns registration on"),
-    key("DNS_SERVERS", "those of the zone", "the servers that take the update: host[:port], separated by commas"),
-    key("DNS_TTL", "1200", "seconds for which others may keep the answer"),
-    key("DNS_AUTH", "none", "none, tsig or gss (Kerberos, as Active Directory wants it)"),
-    key("DNS_TSIG_KEY_FILE", "", "the key for tsig, as tsig-keygen writes it"),
-    key("DNS_PRINCIPAL", "", "the account for gss, as in pgsql$@EXAMPLE.ORG"),
-    key("DNS_KEYTAB", "", "file with the key of DNS_PRINCIPAL"),
-    key("DNS_PASSWORD_FILE", "", "file with the password of DNS_PRINCIPAL, where there is no keytab"),
-    // The programs around the cluster.
-    key("HAPROXY_WRITE_PORT", "PORT and 10000", "the port of HAProxy that is the primary"),
-    key("HAPROXY_READ_PORT", "PORT and 20000", "the port of HAProxy that is the replicas in turn"),
-    key("HAPROXY_SYNC_PORT", "none", "the port of HAProxy that is the synchronous standbys in turn"),
-    key("HAPROXY_READ_PRIMARY", "no", "HAProxy reads from the primary too"),
-    key("HAPROXY_MAX_LAG", "16MB", "HAProxy does not read from a replica that lags more: bytes, or as 16MB"),
-    key("HAPROXY_STATS_PORT", "7000", "the port of HAProxy's statistics, on loopback"),
-    key(
+    example(
+        "CLONE_COMPRESS",
+        "server-lz4",
+        "Compression of a base backup on the network: METHOD[:DETAIL] of pg_basebackup.",
+    ),
+    default(
+        "CLONE_CHECKPOINT",
+        "fast",
+        "Checkpoint of a base backup: fast, or spread to reduce the load on the primary's disks.",
+    ),
+    // The client endpoint.
+    example(
+        "VIPS",
+        "10.0.3.100/24,10.1.3.100/24",
+        "Virtual IP addresses, separated by commas; a member uses the one in its subnet.",
+    ),
+    default("VIP_MANAGER", "dnscp", "Program that moves the virtual IP address: dnscp, keepalived or vip-manager."),
+    example("VIP_INTERFACE", "eth0", "Interface for the virtual IP address. Default: the one in its subnet."),
+    default("VIP_LEASE", "10", "Seconds for which the kernel keeps the address when it is not renewed."),
+    default("VIP_STANDBY_LEADER", "no", "Give address and name to the leader of a standby cluster, too (yes or no)."),
+    example(
+        "DNS_NAME",
+        "pgsql",
+        "DNS name of the primary, with or without its zone. Default: the scope, as in 16-main.",
+    ),
+    example(
+        "DNS_ZONE",
+        "example.org",
+        "DNS zone of this name; DNS_ZONE or DNS_NAME enables registration. Default: from DNS_NAME or the host's domain.",
+    ),
+    example(
+        "DNS_SERVERS",
+        "10.0.3.53",
+        "Servers that accept the update as host[:port], separated by commas. Default: those in the zone's SOA and NS records.",
+    ),
+    default("DNS_TTL", "1200", "Seconds for which resolvers may cache the record."),
+    default(
+        "DNS_AUTH",
+        "none",
+        "Authentication of the update: none, tsig or gss (Kerberos, as Active Directory requires it).",
+    ),
+    example("DNS_TSIG_KEY_FILE", "/etc/patroni/dnscp.tsig", "For tsig: the key file, in the format of tsig-keygen."),
+    example("DNS_PRINCIPAL", "pgsql$@EXAMPLE.ORG", "For gss: the Kerberos account."),
+    example("DNS_KEYTAB", "/etc/patroni/dnscp.keytab", "For gss: keytab of DNS_PRINCIPAL."),
+    example(
+        "DNS_PASSWORD_FILE",
+        "/etc/patroni/dnscp.password",
+        "For gss, instead of DNS_KEYTAB: file with the password of DNS_PRINCIPAL.",
+    ),
+    // The integrations.
+    example("HAPROXY_WRITE_PORT", "15432", "Port of HAProxy for the primary. Default: PORT + 10000."),
+    example("HAPROXY_READ_PORT", "25432", "Port of HAProxy for the replicas. Default: PORT + 20000."),
+    example("HAPROXY_SYNC_PORT", "30432", "Port of HAProxy for the synchronous standbys."),
+    default("HAPROXY_READ_PRIMARY", "no", "Route read connections to the primary, too (yes or no)."),
+    default(
+        "HAPROXY_MAX_LAG",
+        "16MB",
+        "Do not route read connections to a replica that lags by more than this: bytes, or with kB, MB or GB.",
+    ),
+    default("HAPROXY_STATS_PORT", "7000", "Port of HAProxy's statistics page, on loopback."),
+    example(
         "PGBOUNCER_SERVER",
-        "the address in VIPS, else the DNS name, else HAProxy on this host",
-        "where PgBouncer finds the primary: host[:port]",
+        "pgsql.example.org",
+        "Where PgBouncer reaches the primary, host[:port]. Default: the address in VIPS, the DNS name, or HAProxy on this host.",
     ),
-    key("PGBOUNCER_LISTEN", "127.0.0.1", "the addresses on which PgBouncer listens, separated by commas, or *"),
-    key("PGBOUNCER_PORT", "6432", "the port of PgBouncer"),
-    key(
+    default("PGBOUNCER_LISTEN", "127.0.0.1", "Addresses on which PgBouncer listens, separated by commas, or *."),
+    default("PGBOUNCER_PORT", "6432", "Port on which PgBouncer listens."),
+    default(
         "PGBOUNCER_POOL_MODE",
         "session",
-        "when PgBouncer gives a connection to another client: session or transaction",
+        "When PgBouncer reuses a server connection: after a session or after each transaction.",
     ),
-    // The store, where it runs on the members.
-    key("ETCD_CERT", "/etc/patroni/tls/etcd.pem", "file with the certificate of this server of etcd"),
-    key("ETCD_KEY", "/etc/patroni/tls/etcd.key", "file with the key of ETCD_CERT, readable by etcd"),
-    key("ETCD_STATE", "new", "existing: this server joins an etcd that is there already"),
-    key("CONSUL_SERVERS", "all of MEMBERS", "the members with a server of Consul, by name; the others have an agent"),
-    key("CONSUL_CERT", "/etc/patroni/tls/consul.pem", "file with the certificate of this agent of Consul"),
-    key("CONSUL_KEY", "/etc/patroni/tls/consul.key", "file with the key of CONSUL_CERT, readable by consul"),
-    key("CONSUL_AGENT_TOKEN_FILE", "", "file with the ACL token that Consul's agents have themselves"),
+    // The DCS, if it runs on the members.
+    default("ETCD_CERT", "/etc/patroni/tls/etcd.pem", "Certificate of the etcd server on this member."),
+    default("ETCD_KEY", "/etc/patroni/tls/etcd.key", "Key of ETCD_CERT, readable by etcd."),
+    default("ETCD_STATE", "new", "existing: this server joins an existing etcd cluster."),
+    example(
+        "CONSUL_SERVERS",
+        "pg1,pg2,pg3",
+        "Members that run a Consul server, separated by commas; the others run an agent. Default: all of MEMBERS.",
+    ),
+    default("CONSUL_CERT", "/etc/patroni/tls/consul.pem", "Certificate of the Consul agent on this member."),
+    default("CONSUL_KEY", "/etc/patroni/tls/consul.key", "Key of CONSUL_CERT, readable by consul."),
+    example(
+        "CONSUL_AGENT_TOKEN_FILE",
+        "/etc/patroni/agent.token",
+        "File with the ACL token of the Consul agents themselves.",
+    ),
 ];
 
 /// Where a value came from.

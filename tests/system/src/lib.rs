@@ -31,6 +31,7 @@ mod lab;
 pub mod names;
 mod net;
 mod node;
+pub mod page;
 pub mod patroni;
 mod previous;
 pub mod program;

@@ -1,9 +1,9 @@
-//! `docs/three-nodes.md`: its commands, as they stand there, make a site of three bare machines. Then programs of others look at it.
+//! `docs/three-nodes.md`: its commands, as they are written there, set up a site on three bare machines. Then other programs look at it.
 
-use std::fmt::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use lab::page::{self, Block};
 use lab::patroni::{self, Cluster};
 use lab::{Lab, Node, Release};
 
@@ -11,10 +11,10 @@ const PAGE: &str = include_str!("../../../docs/three-nodes.md");
 const MACHINES: [&str; 3] = ["pg1", "pg2", "pg3"];
 
 /// The section for which a machine has to be lost first.
-const LOST: &str = "A machine is lost";
+const LOST: &str = "Replace a failed host";
 
 /// The longest is the installation.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = page::LIMIT;
 
 /// What the page takes for given, and what a machine that has just been installed has not: root's way from the first machine to the
 /// others is open, and nothing is there that the page installs.
@@ -60,8 +60,9 @@ fn consul_13() -> Result<()> {
 fn site(lab: &Lab, store: &str) -> Result<()> {
     lab.offer(&[patroni::package()?])?;
     lab.each(|node| node.run_within(LIMIT, BARE).map(drop))?;
-    trust(lab)?;
-    let blocks = blocks(store)?;
+    page::let_in_root_of_the_first(lab)?;
+    let blocks = page::blocks(PAGE, &MACHINES, store)?;
+    ensure!(blocks.len() > 5, "the page has only {} blocks", blocks.len());
     for block in blocks.iter().filter(|block| block.section != LOST) {
         block.run(lab, &block.nodes)?;
     }
@@ -89,7 +90,7 @@ fn lost(lab: &Lab, main: &Cluster, store: &str, blocks: &[Block]) -> Result<()> 
     }
     lab.replace(node)?;
     node.run_within(LIMIT, BARE)?;
-    trust(lab)?;
+    page::let_in_root_of_the_first(lab)?;
     let packages = |block: &&Block| block.section == "Packages";
     ensure!(blocks.iter().any(|block| packages(&block)), "the page has no packages");
     for block in blocks.iter().filter(packages) {
@@ -100,63 +101,6 @@ fn lost(lab: &Lab, main: &Cluster, store: &str, blocks: &[Block]) -> Result<()> 
     }
     main.wait_streaming(2, Duration::from_secs(60))?;
     look(lab, main, store)
-}
-
-/// Commands of the page, and where they are run.
-struct Block {
-    section: &'static str,
-    nodes: Vec<&'static str>,
-    commands: String,
-}
-
-impl Block {
-    fn run(&self, lab: &Lab, nodes: &[&str]) -> Result<()> {
-        for node in nodes {
-            let begin = Instant::now();
-            let said = lab.node(node).try_run_within(LIMIT, &format!("set -e\n{}", self.commands))?;
-            let shown = self.commands.lines().next().unwrap_or_default();
-            ensure!(said.status.success(), "{node}: {shown} …: {said}");
-            let seconds = begin.elapsed().as_secs_f32();
-            println!("Debian {}, {}, {node}: {shown} …: {seconds:.1} s", lab.release(), self.section);
-        }
-        Ok(())
-    }
-}
-
-/// The blocks that begin with "```sh on …", but those that are for another store: "```sh on …, with Consul".
-fn blocks(store: &str) -> Result<Vec<Block>> {
-    let mut found = Vec::new();
-    let mut lines = PAGE.lines();
-    let mut section = "";
-    while let Some(line) = lines.next() {
-        section = line.strip_prefix("## ").unwrap_or(section);
-        let Some(heading) = line.strip_prefix("```") else { continue };
-        let commands: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
-        let place = heading.strip_prefix("sh on ").with_context(|| format!("a block has no place: {line}"))?;
-        let (place, with) = place.split_once(", with ").map_or((place, store), |(place, with)| (place, with));
-        let nodes: Vec<&str> = match place {
-            "every member" => MACHINES.to_vec(),
-            place => MACHINES.into_iter().filter(|name| place.split(' ').any(|word| word == *name)).collect(),
-        };
-        ensure!(!nodes.is_empty() && ["etcd", "Consul"].contains(&with), "what is this? {line}");
-        if with == store {
-            found.push(Block { section, nodes, commands: commands.join("\n") });
-        }
-    }
-    ensure!(found.len() > 5, "the page has only {} blocks", found.len());
-    Ok(found)
-}
-
-fn trust(lab: &Lab) -> Result<()> {
-    let first = lab.node("pg1");
-    first.run("test -e /root/.ssh/id_ed25519 || ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")?;
-    let key = first.read("/root/.ssh/id_ed25519.pub")?;
-    let mut known = String::new();
-    for node in lab.nodes() {
-        node.write("/root/.ssh/authorized_keys", &key, 0o600)?;
-        writeln!(known, "{} {}", node.name(), node.read("/etc/ssh/ssh_host_ed25519_key.pub")?.trim())?;
-    }
-    first.write("/root/.ssh/known_hosts", known, 0o600)
 }
 
 /// What was generated is there and is what would be generated now; and nobody reads a key who has nothing to do with it.

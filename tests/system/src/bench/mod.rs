@@ -81,7 +81,7 @@ const PARTS: [(Part, Measure); 4] = [
 /// Measures and prints a table in Markdown.
 pub fn run(options: &Options) -> Result<()> {
     println!("{}\n", surroundings(options.package()?)?);
-    println!("| job | ours | against | reach | result | met |\n| --- | --- | --- | --- | --- | --- |");
+    println!("| job | patroni-tools | compared with | goal | result | met |\n| --- | --- | --- | --- | --- | --- |");
     let mut notes = Vec::new();
     for (part, measure) in PARTS {
         if options.only.is_empty() || options.only.contains(&part) {

@@ -1,0 +1,63 @@
+//! The completion of `patroni-gen-config` offers what its `--help` lists.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::machine::Machine;
+
+/// What bash offers for the last of some words.
+fn completed(words: &[&str]) -> Vec<String> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../debian/patroni-gen-config.completion");
+    let script = r#". "$0"; COMP_WORDS=(patroni-gen-config "$@") COMP_CWORD=$#
+        _patroni_gen_config; printf '%s\n' "${COMPREPLY[@]}""#;
+    let output = Command::new("bash").args(["-c", script]).arg(file).args(words).output().unwrap();
+    assert!(output.stderr.is_empty(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let mut offered: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+    offered.sort();
+    offered
+}
+
+/// The words that begin the lines of a part of `--help`.
+fn listed(help: &str, heading: &str) -> Vec<String> {
+    let (_, part) = help.split_once(&format!("\n{heading}:\n")).unwrap();
+    let lines = part.lines().take_while(|line| line.is_empty() || line.starts_with(' '));
+    let mut words: Vec<String> = lines
+        .filter_map(|line| {
+            let words = line.split_whitespace().find(|word| !word.ends_with(','))?;
+            let option =
+                words.strip_prefix("--").is_some_and(|name| name.starts_with(|c: char| c.is_ascii_lowercase()));
+            (heading != "Options" || option).then(|| words.to_owned())
+        })
+        .collect();
+    words.sort();
+    words
+}
+
+#[test]
+fn each_verb_is_completed_with_its_own_options() {
+    let machine = Machine::base();
+    let help = |words: &[&str]| String::from_utf8(machine.run(words).stdout).unwrap();
+    let verbs: Vec<String> = listed(&help(&["-h"]), "Commands").into_iter().filter(|verb| verb != "help").collect();
+    let first = completed(&[""]);
+    for verb in &verbs {
+        assert!(first.contains(verb), "{verb}");
+        let mut offered = completed(&[verb, "-"]);
+        // Other names of --dcs and --dry-run.
+        offered.retain(|option| option != "--store" && option != "--stdout");
+        assert_eq!(offered, listed(&help(&[verb, "-h"]), "Options"), "{verb}");
+    }
+}
+
+#[test]
+fn a_verb_that_is_an_option_is_completed_alike() {
+    for (words, meant) in [
+        (&["16/main", "--check", "-"] as &[&str], &["check", "-"]),
+        (&["--for", ""], &["for", ""]),
+        (&["--stdout", "16/main", "-"], &["show", "-"]),
+        (&["for", "haproxy", "--diff", "-"], &["for", "-"]),
+    ] {
+        assert_eq!(completed(words), completed(meant), "{words:?}");
+    }
+    assert_eq!(completed(&["--rot"]), ["--rotate"]);
+    assert_eq!(completed(&["for", "haproxy", "--mem"]), ["--members-from-cluster"]);
+}
