@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use dnscp::announce::{self, Mac};
 use dnscp::netlink::{self, Interface, Placed};
 use host::endpoint::Vip;
+use host::trouble::Trouble;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{LinkAddr, MsgFlags, bind, send};
 use nix::unistd::{Pid, gettid};
@@ -519,8 +520,10 @@ fn two_capabilities_are_enough() {
     if std::env::var_os(INSIDE).is_some() {
         let interfaces = netlink::interfaces().unwrap();
         for placed in netlink::pick(&[vip(VIP), vip(VIP6)], None, &interfaces).placed {
-            netlink::add_or_renew(&placed, Some(Duration::from_secs(10))).unwrap();
-            announce::send_once(placed.index, placed.address).unwrap();
+            let added = netlink::add_or_renew(&placed, Some(Duration::from_secs(10)));
+            // Shows the hint, too.
+            added.map_err(|error| Trouble::of(&error)).unwrap();
+            announce::send_once(placed.index, placed.address).map_err(|error| Trouble::of(&error)).unwrap();
             assert_eq!(announce::probe(placed.index, placed.address, Duration::from_millis(50)).unwrap(), None);
             netlink::release(placed.index, placed.address).unwrap();
             netlink::add_or_renew(&placed, Some(Duration::from_secs(10))).unwrap();
