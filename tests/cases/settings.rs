@@ -103,7 +103,7 @@ fn uncommented() -> String {
 #[test]
 fn the_shipped_file_is_valid_with_every_line_in_force() {
     let mut settings = Settings::default();
-    for assignment in envfile::parse(&uncommented()).unwrap() {
+    for assignment in envfile::parse("/f", &uncommented()).unwrap() {
         settings.put(&assignment.key, assignment.value, Origin::Option("shipped")).unwrap();
     }
     for key in KEYS {

@@ -268,7 +268,7 @@ fn another_certificate_than_the_files_is_a_doubt_while_postgres_answers() {
     let fifo = host.machine.path("etc/patroni/tls/fifo.pem");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let fifo = asks_of("fifo");
-    assert_eq!(fifo, doubt("/etc/patroni/tls/fifo.pem is a FIFO, where a file is expected"));
+    assert_eq!(fifo, doubt("/etc/patroni/tls/fifo.pem: is a FIFO, not a file"));
 }
 
 #[test]

@@ -161,14 +161,13 @@ fn plain_etcd(image: Image, name: &str) {
     }
     let section = &format!("etcd3:\n  hosts: ['{SERVER}:2379']");
     let refused = format!(
-        "error: etcd3 at {SERVER}:2379: it cannot be reached (Connection refused): start it, or correct DCS_HOSTS or the firewall"
+        "error: etcd3 at {SERVER}:2379: it is unreachable (Connection refused): start it, or correct DCS_HOSTS or the firewall"
     );
     assert_eq!(doctor(section, ""), [refused]);
     let server = etcd(&url("http"));
     assert_eq!(doctor(section, ""), [""; 0]);
     // One of several that answers is enough; nobody answers at the second address.
-    let away =
-        "etcd3 at 10.99.0.1:2379: it cannot be reached (no answer): start it, or correct DCS_HOSTS or the firewall";
+    let away = "etcd3 at 10.99.0.1:2379: it is unreachable (no answer): start it, or correct DCS_HOSTS or the firewall";
     let both = &format!("etcd3:\n  hosts: ['10.99.0.1:2379', '{SERVER}:2379']");
     assert_eq!(doctor(both, ""), [format!("warning: {away}")]);
     assert_eq!(doctor("etcd3:\n  hosts: ['10.99.0.1:2379']", ""), [format!("error: {away}")]);
@@ -177,7 +176,7 @@ fn plain_etcd(image: Image, name: &str) {
     assert_eq!(
         doctor(&format!("{section}\n  protocol: https\n  cacert: /etc/patroni/ca.pem"), ""),
         [format!(
-            "error: etcd3 at {SERVER}:2379: it does not speak TLS: turn TLS on there, or remove DCS_CACERT and DCS_CERT and set \
+            "error: etcd3 at {SERVER}:2379: it does not use TLS: turn TLS on there, or remove DCS_CACERT and DCS_CERT and set \
              DCS_PROTOCOL=http, and run patroni-gen-config 17/main"
         )]
     );
@@ -398,13 +397,13 @@ fn etcd_with_tls_and_users() {
     assert_eq!(
         clear,
         format!(
-            "error: etcd3 at {SERVER}:2379: it ended the connection (without a word): see its log; or, if it wants TLS, \
+            "error: etcd3 at {SERVER}:2379: it closed the connection (without an answer): see its log; or, if it wants TLS, \
              set DCS_CACERT{then}"
         )
     );
     // The server reads its files for each connection.
     theirs(&site.issue(address(SERVER), PAST, true));
-    assert_eq!(good(), "its certificate (CN=member) expired on DATE: renew it there");
+    assert_eq!(good(), "its certificate (CN=member) has expired (DATE): renew it there");
     theirs(&site.issue(address(SERVER), 5..30, true));
     assert_eq!(
         good(),
@@ -541,12 +540,12 @@ fn consul_with_acl_and_tls() {
         format!("it wants a certificate of ours (sslv3 alert bad certificate): set DCS_CERT and DCS_KEY{then}")
     );
     let clear = doctor(&format!("consul:\n  host: {SERVER}:8501"), "");
-    assert_eq!(clear, [format!("{}it wants TLS: set DCS_CACERT, or DCS_PROTOCOL=https{then}", place(8501))]);
+    assert_eq!(clear, [format!("{}it requires TLS: set DCS_CACERT, or DCS_PROTOCOL=https{then}", place(8501))]);
     drop(server);
     theirs(&site.issue(address(SERVER), PAST, true));
     let _server = start();
     until_ok(&consul("catalog datacenters"), "/run/consul.log").unwrap();
-    assert_eq!(secure("ca", "own"), "its certificate (CN=member) expired on DATE: renew it there");
+    assert_eq!(secure("ca", "own"), "its certificate (CN=member) has expired (DATE): renew it there");
 }
 
 const ZOOKEEPER: &str = "tickTime=1000
@@ -693,7 +692,7 @@ fn the_others_rest_apis() {
     assert_eq!(
         said,
         [
-            "warning: the REST API of pg2: its certificate (CN=member) expired on DATE: renew RESTAPI_CERT there"
+            "warning: the REST API of pg2: its certificate (CN=member) has expired (DATE): renew RESTAPI_CERT there"
                 .to_owned(),
             format!(
                 "warning: the REST API of pg3: its certificate is for {SERVER}, not for {OWN}: have it issued for that address"

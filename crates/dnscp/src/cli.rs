@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use host::endpoint::Point;
+use host::endpoint::Endpoint;
 use host::report::Reporter;
 use host::settings::{self, Origin, Settings};
 use host::trouble::Trouble;
@@ -189,18 +189,18 @@ fn run(asked: Asked, caller: Caller, begin: Moment, reporter: &Reporter) -> Resu
 }
 
 /// The settings and how Patroni is reached, from files that only root can change.
-fn load(root: &Root, caller: Caller, id: &ClusterId) -> Result<Option<(Point, Option<Instance>)>> {
-    for file in [PathBuf::from(settings::SITE_FILE), settings::instance_file(id)] {
+fn load(root: &Root, caller: Caller, id: &ClusterId) -> Result<Option<(Endpoint, Option<Instance>)>> {
+    for file in [PathBuf::from(settings::SITE_FILE), settings::cluster_file(id)] {
         caller.trust(root, &file)?;
     }
-    let Some(point) = Point::read(root, id)? else { return Ok(None) };
+    let Some(point) = Endpoint::read(root, id)? else { return Ok(None) };
     Ok(Some((point, Instance::read(root, id, &caller)?)))
 }
 
 impl Script {
     /// The settings of the cluster, if the scope names one, overridden by the options. The defaults are those of dnscp.sh: the scope is
     /// the name, and the domain of the host is its zone.
-    fn load(&self, root: &Root, caller: Caller, scope: &str) -> Result<Option<(Point, Option<Instance>)>> {
+    fn load(&self, root: &Root, caller: Caller, scope: &str) -> Result<Option<(Endpoint, Option<Instance>)>> {
         let id: Option<ClusterId> = scope.parse().ok();
         let mut settings = Settings::default();
         let mut instance = None;
@@ -233,7 +233,7 @@ impl Script {
         }
         // The name is set, so this one is not used.
         let unnamed = "00-script".parse()?;
-        let point = Point::from_settings(root, id.as_ref().unwrap_or(&unnamed), &settings)?;
+        let point = Endpoint::from_settings(root, id.as_ref().unwrap_or(&unnamed), &settings)?;
         Ok(point.map(|point| (point, instance)))
     }
 }

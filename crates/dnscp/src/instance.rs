@@ -1,11 +1,12 @@
 //! What patroni-gen-config wrote about one cluster, so that dnscp does not read YAML.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 pub use host::endpoint::file;
+use host::envfile::Assignment;
 use host::trouble::Explain;
 use host::{ClusterId, Root, envfile, fail};
 
@@ -34,9 +35,8 @@ impl Instance {
         let path = file(id);
         caller.trust(root, &path)?;
         let Some(text) = root.read(&path)? else { return Ok(None) };
-        let written = Written::parse(&text)
-            .at(path.display())
-            .or_hint(|| format!("Create it again with: patroni-gen-config {id}"))?;
+        let written =
+            Written::parse(&path, &text).or_hint(|| format!("Create it again with: patroni-gen-config {id}"))?;
         let rest = written
             .rest
             .map(|(address, files)| Arc::new(Api::new(root, address, files.map(|files| Tls::new(root, files)))));
@@ -67,8 +67,11 @@ struct Written {
 }
 
 impl Written {
-    fn parse(text: &str) -> Result<Self> {
-        let assignments = envfile::parse(text).map_err(|error| anyhow!("line {error}"))?;
+    fn parse(file: &Path, text: &str) -> Result<Self> {
+        Self::of(&envfile::parse(file, text)?).at(file.display())
+    }
+
+    fn of(assignments: &[Assignment]) -> Result<Self> {
         let value = |key: &str| assignments.iter().rev().find(|a| a.key == key).map(|a| a.value.as_str());
         let rest = value("RESTAPI").filter(|url| !url.is_empty()).map(|url| -> Result<_> {
             let (secure, address) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
@@ -102,7 +105,8 @@ mod tests {
     #[test]
     fn reads_what_patroni_gen_config_writes() {
         let rest = |lines: &str| {
-            Written::parse(&format!("# c\nNAME=\"pg1\"\n{lines}\nDATA_DIRECTORY=\"/d\"\n")).map(|w| w.rest)
+            Written::parse(Path::new("/f"), &format!("# c\nNAME=\"pg1\"\n{lines}\nDATA_DIRECTORY=\"/d\"\n"))
+                .map(|w| w.rest)
         };
         let address: SocketAddr = "[fd00::1]:8008".parse().unwrap();
         assert_eq!(rest("").unwrap(), None);

@@ -42,7 +42,7 @@ pub fn accepted(root: &Root, own: SocketAddr, peer: SocketAddr, end: Instant) ->
         let found = socket.as_ref().and_then(|socket| ask(socket, own, peer));
         // A kernel without tcp_diag answers like one that does not know the connection.
         let found = found.or_else(|| {
-            let (uid, inode) = clusters::connected(root, peer, own).ok()??;
+            let (uid, inode) = clusters::connection_owner(root, peer, own).ok()??;
             Some(End { uid, inode })
         });
         match found {
@@ -138,7 +138,11 @@ mod tests {
             // By sock_diag, and by the table alone.
             let found = accepted(&nowhere, own, peer, soon()).unwrap().unwrap();
             assert_eq!(found.uid, nix::unistd::geteuid().as_raw(), "{listen}");
-            assert_eq!(clusters::connected(&here, peer, own).unwrap(), Some((found.uid, found.inode)), "{listen}");
+            assert_eq!(
+                clusters::connection_owner(&here, peer, own).unwrap(),
+                Some((found.uid, found.inode)),
+                "{listen}"
+            );
         }
     }
 

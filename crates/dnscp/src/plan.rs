@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Error;
-use host::endpoint::{Manager, Point, state_file};
+use host::endpoint::{Endpoint, Manager, state_file};
 use host::trouble;
 use host::trouble::Trouble;
 
@@ -89,7 +89,7 @@ pub struct Plan {
 
 /// Steps that remove the virtual addresses that are on an interface of this member.
 #[must_use]
-pub fn present(point: &Point, interfaces: &[Interface]) -> Vec<Step> {
+pub fn present(point: &Endpoint, interfaces: &[Interface]) -> Vec<Step> {
     let mut present = Vec::new();
     for interface in interfaces {
         for entry in &interface.addresses {
@@ -106,7 +106,7 @@ pub fn present(point: &Point, interfaces: &[Interface]) -> Vec<Step> {
 
 /// For a member that is not the primary: removes every virtual address, on whatever interface it is.
 #[must_use]
-pub fn release(point: &Point, interfaces: &[Interface]) -> Plan {
+pub fn release(point: &Endpoint, interfaces: &[Interface]) -> Plan {
     let present = present(point, interfaces);
     let steps = match point.manager {
         Manager::Dnscp => present,
@@ -116,7 +116,7 @@ pub fn release(point: &Point, interfaces: &[Interface]) -> Plan {
     Plan { steps, problems: Vec::new() }
 }
 
-fn tell(point: &Point, primary: bool, present: &[Step]) -> Step {
+fn tell(point: &Endpoint, primary: bool, present: &[Step]) -> Step {
     let address = |step: &Step| if let Step::Release { address, .. } = step { Some(*address) } else { None };
     Step::Tell { file: state_file(&point.id), primary, held: present.iter().filter_map(address).collect() }
 }
@@ -124,7 +124,7 @@ fn tell(point: &Point, primary: bool, present: &[Step]) -> Step {
 /// For the primary: addresses first, then the neighbours, then the name. The name gets `own` if there is no virtual address. Without
 /// a lease keepalived is not told, since nothing would take that back if Patroni hung.
 #[must_use]
-pub fn acquire(point: &Point, interfaces: &[Interface], lease: Option<Duration>, own: Option<IpAddr>) -> Plan {
+pub fn acquire(point: &Endpoint, interfaces: &[Interface], lease: Option<Duration>, own: Option<IpAddr>) -> Plan {
     let Pick { placed, problems } = pick(&point.vips, point.interface.as_deref(), interfaces);
     let mut steps = match point.manager {
         Manager::Dnscp => add(present(point, interfaces), &placed, interfaces, lease),
@@ -213,8 +213,8 @@ mod tests {
     use crate::netlink::Address;
     use host::endpoint::{Auth, Dns, Vip};
 
-    fn point(vips: &[&str]) -> Point {
-        Point {
+    fn point(vips: &[&str]) -> Endpoint {
+        Endpoint {
             id: "16/main".parse().unwrap(),
             vips: vips.iter().map(|vip| Vip { address: vip.parse().unwrap(), prefix: Some(24) }).collect(),
             manager: Manager::Dnscp,

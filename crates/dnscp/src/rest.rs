@@ -181,7 +181,7 @@ impl Api {
         fail!(
             "{} answers there instead of Patroni, which runs as {USER}",
             // Other users than root could not see the process.
-            holder::who(&self.root, end.uid, end.inode, geteuid().is_root());
+            holder::describe(&self.root, end.uid, end.inode, geteuid().is_root());
             "Stop that process, and start Patroni."
         )
     }
@@ -190,8 +190,8 @@ impl Api {
 /// Why a request without TLS failed.
 fn explain(fault: Fault) -> Error {
     let trouble = match fault {
-        Fault::Silent => return io::Error::from(ErrorKind::TimedOut).into(),
-        Fault::Foreign => Trouble::new("what answers there is not Patroni")
+        Fault::Unresponsive => return io::Error::from(ErrorKind::TimedOut).into(),
+        Fault::OtherProtocol => Trouble::new("what answers there is not Patroni")
             .hint("Check the port of the REST API, and run: patroni-gen-config"),
         fault => Trouble::new(fault.to_string()).hint("If the REST API uses TLS now, run: patroni-gen-config"),
     };

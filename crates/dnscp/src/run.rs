@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Error, Result};
-use host::endpoint::{Manager, Point};
+use host::endpoint::{Endpoint, Manager};
 use host::report::{self, Level, Reporter};
 use host::trouble::Trouble;
 use host::{Root, clusters, holder, trouble};
@@ -36,7 +36,7 @@ pub struct Task {
     /// The machine.
     pub root: Root,
     /// The settings.
-    pub point: Point,
+    pub point: Endpoint,
     /// How Patroni is reached, if patroni-gen-config wrote it.
     pub instance: Option<Instance>,
     /// When this process started.
@@ -52,7 +52,7 @@ pub struct Task {
 impl Task {
     /// A task as Patroni gives it.
     #[must_use]
-    pub fn new(root: &Root, point: Point, instance: Option<Instance>, begin: Moment, reporter: &Reporter) -> Self {
+    pub fn new(root: &Root, point: Endpoint, instance: Option<Instance>, begin: Moment, reporter: &Reporter) -> Self {
         let (root, reporter) = (root.clone(), reporter.clone());
         Self { root, point, instance, begin, reporter, verbose: false, by_patroni: true }
     }
@@ -88,7 +88,7 @@ impl Task {
         })?;
         Some(trouble!(
             "{} listens on port {port} instead of PostgreSQL, and would get the clients of this member",
-            holder::who(&self.root, uid, inode, geteuid().is_root());
+            holder::describe(&self.root, uid, inode, geteuid().is_root());
             "Stop that process, and restart PostgreSQL with: pg_patronictl {} restart", self.point.id
         ))
     }

@@ -95,7 +95,7 @@ impl Tls {
     pub fn explain_after_handshake(&self, fault: Fault) -> Error {
         self.forget();
         match (fault, &self.files.own) {
-            (Fault::Broken(error), Some((own, _))) if error.kind() == ErrorKind::ConnectionReset => trouble!(
+            (Fault::Closed(error), Some((own, _))) if error.kind() == ErrorKind::ConnectionReset => trouble!(
                 "it seems to reject the client certificate {} ({error})", own.display();
                 "See the journal of patroni@."
             )
@@ -115,7 +115,7 @@ impl Tls {
             return Ok(Arc::clone(client));
         }
         let own = self.files.own.clone().map(|(certificate, key)| Own { certificate, key, password: None });
-        let files = tls::Files { signers: self.files.signers.clone(), own };
+        let files = tls::Files { ca_file: self.files.signers.clone(), own };
         let client = Arc::new(Client::new(&self.root, &files, Verify::Owner)?);
         *kept = Some(Arc::clone(&client));
         Ok(client)
@@ -123,19 +123,19 @@ impl Tls {
 
     fn explain(&self, fault: Fault) -> Error {
         let trouble = match (fault, &self.files) {
-            (Fault::Unsigned(why) | Fault::Unfit(why), Files { signers: Some(path), .. }) => trouble!(
+            (Fault::Untrusted(why) | Fault::Invalid(why), Files { signers: Some(path), .. }) => trouble!(
                 "its certificate does not verify against {} ({why})", path.display();
                 "Correct RESTAPI_CACERT or RESTAPI_CERT, and run: patroni-gen-config"
             ),
-            (Fault::Unsigned(why) | Fault::Unfit(why), _) => trouble!(
+            (Fault::Untrusted(why) | Fault::Invalid(why), _) => trouble!(
                 "its certificate was not issued by a CA that this host trusts ({why})";
                 "Set RESTAPI_CACERT, and run: patroni-gen-config"
             ),
-            (Fault::Refused(why), Files { own: None, .. }) => trouble!(
+            (Fault::Rejected(why), Files { own: None, .. }) => trouble!(
                 "it requires a client certificate ({why})";
                 "If RESTAPI_VERIFY_CLIENT=required is new, run: patroni-gen-config"
             ),
-            (Fault::Refused(why), Files { own: Some((own, _)), .. }) => trouble!(
+            (Fault::Rejected(why), Files { own: Some((own, _)), .. }) => trouble!(
                 "it rejects the client certificate {} ({why})", own.display();
                 "Correct or renew CTL_CERT, or correct RESTAPI_CACERT."
             ),
@@ -143,8 +143,8 @@ impl Tls {
                 "it does not use TLS, but the Patroni file says that it does";
                 "Reload Patroni with: systemctl reload patroni@VERSION-NAME"
             ),
-            (Fault::Silent, _) => return io::Error::from(ErrorKind::TimedOut).into(),
-            (Fault::Foreign, _) => {
+            (Fault::Unresponsive, _) => return io::Error::from(ErrorKind::TimedOut).into(),
+            (Fault::OtherProtocol, _) => {
                 trouble!("what answers there is not Patroni"; "Check the port of the REST API, and run: patroni-gen-config")
             }
             (fault, _) => Trouble::new(fault.to_string()),

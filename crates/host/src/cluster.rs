@@ -1,37 +1,10 @@
-//! Which PostgreSQL cluster is meant: `16/main` for people, `16-main` for units, files and scopes.
+//! The name of a PostgreSQL cluster: `16/main` for people, `16-main` for units, files and scopes.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Why a text does not name a cluster. The sentences are for the administrator.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ParseClusterId {
-    /// There is no `/` and no `-` between version and name.
-    NoSeparator(String),
-    /// The version is not one of postgresql-common's (`^\d+\.?\d+$`).
-    Version(String),
-    /// The name is not one of postgresql-common's (`^[-.\w]+$`), or could be taken for an option or a path.
-    Name(String),
-}
-
-impl fmt::Display for ParseClusterId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoSeparator(text) => {
-                write!(f, "'{text}' does not name a cluster: write VERSION/NAME, as in 16/main")
-            }
-            Self::Version(text) => {
-                write!(f, "'{text}' is not a PostgreSQL version: write it as in 16/main (or 9.6/main)")
-            }
-            Self::Name(text) => write!(
-                f,
-                "'{text}' is not a cluster name: use letters, digits, '_', '.' and '-', and do not begin with '-' or '.'"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for ParseClusterId {}
+use crate::trouble::Trouble;
+use crate::{fail, trouble};
 
 /// A major version as postgresql-common writes it: `16`, `9.6`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -44,7 +17,7 @@ impl PgVersion {
         &self.0
     }
 
-    /// Major and minor part as numbers, the minor part 0 where there is none: `9.6` is `(9, 6)`.
+    /// Major and minor part as numbers, the minor part 0 if there is none: `9.6` is `(9, 6)`.
     #[must_use]
     pub fn number(&self) -> (u32, u32) {
         let (major, minor) = self.0.split_once('.').unwrap_or((&self.0, "0"));
@@ -53,16 +26,19 @@ impl PgVersion {
 }
 
 impl FromStr for PgVersion {
-    type Err = ParseClusterId;
+    type Err = Trouble;
 
-    /// Takes what `pg_createcluster` takes, `^\d+\.?\d+$`; hence `9` alone is no version.
+    /// Accepts what `pg_createcluster` accepts, `^\d+\.?\d+$`; hence `9` alone is not a version.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
         let valid = match text.split_once('.') {
             Some((major, minor)) => digits(major) && digits(minor),
             None => digits(text) && text.len() >= 2,
         };
-        if valid && text.len() <= 9 { Ok(Self(text.to_owned())) } else { Err(ParseClusterId::Version(text.to_owned())) }
+        if !valid || text.len() > 9 {
+            fail!("'{text}' is not a PostgreSQL version"; "Write the cluster as VERSION/NAME, as in 16/main or 9.6/main.");
+        }
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -85,16 +61,22 @@ impl ClusterName {
 }
 
 impl FromStr for ClusterName {
-    type Err = ParseClusterId;
+    type Err = Trouble;
 
-    /// `pg_createcluster` takes `^[-.\w]+$`. A leading `-` would become an option of every program that is
-    /// given the name, a leading `.` a path or a hidden file: both are refused here.
+    /// `pg_createcluster` accepts `^[-.\w]+$`. A leading `-` would make the name an option of the programs to which it is passed, a
+    /// leading `.` a path or a hidden file: both are refused here.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let valid = !text.is_empty()
             && text.len() <= 63
             && !text.starts_with(['-', '.'])
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-        if valid { Ok(Self(text.to_owned())) } else { Err(ParseClusterId::Name(text.to_owned())) }
+        if !valid {
+            fail!(
+                "'{text}' is not a cluster name";
+                "A name consists of letters, digits, '_', '.' and '-', and begins with neither '-' nor '.'."
+            );
+        }
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -133,18 +115,18 @@ impl ClusterId {
     }
 
     /// From the words of a command line: `16/main`, `16-main`, or the two words `16 main`.
-    pub fn from_words<S: AsRef<str>>(words: &[S]) -> Result<Self, ParseClusterId> {
+    pub fn from_words<S: AsRef<str>>(words: &[S]) -> Result<Self, Trouble> {
         match words {
             [one] => one.as_ref().parse(),
             [version, name] => Ok(Self { version: version.as_ref().parse()?, name: name.as_ref().parse()? }),
             other => {
                 let words: Vec<&str> = other.iter().map(AsRef::as_ref).collect();
-                Err(ParseClusterId::NoSeparator(words.join(" ")))
+                Err(not_a_cluster(&words.join(" ")))
             }
         }
     }
 
-    /// Puts version and name into a pattern of createcluster.conf: `%v`, `%c`, `%%`
+    /// Inserts version and name into a pattern of createcluster.conf: `%v`, `%c`, `%%`
     /// (postgresql-common, `PgCommon::replace_v_c`).
     #[must_use]
     pub fn fill(&self, pattern: &str) -> String {
@@ -167,14 +149,17 @@ impl ClusterId {
 }
 
 impl FromStr for ClusterId {
-    type Err = ParseClusterId;
+    type Err = Trouble;
 
     /// Splits at the first `/` or `-`: a version contains neither, a name may contain `-`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (version, name) =
-            text.split_once(['/', '-']).ok_or_else(|| ParseClusterId::NoSeparator(text.to_owned()))?;
+        let (version, name) = text.split_once(['/', '-']).ok_or_else(|| not_a_cluster(text))?;
         Ok(Self { version: version.parse()?, name: name.parse()? })
     }
+}
+
+fn not_a_cluster(text: &str) -> Trouble {
+    trouble!("'{text}' does not name a cluster"; "Write it as VERSION/NAME, as in 16/main.")
 }
 
 impl fmt::Display for ClusterId {

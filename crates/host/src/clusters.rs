@@ -6,11 +6,12 @@ use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 
 use crate::conf::{self, Budget, Conf};
 use crate::files::Named;
-use crate::{ClusterId, Root};
+use crate::trouble::Trouble;
+use crate::{ClusterId, Root, fail, trouble};
 
 /// Where the configuration of clusters is: `/etc/postgresql/VERSION/NAME`.
 pub const CONFIG_ROOT: &str = "/etc/postgresql";
@@ -21,11 +22,11 @@ pub const DEFAULT_PORT: u16 = 5432;
 /// A cluster that has a configuration on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
-    /// Which.
+    /// Version and name.
     pub id: ClusterId,
     /// The port in its configuration, or 5432.
     pub port: u16,
-    /// Its data directory, where the configuration names one.
+    /// Its data directory, if the configuration names one.
     pub data_directory: Option<PathBuf>,
 }
 
@@ -36,25 +37,29 @@ pub fn config_directory(id: &ClusterId) -> PathBuf {
 }
 
 /// The clusters of a host.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Clusters {
-    /// Those whose configuration can be read, in the order of `pg_lsclusters`.
+    /// The clusters whose configuration can be read, in the order of `pg_lsclusters`.
     pub known: Vec<Installed>,
-    /// Why a port or a data directory of others is not known. The configuration of a cluster is postgres's to write, and that of
-    /// one keeps nobody from working on another; but what could be missed by it has to be said.
-    pub unknown: Vec<String>,
+    /// The other clusters, and why their ports and data directories are not known. The configuration of a cluster belongs to postgres, and that of
+    /// one cluster prevents no work on another one; but a conflict that is not detected for this reason has to be reported.
+    pub unknown: Vec<(String, Error)>,
 }
 
 impl Clusters {
-    /// One warning, however many they are.
+    /// One warning about all of them.
     #[must_use]
-    pub fn doubt(&self) -> Option<String> {
-        let first = self.unknown.first()?;
+    pub fn warning(&self) -> Option<Trouble> {
+        let (whose, error) = self.unknown.first()?;
+        let why = Trouble::of(error).line();
         let more = match self.unknown.len() - 1 {
             0 => String::new(),
             number => format!(" (and {number} more)"),
         };
-        Some(format!("the port and the data directory of {first}{more}; see to it that no other cluster has them"))
+        Some(trouble!(
+            "the port and the data directory of {whose} are not known: {why}{more}";
+            "Make sure that no other cluster has them."
+        ))
     }
 }
 
@@ -65,7 +70,7 @@ pub fn installed(root: &Root) -> Clusters {
     let mut budget = Budget::ALL;
     let list = |directory: &Path, whose: &str| match root.list(directory) {
         Ok(names) => (names, None),
-        Err(error) => (Vec::new(), Some(format!("{whose} are not known: {error:#}"))),
+        Err(error) => (Vec::new(), Some((whose.to_owned(), error))),
     };
     let (versions, fault) = list(Path::new(CONFIG_ROOT), "the clusters of this host");
     found.unknown.extend(fault);
@@ -79,7 +84,7 @@ pub fn installed(root: &Root) -> Clusters {
             let id = ClusterId { version: version.clone(), name };
             match budget.share(|budget| find_within(root, &id, budget)) {
                 Ok(cluster) => found.known.extend(cluster),
-                Err(error) => found.unknown.push(format!("{id} are not known: {error:#}")),
+                Err(error) => found.unknown.push((id.slashed(), error)),
             }
         }
     }
@@ -99,10 +104,9 @@ fn find_within(root: &Root, id: &ClusterId, budget: &mut Budget) -> Result<Optio
     }
     let conf = conf_within(root, id, budget)?;
     let port = match conf.get("port") {
-        Some(port) => port
-            .parse()
-            .ok()
-            .with_context(|| format!("{}: what it sets port to is not a port number", conf_file.display()))?,
+        Some(port) => port.parse().ok().ok_or_else(
+            || trouble!(at conf_file.display(), "the value of port is not a port number"; "Correct it there."),
+        )?,
         None => DEFAULT_PORT,
     };
     Ok(Some(Installed { id: id.clone(), port, data_directory: data_directory(root, id, &conf) }))
@@ -127,7 +131,7 @@ fn conf_within(root: &Root, id: &ClusterId, budget: &mut Budget) -> Result<Conf>
     Ok(conf)
 }
 
-/// The data directory by the setting, by the old symbolic link `pgdata`, or inside the configuration directory
+/// The data directory according to the setting, to the old symbolic link `pgdata`, or in the configuration directory
 /// (`PgCommon::cluster_data_directory`).
 fn data_directory(root: &Root, id: &ClusterId, conf: &Conf) -> Option<PathBuf> {
     if let Some(directory) = conf.get("data_directory").filter(|directory| !directory.is_empty()) {
@@ -151,11 +155,11 @@ pub fn listening_ports(root: &Root) -> Result<BTreeSet<u16>> {
 /// A TCP socket that listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
-    /// On which address; the unspecified one is all.
+    /// The address; the unspecified one means all.
     pub address: IpAddr,
-    /// On which port.
+    /// The port.
     pub port: u16,
-    /// Whose it is.
+    /// Its owner.
     pub uid: Option<u32>,
     /// The number by which `/proc/PID/fd` names it.
     pub inode: u64,
@@ -174,8 +178,9 @@ pub fn listeners(root: &Root) -> Result<Vec<Listener>> {
     Ok(listeners)
 }
 
-/// Whose socket a TCP connection of this host ends in, and its number, which is 0 until it is accepted; from the same tables.
-pub fn connected(root: &Root, from: SocketAddr, to: SocketAddr) -> Result<Option<(u32, u64)>> {
+/// The owner of the socket in which a TCP connection of this host ends, and the socket's number, which is 0 until the connection is
+/// accepted; from the same tables.
+pub fn connection_owner(root: &Root, from: SocketAddr, to: SocketAddr) -> Result<Option<(u32, u64)>> {
     let plain = |address: SocketAddr| Some((address.ip().to_canonical(), address.port()));
     for table in TABLES {
         let text = read_table(root, table)?;
@@ -228,17 +233,22 @@ fn read_table(root: &Root, table: &str) -> Result<String> {
     let mut text = String::with_capacity(1 << 16);
     let read = File::open(root.path(table)).and_then(|mut file| file.read_to_string(&mut text));
     match read {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).with_context(|| format!("cannot read {table}")),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("could not read {table}"))
+        }
         _ => Ok(text),
     }
 }
 
-/// The next port from 5432 on that no cluster has, nothing listens on, and `taken` does not hold
-/// (`PgCommon::next_free_port`, which knows nothing of Patroni's files: those come in by `taken`).
+/// The next port from 5432 on that no cluster has, nothing listens on, and that is not `taken`
+/// (`PgCommon::next_free_port`, which does not know Patroni's files: `taken` adds those).
 pub fn next_free_port(clusters: &[Installed], listening: &BTreeSet<u16>, taken: impl Fn(u16) -> bool) -> Result<u16> {
-    (DEFAULT_PORT..=u16::MAX)
-        .find(|port| !listening.contains(port) && !taken(*port) && clusters.iter().all(|cluster| cluster.port != *port))
-        .context("no TCP port from 5432 on is free: choose one with --port")
+    let free =
+        |port: &u16| !listening.contains(port) && !taken(*port) && clusters.iter().all(|cluster| cluster.port != *port);
+    match (DEFAULT_PORT..=u16::MAX).find(free) {
+        Some(port) => Ok(port),
+        None => fail!("no TCP port from {DEFAULT_PORT} on is free"; "Choose one with --port."),
+    }
 }
 
 #[cfg(test)]
@@ -302,7 +312,7 @@ mod tests {
         if cfg!(target_endian = "little") {
             assert_eq!(seen, ["127.0.0.1 5433 7", "fd00::1 8008 9"]);
         }
-        let end = |from: &str, to: &str| connected(&root, from.parse().unwrap(), to.parse().unwrap()).unwrap();
+        let end = |from: &str, to: &str| connection_owner(&root, from.parse().unwrap(), to.parse().unwrap()).unwrap();
         if cfg!(target_endian = "little") {
             assert_eq!(end("127.0.0.1:5433", "0.0.0.0:0"), Some((112, 7)));
             assert_eq!(end("[::ffff:127.0.0.1]:5433", "0.0.0.0:0"), Some((112, 7)));

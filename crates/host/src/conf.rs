@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use nix::errno::Errno;
 
-use crate::Root;
 use crate::files::{Named, Opener};
+use crate::trouble::{Explain, in_line};
+use crate::{Root, fail};
 
 /// Keys and values. Keys of files named `*.conf` are in lower case.
 pub type Conf = BTreeMap<String, String>;
@@ -16,7 +17,7 @@ pub type Conf = BTreeMap<String, String>;
 /// PostgreSQL allows this many levels of inclusion (`CONF_FILE_MAX_DEPTH`); postgresql-common does not count.
 const MAX_DEPTH: usize = 10;
 
-/// More than a configuration has: a `postgresql.conf` of all parameters with their comments is 30 kB.
+/// Larger than any configuration: a `postgresql.conf` of all parameters with their comments is 30 kB.
 const LONGEST: u64 = 1 << 20;
 
 /// How much may be read for one configuration, with all that it includes: breadth has no limit of PostgreSQL's.
@@ -33,7 +34,7 @@ impl Budget {
     /// For all clusters of a host together.
     pub const ALL: Self = Self { files: 20_000, bytes: 64 << 20 };
 
-    /// Works with what is left of this one, but no more than one configuration may have.
+    /// Works with what is left of this budget, but with no more than one configuration may use.
     pub(crate) fn share<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
         let given = Self { files: self.files.min(Self::ONE.files), bytes: self.bytes.min(Self::ONE.bytes) };
         let mut left = given;
@@ -46,13 +47,14 @@ impl Budget {
 
 /// Reads a file and what it includes. A file that is missing is empty, as for postgresql-common.
 ///
-/// A line that is none of postgresql-common's forms is an error with file and line; what it says is not, as the file can be any.
+/// A line that postgresql-common would not understand is an error with file and line. The error does not quote the line, as the
+/// path can lead to any file.
 pub fn read(root: &Root, path: impl AsRef<Path>) -> Result<Conf> {
     let mut budget = Budget::ONE;
     read_within(root, path.as_ref(), Named::Here, &mut budget)
 }
 
-/// The same for a path that somebody named, within what is left of a budget.
+/// The same for a path of any origin, within what is left of a budget.
 pub(crate) fn read_within(root: &Root, path: &Path, named: Named, budget: &mut Budget) -> Result<Conf> {
     let mut reader = Reader {
         administrator: Opener::new(root, Named::Here),
@@ -74,30 +76,36 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn file(&mut self, path: &Path, named: Named, depth: usize) -> Result<()> {
         if depth > MAX_DEPTH {
-            bail!("{}: files include each other more than {MAX_DEPTH} levels deep", path.display());
+            fail!(
+                at path.display(), "files include each other more than {MAX_DEPTH} levels deep";
+                "Remove the directive that includes a file in itself."
+            );
         }
         let Some((text, named)) = self.text(path, named)? else { return Ok(()) };
         let lower = path.extension().is_some_and(|extension| extension == "conf");
         for (index, line) in text.lines().enumerate() {
-            let at = || format!("{}:{}", path.display(), index + 1);
+            let place = || in_line(path, index + 1);
             match parse_line(line) {
                 Some(Line::Nothing) => {}
-                Some(Line::Include(file)) => self.file(&beside(path, &file), named, depth + 1).with_context(at)?,
+                Some(Line::Include(file)) => self.file(&beside(path, &file), named, depth + 1).at(place())?,
                 Some(Line::IncludeDir(directory)) => {
-                    self.directory(&beside(path, &directory), named, depth).with_context(at)?;
+                    self.directory(&beside(path, &directory), named, depth).at(place())?;
                 }
                 Some(Line::Value(key, value)) => {
                     let key = if lower { key.to_ascii_lowercase() } else { key };
                     self.conf.insert(key, value);
                 }
-                None => bail!("{}: not a setting that postgresql-common understands", at()),
+                None => fail!(
+                    at place(), "not a setting that postgresql-common understands";
+                    "Write it as NAME = 'VALUE'."
+                ),
             }
         }
         Ok(())
     }
 
     fn directory(&mut self, directory: &Path, named: Named, depth: usize) -> Result<()> {
-        self.take(0, directory)?;
+        self.count(0, directory)?;
         for name in self.opener(named).list(directory)? {
             let part = directory.join(&name);
             if part.extension().is_some_and(|extension| extension == "conf") && !name.starts_with('.') {
@@ -107,10 +115,10 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The text, and who names what the file includes. These files may be in any encoding (comments in Latin-1); the keys that
+    /// The text, and who names the files that it includes. These files may have any encoding (comments in Latin-1); the keys that
     /// matter are ASCII.
     fn text(&mut self, path: &Path, named: Named) -> Result<Option<(String, Named)>> {
-        self.take(0, path)?;
+        self.count(0, path)?;
         let opened = match self.opener(named).open(path) {
             Ok(opened) => opened,
             // postgresql-common ignores a file that it cannot open, and shows the cluster with the default port.
@@ -120,17 +128,17 @@ impl<'a> Reader<'a> {
         let Some(opened) = opened else { return Ok(None) };
         let named = if opened.of_postgres { Named::ByPostgres } else { named };
         let bytes = opened.bytes(LONGEST)?;
-        self.take(bytes.len() as u64, path)?;
+        self.count(bytes.len() as u64, path)?;
         Ok(Some((String::from_utf8_lossy(&bytes).into_owned(), named)))
     }
 
-    /// One look at something, or its bytes.
-    fn take(&mut self, bytes: u64, path: &Path) -> Result<()> {
+    /// Counts one file, or its bytes.
+    fn count(&mut self, bytes: u64, path: &Path) -> Result<()> {
         let files = u64::from(bytes == 0);
         match (self.budget.files.checked_sub(files), self.budget.bytes.checked_sub(bytes)) {
             (Some(files), Some(bytes)) => *self.budget = Budget { files, bytes },
             _ => {
-                bail!("{}: with this one, more files or bytes are included than any configuration has", path.display())
+                fail!(at path.display(), "the configuration includes too many files or bytes, up to this file")
             }
         }
         Ok(())
@@ -141,9 +149,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// By the kernel; what root does not read in place of postgres is told.
+/// Only the kernel's refusal counts; what root does not read on behalf of postgres is reported.
 fn is_denied(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.raw_os_error() == Some(Errno::EACCES as i32))
+    let denies = |error: &std::io::Error| error.raw_os_error() == Some(Errno::EACCES as i32);
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(denies))
 }
 
 fn beside(file: &Path, other: &str) -> PathBuf {
@@ -235,6 +244,7 @@ pub fn is_true(value: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::trouble::told;
 
     #[allow(clippy::unnecessary_wraps)]
     fn value(key: &str, value: &str) -> Option<Line> {
@@ -277,7 +287,7 @@ mod tests {
         std::fs::write(folder.path().join("etc/loop.conf"), "include 'loop.conf'").unwrap();
         assert!(read(&root, "/etc/loop.conf").is_err());
         std::fs::write(folder.path().join("etc/bad.conf"), "port = 1\nwhat?\n").unwrap();
-        let error = format!("{:#}", read(&root, "/etc/bad.conf").unwrap_err());
+        let error = told(&read(&root, "/etc/bad.conf").unwrap_err());
         assert!(error.starts_with("/etc/bad.conf:2: ") && !error.contains("what?"), "{error}");
     }
 }

@@ -1,34 +1,34 @@
-//! `/etc/postgresql-common/createcluster.conf`: how `pg_createcluster` makes clusters on this host.
+//! `/etc/postgresql-common/createcluster.conf`: how `pg_createcluster` creates clusters on this host.
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::conf::{self, Conf};
-use crate::{ClusterId, Root};
+use crate::{ClusterId, Root, fail};
 
 /// The file, which by default includes `createcluster.d`.
 pub const PATH: &str = "/etc/postgresql-common/createcluster.conf";
 
-/// What this host's administrator set for new clusters.
+/// The settings for new clusters of this host.
 #[derive(Debug, Clone)]
 pub struct CreateCluster {
     conf: Conf,
 }
 
 impl CreateCluster {
-    /// Reads the file with all that it includes.
+    /// Reads the file and the files that it includes.
     pub fn read(root: &Root) -> Result<Self> {
         Ok(Self { conf: conf::read(root, PATH)? })
     }
 
-    /// Where a cluster's data will be, by default `/var/lib/postgresql/%v/%c`.
+    /// The data directory of a new cluster, by default `/var/lib/postgresql/%v/%c`.
     pub fn data_directory(&self, id: &ClusterId) -> Result<PathBuf> {
         let pattern = self.conf.get("data_directory").map_or("/var/lib/postgresql/%v/%c", String::as_str);
         absolute("data_directory", &id.fill(pattern))
     }
 
-    /// Where a cluster's WAL will be, where that is not inside the data directory (`waldir`, formerly `xlogdir`).
+    /// The WAL directory of a new cluster, if it is not in the data directory (`waldir`, formerly `xlogdir`).
     pub fn waldir(&self, id: &ClusterId) -> Result<Option<PathBuf>> {
         match self.conf.get("waldir").or_else(|| self.conf.get("xlogdir")) {
             Some(pattern) => absolute("waldir", &id.fill(pattern)).map(Some),
@@ -36,14 +36,14 @@ impl CreateCluster {
         }
     }
 
-    /// The words that `pg_createcluster` adds to every `initdb`.
+    /// The options that `pg_createcluster` passes to every `initdb`.
     #[must_use]
     pub fn initdb_options(&self, id: &ClusterId) -> Vec<String> {
         let options = self.conf.get("initdb_options").map_or("", String::as_str);
         id.fill(options).split_whitespace().map(str::to_owned).collect()
     }
 
-    /// Does the installation of a PostgreSQL server make a cluster `main` by itself? It does unless told otherwise.
+    /// Does the installation of a PostgreSQL server create a cluster `main`? It does by default.
     #[must_use]
     pub fn creates_main_cluster(&self) -> bool {
         self.conf.get("create_main_cluster").is_none_or(|value| conf::is_true(value))
@@ -53,7 +53,7 @@ impl CreateCluster {
 fn absolute(key: &str, path: &str) -> Result<PathBuf> {
     let trimmed = path.trim_end_matches('/');
     if !path.starts_with('/') || trimmed.is_empty() {
-        bail!("{PATH}: {key} is '{path}', which is not an absolute path of a directory");
+        fail!(at PATH, "{key} is '{path}', which is not the absolute path of a directory");
     }
     Ok(PathBuf::from(trimmed))
 }

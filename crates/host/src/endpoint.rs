@@ -1,27 +1,28 @@
-//! What is set about the connection point of one instance, parsed once.
+//! The settings of the client endpoint of one cluster: virtual IP addresses and DNS name.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use ipnet::IpNet;
 
 use crate::facts::{self, parse_address};
 use crate::settings::Settings;
-use crate::{ClusterId, Root};
+use crate::trouble::Trouble;
+use crate::{ClusterId, Root, fail, trouble};
 
-/// The shortest lease: it is renewed three times in its time.
+/// The shortest lease, which is renewed three times before it expires.
 const LEAST_LEASE: u64 = 3;
 
-/// The file that patroni-gen-config writes for dnscp; it is there while `VIPS` or a DNS name is set.
+/// The file that patroni-gen-config writes for dnscp; it exists while `VIPS` or a DNS name is set.
 #[must_use]
 pub fn file(id: &ClusterId) -> PathBuf {
     PathBuf::from(format!("/etc/patroni/{}.dnscp", id.dashed()))
 }
 
-/// The file that is there, with a 1 in it, while this member is the primary, so that keepalived follows it. The directory is
-/// postgresql-common's, which makes it at every boot for postgres to write.
+/// The file that exists, and contains a 1, while this member is the primary, so that keepalived follows it. postgresql-common creates
+/// its directory at every boot, writable for postgres.
 #[must_use]
 pub fn state_file(id: &ClusterId) -> PathBuf {
     PathBuf::from(format!("/run/postgresql/.dnscp.{}.primary", id.dashed()))
@@ -32,16 +33,16 @@ pub fn state_file(id: &ClusterId) -> PathBuf {
 pub enum Manager {
     /// dnscp itself.
     Dnscp,
-    /// keepalived, to which dnscp says who is the primary.
+    /// keepalived, which dnscp informs about the primary.
     Keepalived,
-    /// vip-manager, which asks the store.
+    /// vip-manager, which queries the DCS.
     VipManager,
 }
 
 impl Manager {
     const ALL: [Self; 3] = [Self::Dnscp, Self::Keepalived, Self::VipManager];
 
-    /// As it is set.
+    /// Its name in the settings.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -58,22 +59,22 @@ impl Manager {
     }
 }
 
-/// The connection point of one instance.
+/// The client endpoint of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Point {
-    /// Which instance.
+pub struct Endpoint {
+    /// The cluster.
     pub id: ClusterId,
-    /// The virtual addresses of the whole site, of which a member takes those that fit its interfaces.
+    /// The virtual addresses of the whole site, of which a member uses those that fit its interfaces.
     pub vips: Vec<Vip>,
     /// Who moves them.
     pub manager: Manager,
-    /// The interface that gets the address, where the subnet does not decide.
+    /// The interface that gets the address, if the subnet does not determine it.
     pub interface: Option<String>,
-    /// For how long the kernel keeps the address when nobody renews it.
+    /// How long the kernel keeps the address if it is not renewed.
     pub lease: Duration,
-    /// Does the leader of a standby cluster have the address too?
+    /// Does the leader of a standby cluster get the address, too?
     pub standby_leader: bool,
-    /// The DNS record, where there is one.
+    /// The DNS record, if there is one.
     pub dns: Option<Dns>,
 }
 
@@ -86,18 +87,19 @@ pub struct Vip {
     pub prefix: Option<u8>,
 }
 
-/// The DNS record and how it is changed.
+/// The DNS record and how it is updated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dns {
     /// The fully qualified name, in lower case, without the dot at its end.
     pub name: String,
-    /// The zone, where it is not to be discovered.
+    /// The zone, unless it has to be discovered.
     pub zone: Option<String>,
-    /// The servers that take the update, host or address with port, tried in turn; none: those of the zone's SOA and NS.
+    /// The servers that accept the update, host or address with port, tried one after the other; if empty, those in the zone's SOA and
+    /// NS records.
     pub servers: Vec<String>,
     /// Seconds.
     pub ttl: u32,
-    /// How the update is authenticated. There is no way from one to a weaker one.
+    /// How the update is authenticated. There is no fallback to a weaker method.
     pub auth: Auth,
 }
 
@@ -112,7 +114,7 @@ pub enum Auth {
     Gss {
         /// The account, `pgsql$@EXAMPLE.ORG`.
         principal: String,
-        /// Where its key or password is.
+        /// Its key or password.
         secret: GssSecret,
     },
 }
@@ -122,11 +124,11 @@ pub enum Auth {
 pub enum GssSecret {
     /// A keytab (`ktutil(1)`).
     Keytab(PathBuf),
-    /// A file whose only line is the password, as dnscp.sh has it.
+    /// A file whose only line is the password, as for dnscp.sh.
     Password(PathBuf),
 }
 
-/// The programs that Kerberos needs, and Debian's packages of them: for the ticket from a keytab nsupdate's own library is enough.
+/// The programs that Kerberos needs, with their Debian packages. To get a ticket with a keytab, nsupdate's own library is enough.
 pub const GSS_PROGRAMS: [(&str, &str); 2] = [("nsupdate", "bind9-dnsutils"), ("kinit", "krb5-user")];
 
 impl Auth {
@@ -141,13 +143,13 @@ impl Auth {
     }
 }
 
-impl Point {
-    /// Reads the settings of an instance; `None` where neither an address nor a name is set.
+impl Endpoint {
+    /// Reads the settings of a cluster; `None` if neither an address nor a name is set.
     pub fn read(root: &Root, id: &ClusterId) -> Result<Option<Self>> {
         Self::from_settings(root, id, &Settings::read(root, id)?)
     }
 
-    /// The same from settings that are read already.
+    /// The same from settings that have been read.
     pub fn from_settings(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Option<Self>> {
         let vips = settings.list("VIPS", parse_vip)?.unwrap_or_default();
         let dns = dns(root, id, settings)?;
@@ -160,7 +162,7 @@ impl Point {
             manager: Manager::read(settings)?,
             interface: settings.text("VIP_INTERFACE").map(str::to_owned),
             lease: Duration::from_secs(settings.number("VIP_LEASE", LEAST_LEASE, 3600)?.unwrap_or(10)),
-            standby_leader: settings.truth("VIP_STANDBY_LEADER")?.unwrap_or(false),
+            standby_leader: settings.boolean("VIP_STANDBY_LEADER")?.unwrap_or(false),
             dns,
         }))
     }
@@ -169,10 +171,11 @@ impl Point {
 /// `10.0.3.100/24`, `10.0.3.100`, `fd00::100/64`, `fd00::100`.
 fn parse_vip(text: &str) -> Result<Vip> {
     if text.contains('/') {
-        let network: IpNet =
-            text.parse().with_context(|| format!("'{text}' is not an address with a prefix such as 10.0.3.100/24"))?;
+        let network: IpNet = text
+            .parse()
+            .map_err(|_| trouble!("'{text}' is not an address with a prefix"; "Write it as 10.0.3.100/24."))?;
         if network.addr() == network.network() && network.prefix_len() < network.max_prefix_len() {
-            bail!("'{text}' is a network, not an address in it");
+            fail!("'{text}' is a network, not an address in it");
         }
         return Ok(Vip { address: network.addr(), prefix: Some(network.prefix_len()) });
     }
@@ -192,12 +195,12 @@ fn dns(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Option<Dns>> 
         Some(zone) => format!("{name}.{zone}"),
         None => match facts::domain(root)? {
             Some(domain) => format!("{name}.{domain}"),
-            None => bail!("{place}DNS_NAME is {name}, but this host has no domain to put behind it: set DNS_ZONE"),
+            None => fail!(at place, "DNS_NAME is {name}, but this host has no domain to append"; "Set DNS_ZONE."),
         },
     };
     if let Some(zone) = &zone {
         if name != *zone && !name.ends_with(&format!(".{zone}")) {
-            bail!("{place}DNS_NAME {name} is not in DNS_ZONE {zone}: correct one of them");
+            fail!(at place, "DNS_NAME {name} is not in DNS_ZONE {zone}"; "Correct one of them.");
         }
     }
     Ok(Some(Dns {
@@ -211,19 +214,21 @@ fn dns(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Option<Dns>> 
 
 fn auth(settings: &Settings) -> Result<Auth> {
     let method = settings.choice("DNS_AUTH", &["none", "tsig", "gss"])?.unwrap_or("none");
-    let lacks = |what: &str| format!("{}DNS_AUTH={method} needs {what}", settings.place(&["DNS_AUTH"]));
+    let lacks = |what: &str, hint: &str| -> Trouble {
+        trouble!(at settings.place(&["DNS_AUTH"]), "DNS_AUTH={method} requires {what}"; "{hint}")
+    };
     match method {
         "tsig" => {
             let key = settings.path("DNS_TSIG_KEY_FILE")?;
-            Ok(Auth::Tsig(key.with_context(|| lacks("DNS_TSIG_KEY_FILE, as tsig-keygen writes it"))?))
+            Ok(Auth::Tsig(key.ok_or_else(|| lacks("DNS_TSIG_KEY_FILE", "Create the file with tsig-keygen."))?))
         }
         "gss" => {
             let principal = settings.text("DNS_PRINCIPAL");
-            let principal = principal.with_context(|| lacks("DNS_PRINCIPAL, as in pgsql$@EXAMPLE.ORG"))?;
+            let principal = principal.ok_or_else(|| lacks("DNS_PRINCIPAL", "Set it as in pgsql$@EXAMPLE.ORG."))?;
             let secret = match (settings.path("DNS_KEYTAB")?, settings.path("DNS_PASSWORD_FILE")?) {
                 (Some(keytab), None) => GssSecret::Keytab(keytab),
                 (None, Some(password)) => GssSecret::Password(password),
-                _ => bail!(lacks("either DNS_KEYTAB or DNS_PASSWORD_FILE")),
+                _ => return Err(lacks("either DNS_KEYTAB or DNS_PASSWORD_FILE", "Set one of them.").into()),
             };
             Ok(Auth::Gss { principal: principal.to_owned(), secret })
         }
@@ -231,7 +236,7 @@ fn auth(settings: &Settings) -> Result<Auth> {
     }
 }
 
-/// A name of one or more labels (RFC 1123, section 2.1; `_` because Active Directory has it), in lower case.
+/// A name of one or more labels (RFC 1123, section 2.1; `_` because Active Directory uses it), in lower case.
 fn host_name(text: &str) -> Result<String> {
     let name = text.trim_end_matches('.').to_ascii_lowercase();
     let label = |label: &str| {
@@ -240,7 +245,7 @@ fn host_name(text: &str) -> Result<String> {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    if name.len() <= 253 && name.split('.').all(label) { Ok(name) } else { bail!("'{text}' is not a DNS name") }
+    if name.len() <= 253 && name.split('.').all(label) { Ok(name) } else { fail!("'{text}' is not a DNS name") }
 }
 
 #[cfg(test)]
@@ -249,7 +254,7 @@ mod tests {
     use super::*;
     use crate::settings::Origin;
 
-    fn point(assignments: &[(&str, &str)]) -> Result<Option<Point>> {
+    fn point(assignments: &[(&str, &str)]) -> Result<Option<Endpoint>> {
         let folder = tempfile::tempdir().unwrap();
         let root = Root::new(folder.path());
         std::fs::create_dir_all(root.path("/proc/sys/kernel")).unwrap();
@@ -258,7 +263,7 @@ mod tests {
         for (key, value) in assignments {
             settings.put(key, (*value).to_owned(), Origin::Option("--set"))?;
         }
-        Point::from_settings(&root, &"16/main".parse().unwrap(), &settings)
+        Endpoint::from_settings(&root, &"16/main".parse().unwrap(), &settings)
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! `KEY=value` files in the subset that a POSIX shell and systemd's `EnvironmentFile=` read alike.
 //!
-//! Where the two differ (substitution, unquoted blanks, quotes inside a word, `;` comments, `export`) the line is
-//! refused with its number, so that the file means the same to everybody who reads it (`systemd.exec(5)`,
+//! If the two differ (substitution, unquoted spaces, quotes inside a word, `;` comments, `export`) the line is
+//! refused with its number, so that the file means the same to every reader (`systemd.exec(5)`,
 //! `parse_env_file_internal` in systemd's `src/basic/env-file.c`; POSIX XCU 2.2).
 
-use std::fmt;
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::trouble::{Trouble, in_line};
 
 /// One assignment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,33 +17,16 @@ pub struct Assignment {
     pub key: String,
     /// The value without its quotes.
     pub value: String,
-    /// The line on which it begins, from 1.
+    /// The line on which it begins, counted from 1.
     pub line: usize,
 }
-
-/// A line that is refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EnvFileError {
-    /// The line, from 1.
-    pub line: usize,
-    /// What is wrong and what to do.
-    pub message: String,
-}
-
-impl fmt::Display for EnvFileError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.line, self.message)
-    }
-}
-
-impl std::error::Error for EnvFileError {}
 
 /// Characters that a shell gives a meaning outside of quotes.
 const SHELL_SYNTAX: &str = ";&|<>()*?[]{}~!^#";
 
-/// Reads all assignments, in order. A key may come again: the last one counts, as for both readers.
-pub fn parse(text: &str) -> Result<Vec<Assignment>, EnvFileError> {
-    let mut reader = Reader { rest: text, line: 1 };
+/// Reads all assignments of a file, in order. A key may be repeated: the last assignment applies, as for both readers.
+pub fn parse(file: impl AsRef<Path>, text: &str) -> Result<Vec<Assignment>> {
+    let mut reader = Reader { file: file.as_ref(), rest: text, line: 1 };
     let mut assignments = Vec::new();
     while !reader.rest.is_empty() {
         if let Some(assignment) = reader.line()? {
@@ -64,6 +51,7 @@ pub fn quote(value: &str) -> String {
 }
 
 struct Reader<'a> {
+    file: &'a Path,
     rest: &'a str,
     line: usize,
 }
@@ -82,11 +70,23 @@ impl Reader<'_> {
         self.rest.chars().next()
     }
 
-    fn fail<T>(line: usize, message: impl Into<String>) -> Result<T, EnvFileError> {
-        Err(EnvFileError { line, message: message.into() })
+    fn fail<T>(&self, line: usize, what: impl Into<String>, hint: impl Into<String>) -> Result<T> {
+        Err(Trouble::new(what).at(in_line(self.file, line)).hint(hint).into())
     }
 
-    fn line(&mut self) -> Result<Option<Assignment>, EnvFileError> {
+    fn windows<T>(&self, line: usize) -> Result<T> {
+        self.fail(
+            line,
+            "the line ends as on Windows",
+            format!("Convert the file with: dos2unix {}", self.file.display()),
+        )
+    }
+
+    fn nul<T>(&self, line: usize) -> Result<T> {
+        self.fail(line, "the file contains a NUL byte", "Remove it.")
+    }
+
+    fn line(&mut self) -> Result<Option<Assignment>> {
         let line = self.line;
         while matches!(self.peek(), Some(' ' | '\t')) {
             self.next();
@@ -109,7 +109,7 @@ impl Reader<'_> {
     }
 
     /// Up to the end of the line. A backslash at its end continues the comment for systemd but not for a shell.
-    fn comment(&mut self) -> Result<(), EnvFileError> {
+    fn comment(&mut self) -> Result<()> {
         let line = self.line;
         let mut last = '#';
         while let Some(c) = self.next() {
@@ -119,15 +119,16 @@ impl Reader<'_> {
             last = c;
         }
         if last == '\\' {
-            return Self::fail(
+            return self.fail(
                 line,
-                "a comment ends in a backslash, which hides the next line from systemd: remove it",
+                "a comment ends with a backslash, which hides the next line from systemd",
+                "Remove the backslash.",
             );
         }
         Ok(())
     }
 
-    fn key(&mut self, line: usize) -> Result<String, EnvFileError> {
+    fn key(&mut self, line: usize) -> Result<String> {
         let mut key = String::new();
         loop {
             match self.peek() {
@@ -135,34 +136,39 @@ impl Reader<'_> {
                     self.next();
                     break;
                 }
-                Some('\r') => return Self::fail(line, "the line ends as on Windows: convert the file with dos2unix"),
-                Some('\u{feff}') => return Self::fail(line, "the file begins with a byte order mark: remove it"),
+                Some('\r') => return self.windows(line),
+                Some('\u{feff}') => return self.fail(line, "the file begins with a byte order mark", "Remove it."),
                 Some(' ' | '\t') if key == "export" => {
-                    return Self::fail(line, "'export' is not understood by systemd: write KEY=value alone");
+                    return self.fail(line, "systemd does not understand 'export'", "Write KEY=value alone.");
                 }
                 Some(' ' | '\t') => {
-                    return Self::fail(line, format!("there is a blank after '{key}': write KEY=value without blanks"));
+                    return self.fail(
+                        line,
+                        format!("there is a space after '{key}'"),
+                        "Write KEY=value without spaces around the equals sign.",
+                    );
                 }
                 Some('\n') | None => {
-                    return Self::fail(
+                    return self.fail(
                         line,
-                        format!("'{key}' is not an assignment: write KEY=value, or begin it with #"),
+                        format!("'{key}' is not an assignment"),
+                        "Write KEY=value, or make the line a comment by a # before it.",
                     );
                 }
                 Some(c) if c.is_ascii_alphanumeric() || c == '_' => {
                     key.push(c);
                     self.next();
                 }
-                Some(c) => return Self::fail(line, format!("{c:?} is not allowed in a key: write KEY=value")),
+                Some(c) => return self.fail(line, format!("{c:?} is not allowed in a key"), "Write KEY=value."),
             }
         }
         if key.is_empty() || key.starts_with(|c: char| c.is_ascii_digit()) {
-            return Self::fail(line, format!("'{key}' is not a key: it begins with a letter, as in KEY=value"));
+            return self.fail(line, format!("'{key}' is not a key"), "A key begins with a letter, as in KEY=value.");
         }
         Ok(key)
     }
 
-    fn value(&mut self, line: usize, key: &str) -> Result<String, EnvFileError> {
+    fn value(&mut self, line: usize, key: &str) -> Result<String> {
         let value = match self.peek() {
             Some(quote @ ('"' | '\'')) => {
                 self.next();
@@ -170,7 +176,7 @@ impl Reader<'_> {
             }
             _ => self.word(key)?,
         };
-        // What may follow a value is the end of the line.
+        // Only the end of the line may follow a value.
         let here = self.line;
         match self.next() {
             None | Some('\n') => Ok(value),
@@ -181,64 +187,74 @@ impl Reader<'_> {
                     return Ok(value);
                 }
                 if rest.starts_with('#') {
-                    Self::fail(
+                    self.fail(
                         here,
-                        "a comment after a value belongs to the value for systemd: put it on a line of its own",
+                        "systemd takes a comment after a value for a part of the value",
+                        "Put the comment on a line of its own.",
                     )
                 } else {
-                    Self::fail(here, format!("the value of {key} has blanks: put it in quotes, {key}=\"…\""))
+                    self.fail(
+                        here,
+                        format!("the value of {key} contains spaces"),
+                        format!("Put it in quotes, as in {key}=\"…\"."),
+                    )
                 }
             }
-            Some('\r') => Self::fail(here, "the line ends as on Windows: convert the file with dos2unix"),
-            Some('"' | '\'') => Self::fail(
+            Some('\r') => self.windows(here),
+            Some('"' | '\'') => self.fail(
                 here,
-                format!(
-                    "a quote inside the value of {key} means different things to sh and systemd: quote the value as a whole"
-                ),
+                format!("a quote inside the value of {key} means different things to sh and systemd"),
+                "Quote the value as a whole.",
             ),
             Some(c) => {
-                Self::fail(here, format!("{c:?} follows the closing quote of {key}: quote the value as a whole"))
+                self.fail(here, format!("{c:?} follows the closing quote of {key}"), "Quote the value as a whole.")
             }
         }
     }
 
-    fn quoted(&mut self, line: usize, key: &str, quote: char) -> Result<String, EnvFileError> {
+    fn quoted(&mut self, line: usize, key: &str, quote: char) -> Result<String> {
         let mut value = String::new();
         loop {
             let here = self.line;
             match self.next() {
-                None => return Self::fail(line, format!("the value of {key} has no closing {quote}: add it")),
-                Some('\0') => return Self::fail(here, "the file has a NUL byte: remove it"),
-                Some('\r') => return Self::fail(here, "the line ends as on Windows: convert the file with dos2unix"),
+                None => {
+                    return self.fail(
+                        line,
+                        format!("unterminated quoted string in the value of {key}"),
+                        format!("Add the closing {quote}."),
+                    );
+                }
+                Some('\0') => return self.nul(here),
+                Some('\r') => return self.windows(here),
                 Some(c) if c == quote => return Ok(value),
                 Some('\\') if quote == '"' => match self.next() {
                     Some(c @ ('"' | '\\' | '$' | '`')) => value.push(c),
                     Some('\n') | None => {}
                     Some(c) => value.extend(['\\', c]),
                 },
-                Some('$' | '`') if quote == '"' => return Self::substitution(here, key),
+                Some('$' | '`') if quote == '"' => return self.substitution(here, key),
                 Some(c) => value.push(c),
             }
         }
     }
 
-    fn word(&mut self, key: &str) -> Result<String, EnvFileError> {
+    fn word(&mut self, key: &str) -> Result<String> {
         let mut value = String::new();
         loop {
             let here = self.line;
             match self.peek() {
                 None | Some('\n' | ' ' | '\t' | '\r' | '"' | '\'') => return Ok(value),
-                Some('$' | '`') => return Self::substitution(here, key),
-                Some('\0') => return Self::fail(here, "the file has a NUL byte: remove it"),
+                Some('$' | '`') => return self.substitution(here, key),
+                Some('\0') => return self.nul(here),
                 Some('\\') => {
                     self.next();
                     match self.next() {
                         Some('\n') => {}
                         Some('\r') => {
-                            return Self::fail(here, "the line ends as on Windows: convert the file with dos2unix");
+                            return self.windows(here);
                         }
                         Some(c) => value.push(c),
-                        None => return Self::fail(here, "the file ends in a backslash: remove it"),
+                        None => return self.fail(here, "the file ends with a backslash", "Remove it."),
                     }
                 }
                 Some('#') if !value.is_empty() => {
@@ -246,9 +262,10 @@ impl Reader<'_> {
                     self.next();
                 }
                 Some(c) if SHELL_SYNTAX.contains(c) => {
-                    return Self::fail(
+                    return self.fail(
                         here,
-                        format!("{c:?} means something to a shell: put the value in quotes, {key}=\"…\""),
+                        format!("{c:?} in the value of {key} has a special meaning in a shell"),
+                        format!("Put the value in quotes, as in {key}=\"…\"."),
                     );
                 }
                 Some(c) => {
@@ -259,12 +276,11 @@ impl Reader<'_> {
         }
     }
 
-    fn substitution<T>(line: usize, key: &str) -> Result<T, EnvFileError> {
-        Self::fail(
+    fn substitution<T>(&self, line: usize, key: &str) -> Result<T> {
+        self.fail(
             line,
-            format!(
-                "the value of {key} has a '$' or '`', but nothing is substituted here: write the value itself, in single quotes"
-            ),
+            format!("the value of {key} contains '$' or '`', but nothing is substituted here"),
+            "Write the value itself, in single quotes.",
         )
     }
 }
@@ -275,7 +291,7 @@ mod tests {
     use super::*;
 
     fn one(text: &str) -> Result<String, String> {
-        parse(text).map(|a| a[0].value.clone()).map_err(|e| e.to_string())
+        parse("/f", text).map(|a| a[0].value.clone()).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -295,7 +311,7 @@ mod tests {
         ] {
             assert_eq!(one(text).as_deref(), Ok(value), "{text:?}");
         }
-        let all = parse("# c\n\nA=1\nB='x\ny'\nA=2").unwrap();
+        let all = parse("/f", "# c\n\nA=1\nB='x\ny'\nA=2").unwrap();
         let seen: Vec<_> = all.iter().map(|a| (a.key.as_str(), a.value.as_str(), a.line)).collect();
         assert_eq!(seen, [("A", "1", 3), ("B", "x\ny", 4), ("A", "2", 6)]);
     }
@@ -331,9 +347,9 @@ mod tests {
             "A=#b",
             "A=\0",
         ] {
-            assert!(parse(text).is_err(), "{text:?} was accepted");
+            assert!(parse("/f", text).is_err(), "{text:?} was accepted");
         }
-        assert!(one("A=1\nB=2\nC=$D\n").unwrap_err().starts_with("3: "));
+        assert!(one("A=1\nB=2\nC=$D\n").unwrap_err().starts_with("/f:3: "));
     }
 
     #[test]

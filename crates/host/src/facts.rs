@@ -1,28 +1,28 @@
-//! What the host says about itself: its name, its addresses, its memory and its processors.
+//! Facts about this host: its name, its addresses, its memory and its processors.
 
 use std::io::Write;
 use std::net::IpAddr;
 use std::process::Stdio;
 use std::str::FromStr;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result};
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{Root, program};
+use crate::{Root, fail, program, trouble};
 
 /// The host name, as `hostname` prints it.
 pub fn host_name(root: &Root) -> Result<String> {
     let name = root.read("/proc/sys/kernel/hostname")?.unwrap_or_default();
     let name = name.trim();
     if name.is_empty() || name == "(none)" {
-        bail!("this host has no name: set one with hostnamectl, or set MEMBER_NAME");
+        fail!("this host has no name"; "Set one with hostnamectl, or set MEMBER_NAME.");
     }
     Ok(name.to_owned())
 }
 
-/// The domain of this host, from its full name in `/etc/hosts` or from `/etc/resolv.conf`; none where neither has one.
+/// The domain of this host, from its full name in `/etc/hosts` or from `/etc/resolv.conf`; none if neither has one.
 pub fn domain(root: &Root) -> Result<Option<String>> {
     let name = host_name(root)?;
     if let Some((_, domain)) = name.split_once('.') {
@@ -46,31 +46,31 @@ pub fn domain(root: &Root) -> Result<Option<String>> {
     }))
 }
 
-/// The memory of this host in MiB, rounded to a multiple of 256 MiB, because the kernel keeps a part for itself and the next
-/// kernel another one.
+/// The memory of this host in MiB, rounded to a multiple of 256 MiB, because a kernel reserves some of it, and each
+/// version another amount.
 pub fn memory(root: &Root) -> Result<u64> {
     const STEP: u64 = 256;
     let text = root.read("/proc/meminfo")?.unwrap_or_default();
     let kilobytes = text
         .lines()
         .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
-        .context("/proc/meminfo does not say how much memory there is")?;
+        .context("could not determine the memory of this host from /proc/meminfo")?;
     let megabytes = kilobytes / 1024;
     Ok(((megabytes + STEP / 2) / STEP * STEP).max(STEP))
 }
 
-/// How many processors are online: those that `/proc/stat` has a line for.
+/// How many processors are online: those with a line in `/proc/stat`.
 pub fn processors(root: &Root) -> Result<u64> {
     let text = root.read("/proc/stat")?.unwrap_or_default();
     let processor =
         |line: &&str| line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
     match text.lines().filter(processor).count() {
-        0 => bail!("/proc/stat does not say how many processors there are"),
+        0 => fail!("could not determine the number of processors from /proc/stat"),
         count => Ok(count as u64),
     }
 }
 
-const UNREADABLE: &str = "could not understand the output of ip -j address";
+const UNREADABLE: &str = "could not parse the output of ip -j address";
 
 /// An address of this host with its prefix, for example `10.88.0.11/24`.
 pub type HostAddress = IpNet;
@@ -105,7 +105,7 @@ struct Link {
 
 #[derive(Deserialize)]
 struct Address {
-    // Missing where `ip` leaves an empty entry for an address of another scope.
+    // Missing if `ip` leaves an empty entry for an address of another scope.
     scope: Option<String>,
     local: Option<IpAddr>,
     prefixlen: Option<u8>,
@@ -153,7 +153,7 @@ impl Address {
     }
 }
 
-/// The address by which this host is reached: the source address of its default route, IPv4 before IPv6; without a
+/// The address at which this host is reached: the source address of its default route, IPv4 before IPv6; without a
 /// default route its only global address.
 pub fn main_address(root: &Root) -> Result<HostAddress> {
     let (addresses, sources) = addresses_and_sources(root)?;
@@ -163,26 +163,26 @@ pub fn main_address(root: &Root) -> Result<HostAddress> {
     }
     match addresses.as_slice() {
         [only] => Ok(*only),
-        [] => bail!("this host has no address but loopback: set HOST_ADDRESS and NETWORK"),
+        [] => fail!("this host has no address other than loopback"; "Set HOST_ADDRESS and NETWORK."),
         several => {
             let several: Vec<String> = several.iter().map(ToString::to_string).collect();
-            bail!(
-                "this host has no default route and several addresses ({}): set HOST_ADDRESS to the one that the other members reach",
-                several.join(", ")
+            fail!(
+                "this host has no default route and several addresses ({})", several.join(", ");
+                "Set HOST_ADDRESS to the one at which the other members can reach it."
             )
         }
     }
 }
 
-/// The addresses, and those from which the kernel would send to the outside: of a route that there is not, `ip` prints nothing. One
-/// call for all, since starting `ip` takes as long as everything else that the generator does.
+/// The addresses, and the source addresses of the routes to the outside; `ip` prints nothing for a missing route. It is called once
+/// for all of this, since starting it takes as long as everything else that the generator does.
 fn addresses_and_sources(root: &Root) -> Result<(Vec<HostAddress>, Vec<IpAddr>)> {
-    // Documentation addresses (RFC 5737, RFC 3849): in nobody's routing table but by the default route.
+    // Documentation addresses (RFC 5737, RFC 3849): routed only by the default route.
     const QUESTIONS: &str = "address show scope global\nroute get 192.0.2.1\nroute get 2001:db8::1\n";
     let mut command = program::command(root, "ip")?;
     command.args(["-j", "-force", "-batch", "-"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let context = format!("could not run {}", program::shown(&command));
+    let context = format!("could not run {}", program::command_line(&command));
     let mut child = command.spawn().with_context(|| context.clone())?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(QUESTIONS.as_bytes()).with_context(|| context.clone())?;
@@ -190,7 +190,7 @@ fn addresses_and_sources(root: &Root) -> Result<(Vec<HostAddress>, Vec<IpAddr>)>
     let output = child.wait_with_output().context(context)?;
     let mut answers = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>();
     let Some(links) = answers.next() else {
-        bail!("ip -j address failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        fail!("ip -j address failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     };
     let links: Vec<Link> = links.and_then(serde_json::from_value).context(UNREADABLE)?;
     let addresses = lasting(&links);
@@ -202,23 +202,24 @@ fn addresses_and_sources(root: &Root) -> Result<(Vec<HostAddress>, Vec<IpAddr>)>
     Ok((addresses, sources))
 }
 
-/// An address that a person wrote: `10.0.0.1`, `fd00::1` or `[fd00::1]`, without a prefix.
+/// An address in a setting: `10.0.0.1`, `fd00::1` or `[fd00::1]`, without a prefix.
 pub fn parse_address(text: &str) -> Result<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    IpAddr::from_str(bare).map_err(|_| {
-        if text.contains('/') {
-            anyhow!("'{text}' has a prefix: write the address alone, and the network in NETWORK")
-        } else {
-            anyhow!("'{text}' is not an IP address: write it as 10.0.0.1 or fd00::1")
+    match IpAddr::from_str(bare) {
+        Ok(address) => Ok(address),
+        Err(_) if text.contains('/') => {
+            fail!("'{text}' has a prefix"; "Write the address alone, and the network in NETWORK.")
         }
-    })
+        Err(_) => fail!("'{text}' is not an IP address"; "Write it as 10.0.0.1 or fd00::1."),
+    }
 }
 
-/// A network that a person wrote, `10.0.0.0/24`; host bits are cut off, so that `10.0.0.5/24` is the same network.
+/// A network in a setting, `10.0.0.0/24`; host bits are cleared, so that `10.0.0.5/24` is the same network.
 pub fn parse_network(text: &str) -> Result<IpNet> {
-    IpNet::from_str(text)
-        .map(|network| network.trunc())
-        .map_err(|_| anyhow!("'{text}' is not a network: write it as 10.0.0.0/24 or fd00::/64"))
+    let network = IpNet::from_str(text);
+    let network =
+        network.map_err(|_| trouble!("'{text}' is not a network"; "Write it as 10.0.0.0/24 or fd00::/64."))?;
+    Ok(network.trunc())
 }
 
 /// `host:port` with brackets around an IPv6 address (RFC 3986, section 3.2.2).
@@ -231,6 +232,7 @@ pub fn host_port(address: IpAddr, port: u16) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::trouble::told;
 
     fn host_with_ip(script: &str) -> (tempfile::TempDir, Root) {
         let folder = tempfile::tempdir().unwrap();
@@ -277,7 +279,7 @@ mod tests {
     #[test]
     fn addresses_that_people_write() {
         assert_eq!(parse_address("[fd00::1]").unwrap(), parse_address("fd00::1").unwrap());
-        assert!(parse_address("1.2.3.4/24").unwrap_err().to_string().contains("NETWORK"));
+        assert!(told(&parse_address("1.2.3.4/24").unwrap_err()).contains("NETWORK"));
         assert_eq!(parse_network("10.0.0.5/24").unwrap().to_string(), "10.0.0.0/24");
         assert_eq!(host_port(parse_address("fd00::1").unwrap(), 8008), "[fd00::1]:8008");
     }

@@ -1,12 +1,13 @@
-//! May a user of the machine read a file? By owner, group and mode, as the kernel decides; access lists are not looked at.
+//! May a user of the machine read a file? By owner, group and mode, as the kernel decides; access control lists are ignored.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::sys::stat::FileStat;
 
-use crate::Root;
+use crate::trouble::{Explain, Trouble};
+use crate::{Root, trouble};
 
 /// A user of the machine with its groups, from `/etc/passwd` and `/etc/group` (system users are always there).
 #[derive(Debug)]
@@ -40,13 +41,13 @@ impl User {
         Ok(Self {
             name: name.to_owned(),
             uid,
-            gid: gid.with_context(|| format!("/etc/passwd has no group of {name}"))?,
+            gid: gid.ok_or_else(|| trouble!(at "/etc/passwd", "user {name} has no group"))?,
             groups: groups.collect(),
         })
     }
 
-    /// A user that this machine does not know: what it may is what everybody may.
-    pub(crate) fn without_rights(name: &str) -> Self {
+    /// A user that does not exist on this machine: it may do what all users may do.
+    pub(crate) fn without_permissions(name: &str) -> Self {
         Self { name: name.to_owned(), uid: u32::MAX, gid: u32::MAX, groups: Vec::new() }
     }
 
@@ -54,43 +55,43 @@ impl User {
         self.uid
     }
 
-    /// Is it an error for this user to read a file that is there? Says who may and what to do.
+    /// Fails if this user cannot read a file that exists.
     pub fn check_reads(&self, root: &Root, path: &Path) -> Result<()> {
-        // What the file's name leads to may be elsewhere, and is reached by its own directories too.
-        let real =
-            root.inside(&root.path(path).canonicalize().with_context(|| format!("cannot find {}", path.display()))?);
+        // The target of a link may be elsewhere, and is reached through its own directories, too.
+        let real = root.path(path).canonicalize();
+        let real = root.inside(&real.with_context(|| format!("could not find {}", path.display()))?);
         for file in [path, &real] {
             for directory in file.ancestors().skip(1) {
                 if !self.may(root, directory, 0o1)? {
-                    bail!("{}: {}", path.display(), self.refusal(root, directory, "enter", 0o1)?);
+                    return Err(self.refusal(root, directory, "enter", 0o1)?).at(path.display());
                 }
             }
         }
         if self.may(root, &real, 0o4)? {
             return Ok(());
         }
-        bail!("{}", self.refusal(root, &real, "read", 0o4)?)
+        Err(self.refusal(root, &real, "read", 0o4)?.into())
     }
 
-    /// Is it an error for this user to write into a file that is there, such as a device?
+    /// Fails if this user cannot write to a file that exists, such as a device.
     pub fn check_writes(&self, root: &Root, path: &Path) -> Result<()> {
         if self.may(root, path, 0o2)? {
             return Ok(());
         }
-        bail!("{}", self.refusal(root, path, "write", 0o2)?)
+        Err(self.refusal(root, path, "write", 0o2)?.into())
     }
 
     fn may(&self, root: &Root, path: &Path, bit: u32) -> Result<bool> {
-        let found = root.path(path).metadata().with_context(|| format!("cannot look at {}", path.display()))?;
+        let found = root.path(path).metadata().with_context(|| format!("could not examine {}", path.display()))?;
         Ok(self.has_bit(found.uid(), found.gid(), found.mode(), bit))
     }
 
-    /// Has the user one of the three bits of what an open handle stands for?
+    /// Does the user have this permission on what an open handle refers to?
     pub(crate) fn has(&self, found: &FileStat, bit: u32) -> bool {
         self.has_bit(found.st_uid, found.st_gid, found.st_mode, bit)
     }
 
-    /// Only the bits of the first class that fits count (`path_resolution(7)`).
+    /// Only the bits of the first matching class count (`path_resolution(7)`).
     fn has_bit(&self, uid: u32, gid: u32, mode: u32, bit: u32) -> bool {
         match (uid == self.uid, self.is_in(gid)) {
             _ if self.uid == 0 => true,
@@ -105,19 +106,20 @@ impl User {
         self.gid == gid || self.groups.iter().any(listed)
     }
 
-    fn refusal(&self, root: &Root, path: &Path, verb: &str, bit: u32) -> Result<String> {
+    fn refusal(&self, root: &Root, path: &Path, verb: &str, bit: u32) -> Result<Trouble> {
         let found = root.path(path).metadata()?;
         let (user, shown) = (&self.name, path.display());
         let group = self.groups.iter().find(|group| group.gid == found.gid() && group.gid != 0);
-        let remedy = match group {
-            // A group for those who may.
+        let hint = match group {
+            // A group whose members may do so.
             Some(group) if found.mode() & (bit << 3) != 0 => {
-                format!("run adduser {user} {}, and restart what runs as {user}", group.name)
+                format!("Add {user} to the group, then restart what runs as {user}: adduser {user} {}", group.name)
             }
-            _ if found.is_dir() => format!("move the file to a directory that {user} can enter, such as /etc/patroni"),
-            _ => format!("run chgrp {user} {shown} && chmod g+r {shown}"),
+            _ if found.is_dir() => format!("Move the file to a directory that {user} can enter, such as /etc/patroni."),
+            _ => format!("Run: chgrp {user} {shown} && chmod g+r {shown}"),
         };
-        Ok(format!("{user} cannot {verb} {shown} (mode {:04o}): {remedy}", found.mode() & 0o7777))
+        let mode = found.mode() & 0o7777;
+        Ok(trouble!("{user} cannot {verb} {shown} (mode {mode:04o})"; "{hint}"))
     }
 }
 
@@ -125,6 +127,7 @@ impl User {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::trouble::told;
     use std::fs::{Permissions, set_permissions};
     use std::os::unix::fs::{PermissionsExt, chown};
 
@@ -138,7 +141,7 @@ mod tests {
         std::fs::create_dir_all(root.path("/etc/tls")).unwrap();
         std::fs::write(root.path(KEY), "").unwrap();
         if nix::unistd::geteuid().is_root() {
-            // For root nothing is forbidden, so it is somebody else's.
+            // Root may do everything, so the file belongs to another user.
             chown(root.path(KEY), Some(4242), Some(4343)).unwrap();
         }
         let own = root.path(KEY).metadata().unwrap();
@@ -153,7 +156,7 @@ mod tests {
 
     fn reads(root: &Root, mode: u32) -> Result<(), String> {
         set_permissions(root.path(KEY), Permissions::from_mode(mode)).unwrap();
-        User::of(root, "postgres").unwrap().check_reads(root, Path::new(KEY)).map_err(|error| error.to_string())
+        User::of(root, "postgres").unwrap().check_reads(root, Path::new(KEY)).map_err(|error| told(&error))
     }
 
     #[test]
@@ -174,17 +177,14 @@ mod tests {
         let error = reads(&root, 0o600).unwrap_err();
         assert_eq!(
             error,
-            format!("postgres cannot read {KEY} (mode 0600): run chgrp postgres {KEY} && chmod g+r {KEY}")
+            format!("postgres cannot read {KEY} (mode 0600)\nhint: Run: chgrp postgres {KEY} && chmod g+r {KEY}")
         );
         let error = reads(&root, 0o640).unwrap_err();
-        assert!(
-            error.ends_with("(mode 0640): run adduser postgres certs, and restart what runs as postgres"),
-            "{error}"
-        );
+        assert!(error.ends_with(", then restart what runs as postgres: adduser postgres certs"), "{error}");
         set_permissions(root.path("/etc/tls"), Permissions::from_mode(0o700)).unwrap();
         let error = reads(&root, 0o644).unwrap_err();
         assert!(
-            error.starts_with("/etc/tls/key: postgres cannot enter /etc/tls (mode 0700): move the file"),
+            error.starts_with("/etc/tls/key: postgres cannot enter /etc/tls (mode 0700)\nhint: Move the file"),
             "{error}"
         );
     }

@@ -1,14 +1,13 @@
-//! Opens the files that our programs read, so that nothing which root runs is led astray by who owns a directory on the way.
+//! Opens the files that the programs read, so that the owner of a directory on the way cannot mislead a program that root runs.
 //!
 //! User postgres owns `/etc/postgresql`, `/var/lib/postgresql` and the data directories, so every name below them can lead to
-//! anything: a device (which does something when it is opened), a FIFO (on which an opening waits), a file without end, or a
-//! file that only root may read. So a path is walked by steps of `openat` with `O_PATH`, which opens nothing yet; what is at its
-//! end is looked at, and only a regular file of bounded size is then opened for reading, without waiting, by the very handle
-//! that was looked at.
+//! anything: a device (whose opening can have an effect), a FIFO (whose opening blocks), an endless file, or a file that only root
+//! may read. So a path is walked in steps of `openat` with `O_PATH`, which opens nothing yet. What is at its end is examined, and
+//! only a regular file of bounded size is then opened for reading, without blocking, through the handle that was examined.
 //!
-//! Where root is the caller, two rules more hold for a path that leads through a directory of postgres's, or that a file of
-//! postgres's names: a symbolic link which root does not own may not lead out of these directories, and what postgres itself
-//! could not read (by owner, group and mode) is refused. For any other caller the kernel decides.
+//! If root is the caller, two more rules apply to a path that leads through a directory of postgres, or that is named in a file of
+//! postgres. A symbolic link that root does not own may not lead out of these directories. And what postgres itself could not read
+//! (by owner, group and mode) is refused. For any other caller the kernel decides.
 
 use std::cell::{Cell, OnceCell};
 use std::ffi::OsStr;
@@ -19,39 +18,40 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat};
 use nix::unistd::geteuid;
 
-use crate::Root;
 use crate::file_access::User;
+use crate::trouble::Trouble;
+use crate::{Root, fail, trouble};
 
-/// Who owns the directories of clusters.
+/// The owner of the directories of clusters.
 const OWNER: &str = "postgres";
 
-/// Directories that postgres can write, whoever made them; so are all that belong to it.
+/// Directories that postgres can write, whoever created them; so are all that belong to it.
 const TREES: [&str; 4] = ["/etc/postgresql", "/var/lib/postgresql", "/run/postgresql", "/var/log/postgresql"];
 
-/// More than any file that a program of ours reads needs: a long `haproxy.cfg`, a CRL.
+/// Larger than any file that the programs read: a long `haproxy.cfg`, a CRL.
 pub const LARGE: u64 = 16 << 20;
 
-/// More names than a directory of ours or of postgresql-common's has.
+/// More names than a directory of this package or of postgresql-common has.
 const MOST_NAMES: usize = 1000;
 
-/// As the kernel has it (`MAXSYMLINKS`).
+/// The kernel's limit (`MAXSYMLINKS`).
 const MOST_LINKS: u32 = 40;
 
-/// Who named a path, on which depends what root takes from there.
+/// Who named a path, which determines what root reads there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
-    /// This project or the administrator: the rules begin with the first directory of postgres's.
+    /// This package or the administrator: the rules apply from the first directory of postgres on.
     Here,
-    /// A file that postgres can write: the rules hold for the whole path.
+    /// A file that postgres can write: the rules apply to the whole path.
     ByPostgres,
-    /// The administrator, for a secret: no link of others', and its owner is checked instead of who else may read it.
+    /// The administrator, for a secret: links of other users are refused, and its owner is checked instead of its readers.
     Secret,
 }
 
@@ -59,18 +59,18 @@ pub enum Named {
 pub struct Opener<'a> {
     root: &'a Root,
     named: Named,
-    /// Whom root has to take for the one who asks; read when it matters.
+    /// The user on whose behalf root reads; looked up when needed.
     postgres: OnceCell<User>,
     is_root: bool,
 }
 
-/// A file that was opened, with what is known of it.
+/// A file that was opened, with its properties.
 pub struct Opened {
     file: File,
     path: PathBuf,
     /// Of the open file.
     pub stat: FileStat,
-    /// Can postgres write the file or its name, so that what it names is named by postgres?
+    /// Can postgres write the file or replace it, so that the paths in it are named by postgres?
     pub of_postgres: bool,
 }
 
@@ -92,45 +92,45 @@ impl Place {
 }
 
 impl<'a> Opener<'a> {
-    /// An opener of paths that come from there.
+    /// An opener for paths of this origin.
     #[must_use]
     pub fn new(root: &'a Root, named: Named) -> Self {
         Self { root, named, postgres: OnceCell::new(), is_root: geteuid().is_root() }
     }
 
-    /// Opens a regular file for reading; `None` where there is none.
+    /// Opens a regular file for reading; `None` if it does not exist.
     pub fn open(&self, path: &Path) -> Result<Option<Opened>> {
         let Some(place) = self.find(path)? else { return Ok(None) };
         if !place.is(SFlag::S_IFREG) {
-            bail!("{} is {}, where a file is expected", shown(path, &place), kind(&place));
+            fail!(at shown(path, &place), "is {}, not a file", kind(&place));
         }
-        self.check(&place, "read", 0o4).with_context(|| format!("cannot read {}", path.display()))?;
+        self.check(&place, "read", 0o4).with_context(|| format!("could not read {}", path.display()))?;
         let mut options = OpenOptions::new();
-        // Nothing waits for whoever has a lease on the file (`F_SETLEASE`).
+        // Does not wait for the holder of a lease on the file (`F_SETLEASE`).
         options.read(true).custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits());
         let file = options
             .open(format!("/proc/self/fd/{}", place.handle.as_raw_fd()))
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Some(Opened { file, path: path.to_owned(), stat: place.stat, of_postgres: self.judges(&place) }))
+            .with_context(|| format!("could not read {}", path.display()))?;
+        Ok(Some(Opened { file, path: path.to_owned(), stat: place.stat, of_postgres: self.acts_for_postgres(&place) }))
     }
 
-    /// The sorted names in a directory; empty where there is none.
+    /// The sorted names in a directory; empty if it does not exist.
     pub fn list(&self, path: &Path) -> Result<Vec<String>> {
-        let cannot = || format!("cannot list {}", path.display());
+        let failed = || format!("could not list {}", path.display());
         let Some(place) = self.find(path)? else { return Ok(Vec::new()) };
         if !place.is(SFlag::S_IFDIR) {
             return Ok(Vec::new());
         }
-        self.check(&place, "read", 0o4).with_context(cannot)?;
+        self.check(&place, "read", 0o4).with_context(failed)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let handle = openat(&*place.handle, ".", flags, Mode::empty()).map_err(io::Error::from).with_context(cannot)?;
+        let handle = openat(&*place.handle, ".", flags, Mode::empty()).map_err(io::Error::from).with_context(failed)?;
         let mut names = Vec::new();
-        for entry in Dir::from_fd(handle).map_err(io::Error::from).with_context(cannot)? {
-            let entry = entry.map_err(io::Error::from).with_context(cannot)?;
+        for entry in Dir::from_fd(handle).map_err(io::Error::from).with_context(failed)? {
+            let entry = entry.map_err(io::Error::from).with_context(failed)?;
             match entry.file_name().to_str() {
                 Ok("." | "..") | Err(_) => {}
-                Ok(_) if names.len() == MOST_NAMES && self.judges(&place) => {
-                    bail!("{} has more than {MOST_NAMES} entries, of which none was looked at", path.display())
+                Ok(_) if names.len() == MOST_NAMES && self.acts_for_postgres(&place) => {
+                    fail!(at path.display(), "has more than {MOST_NAMES} entries, none of which was read")
                 }
                 Ok(name) => names.push(name.to_owned()),
             }
@@ -139,10 +139,9 @@ impl<'a> Opener<'a> {
         Ok(names)
     }
 
-    /// Makes a directory with those above it, of root's where root is the caller, and gives its handle; `None` where it is there
-    /// already. No link that root does not own is followed, so that it is made where its name says or not at all.
+    /// Creates a directory and its parents, owned by the caller, and returns its handle; `None` if it exists. No link that root does
+    /// not own is followed, so that the directory is created where its name says or not at all.
     pub fn make_directory(&self, path: &Path, mode: Mode) -> Result<Option<OwnedFd>> {
-        let cannot = |path: &Path| format!("cannot make the directory {}: run this program as root", path.display());
         if self.find(path)?.is_some_and(|place| place.is(SFlag::S_IFDIR)) {
             return Ok(None);
         }
@@ -155,21 +154,24 @@ impl<'a> Opener<'a> {
             if last.is_none() {
                 if let Some(there) = self.find(&so_far)? {
                     if !there.is(SFlag::S_IFDIR) {
-                        bail!("{} is {}, where a directory is expected", so_far.display(), kind(&there));
+                        fail!(at so_far.display(), "is {}, not a directory", kind(&there));
                     }
                     place = there;
                     continue;
                 }
             }
-            mkdirat(&*place.handle, name, mode).map_err(io::Error::from).with_context(|| cannot(&so_far))?;
+            mkdirat(&*place.handle, name, mode).map_err(|errno| not_created(&so_far, errno))?;
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let handle = openat(&*place.handle, name, flags, Mode::empty())
                 .map_err(io::Error::from)
-                .with_context(|| format!("cannot open the directory {}", so_far.display()))?;
+                .with_context(|| format!("could not open the directory {}", so_far.display()))?;
             let stat = fstat(&handle).map_err(io::Error::from)?;
-            // Another directory of root's can take the name, but none that holds something.
+            // Another directory of root can take the name, but only an empty one.
             if stat.st_uid != geteuid().as_raw() || !is_empty(&handle)? {
-                bail!("{} was replaced while it was made: look who did that, and run this again", so_far.display());
+                fail!(
+                    at so_far.display(), "the directory was replaced while it was created";
+                    "Find out who did that, and run this program again."
+                );
             }
             let handle = Rc::new(handle);
             place = Place { handle: Rc::clone(&handle), stat, path: so_far.clone(), inside: place.inside };
@@ -183,16 +185,16 @@ impl<'a> Opener<'a> {
         let real = self.root.path("/");
         let mut options = OpenOptions::new();
         options.read(true).custom_flags((OFlag::O_PATH | OFlag::O_DIRECTORY).bits());
-        let file = options.open(&real).with_context(|| format!("cannot open {}", real.display()))?;
+        let file = options.open(&real).with_context(|| format!("could not open {}", real.display()))?;
         let stat =
-            fstat(&file).map_err(io::Error::from).with_context(|| format!("cannot look at {}", real.display()))?;
+            fstat(&file).map_err(io::Error::from).with_context(|| format!("could not examine {}", real.display()))?;
         Ok(Place { handle: Rc::new(file.into()), stat, path: PathBuf::from("/"), inside: false })
     }
 
     fn find(&self, path: &Path) -> Result<Option<Place>> {
         let links = Cell::new(0);
         let found = self.walk(vec![self.top()?], path, &links);
-        let found = found.with_context(|| format!("cannot read {}", path.display()))?;
+        let found = found.with_context(|| format!("could not read {}", path.display()))?;
         Ok(found.and_then(|mut places| places.pop()))
     }
 
@@ -211,7 +213,7 @@ impl<'a> Opener<'a> {
         Ok(Some(places))
     }
 
-    /// One name further, and further still where it is a link.
+    /// Follows one name, and its target if it is a link.
     fn step(&self, mut places: Vec<Place>, name: &OsStr, links: &Cell<u32>) -> Result<Option<Vec<Place>>> {
         let Some(from) = places.last() else { return Ok(None) };
         if places.len() > 1 {
@@ -243,20 +245,20 @@ impl<'a> Opener<'a> {
         let Some(mut found) = self.walk(places, &target, links)? else { return Ok(None) };
         if let Some(last) = found.last_mut() {
             if doubtful && !last.inside {
-                bail!(
-                    "{} is a symbolic link that does not belong to root, and leads out of the directories of {OWNER}: if it shall \
-                     be so, run chown -h root {0}",
-                    here.path.display()
+                let link = here.path.display();
+                fail!(
+                    "{link} is a symbolic link that does not belong to root and leads out of the directories of {OWNER}";
+                    "If this is intended, run: chown -h root {link}"
                 );
             }
-            // What root put there by a link is there like the rest.
+            // What root placed there with a link counts as being there.
             last.inside |= inside;
         }
         Ok(Some(found))
     }
 
-    /// Does it have to be something that postgres itself could read?
-    fn judges(&self, place: &Place) -> bool {
+    /// Is it only read if postgres itself could read it?
+    fn acts_for_postgres(&self, place: &Place) -> bool {
         match self.named {
             Named::Here => self.is_root && place.inside,
             Named::ByPostgres => self.is_root,
@@ -265,16 +267,17 @@ impl<'a> Opener<'a> {
     }
 
     fn check(&self, place: &Place, verb: &str, bit: u32) -> Result<()> {
-        if self.judges(place) && !self.user().has(&place.stat, bit) {
+        if self.acts_for_postgres(place) && !self.user().has(&place.stat, bit) {
             let (shown, mode) = (place.path.display(), place.stat.st_mode & 0o7777);
-            let why = format!("{OWNER} may not {verb} {shown} (mode {mode:04o}), and root does not do it in its place");
+            let why =
+                format!("{OWNER} may not {verb} {shown} (mode {mode:04o}), and root does not do so on its behalf");
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, why).into());
         }
         Ok(())
     }
 
     fn user(&self) -> &User {
-        self.postgres.get_or_init(|| User::of(self.root, OWNER).unwrap_or_else(|_| User::without_rights(OWNER)))
+        self.postgres.get_or_init(|| User::of(self.root, OWNER).unwrap_or_else(|_| User::without_permissions(OWNER)))
     }
 }
 
@@ -284,14 +287,33 @@ impl Opened {
         let mut bytes = Vec::new();
         let size = u64::try_from(self.stat.st_size).unwrap_or(0);
         if size <= limit {
-            // A file of /proc has no size, and any other one may grow.
+            // A file in /proc has no size, and any other file may grow.
             let read = self.file.take(limit + 1).read_to_end(&mut bytes);
-            read.with_context(|| format!("cannot read {}", self.path.display()))?;
+            read.with_context(|| format!("could not read {}", self.path.display()))?;
         }
         if size > limit || bytes.len() as u64 > limit {
-            bail!("{} has more than {limit} bytes, which is too much for such a file", self.path.display());
+            fail!(at self.path.display(), "has more than {limit} bytes, too many for such a file");
         }
         Ok(bytes)
+    }
+}
+
+/// A file that has to be there is missing.
+#[must_use]
+pub fn missing(path: &Path) -> Trouble {
+    trouble!("there is no file {}", path.display())
+}
+
+/// A file that has to be text is none.
+pub(crate) fn not_utf8(path: &Path) -> Trouble {
+    trouble!(at path.display(), "not UTF-8 text"; "Convert it with iconv.")
+}
+
+fn not_created(directory: &Path, errno: Errno) -> Trouble {
+    let trouble = trouble!("could not create the directory {}", directory.display()).caused_by(io::Error::from(errno));
+    match errno {
+        Errno::EACCES | Errno::EPERM => trouble.hint("Run this program as root."),
+        _ => trouble,
     }
 }
 

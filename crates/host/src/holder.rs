@@ -1,4 +1,4 @@
-//! Who holds a port, a connection or a lock of this host, for people: user, number and command, as far as the caller may see them.
+//! Names the holder of a port, a connection or a lock on this host: user, process ID and command, as far as the caller may see them.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crate::Root;
 use crate::report::plain;
 
-/// No search through the descriptors of all processes takes longer.
+/// The limit for a search through the descriptors of all processes.
 const SEARCH: Duration = Duration::from_secs(2);
 
-/// The processes that have a socket open. Into those of other users only root can look.
+/// The processes that have a socket open. Only root can see those of other users.
 #[must_use]
 pub fn of_socket(root: &Root, inode: u64) -> Vec<u32> {
     let link = format!("socket:[{inode}]");
@@ -37,14 +37,14 @@ pub fn of_lock(root: &Root, file: &std::fs::Metadata) -> Option<u32> {
     let wanted = format!("{major:02x}:{minor:02x}:{}", file.ino());
     let locks = root.read("/proc/locks").ok().flatten()?;
     locks.lines().find_map(|line| {
-        // 1: FLOCK ADVISORY WRITE 4711 00:19:1234 0 EOF; who waits for it has an arrow before that.
+        // 1: FLOCK ADVISORY WRITE 4711 00:19:1234 0 EOF; a waiting process has an arrow before that.
         let fields: Vec<&str> = line.split_whitespace().skip(1).collect();
         (fields.first() == Some(&"FLOCK") && fields.get(4) == Some(&wanted.as_str()))
             .then(|| fields.get(3)?.parse().ok())?
     })
 }
 
-/// `python3 (process 4711)`; what a process calls itself is its own choice.
+/// `python3 (process 4711)`; a process chooses its name itself.
 #[must_use]
 pub fn process(root: &Root, pid: u32) -> String {
     let command = root.read(directory(pid).join("comm")).ok().flatten().unwrap_or_default();
@@ -54,7 +54,7 @@ pub fn process(root: &Root, pid: u32) -> String {
     }
 }
 
-/// `user mallory (uid 1000)`, by the `/etc/passwd` of the machine.
+/// `user mallory (uid 1000)`, according to `/etc/passwd` of the machine.
 #[must_use]
 pub fn user(root: &Root, uid: u32) -> String {
     let passwd = root.read("/etc/passwd").ok().flatten().unwrap_or_default();
@@ -66,10 +66,10 @@ pub fn user(root: &Root, uid: u32) -> String {
     name.map_or_else(|| format!("uid {uid}"), |name| format!("user {} (uid {uid})", plain(name)))
 }
 
-/// Whose a socket is: `python3 (process 4711) of user mallory (uid 1000)`, or without the process where that cannot be seen, or, without
-/// `search`, is not looked for, which takes its time on a host with many processes.
+/// The holder of a socket: `python3 (process 4711) of user mallory (uid 1000)`, without the process if it cannot be seen. It is only
+/// searched for with `search`, as this takes time on a host with many processes.
 #[must_use]
-pub fn who(root: &Root, uid: u32, inode: u64, search: bool) -> String {
+pub fn describe(root: &Root, uid: u32, inode: u64, search: bool) -> String {
     let user = user(root, uid);
     let seen = if search { of_socket(root, inode) } else { Vec::new() };
     match seen.first() {
@@ -101,9 +101,9 @@ mod tests {
         }
         std::fs::create_dir(folder.path().join("proc/71/fd")).unwrap();
         std::os::unix::fs::symlink("socket:[8]", folder.path().join("proc/71/fd/3")).unwrap();
-        assert_eq!(who(&root, uid, 8, true), format!("evil [2J (process 71) of user me (uid {uid})"));
-        assert_eq!(who(&root, uid, 9, true), format!("a process of user me (uid {uid})"));
-        assert_eq!(who(&root, uid, 8, false), format!("a process of user me (uid {uid})"));
+        assert_eq!(describe(&root, uid, 8, true), format!("evil [2J (process 71) of user me (uid {uid})"));
+        assert_eq!(describe(&root, uid, 9, true), format!("a process of user me (uid {uid})"));
+        assert_eq!(describe(&root, uid, 8, false), format!("a process of user me (uid {uid})"));
         assert_eq!(user(&root, uid + 2), format!("uid {}", uid + 2));
     }
 

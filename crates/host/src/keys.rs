@@ -1,36 +1,37 @@
-//! The site key: one file on every member, from which the passwords of an instance's roles are derived, so that
-//! every member has the same passwords and nobody types one.
+//! The site key: one file on every member, from which the passwords of a cluster's roles are derived, so that
+//! every member has the same passwords and none has to be typed.
 //!
-//! Beside the key the file has, for each instance whose passwords were changed, the number of the generation that holds:
+//! For each cluster whose passwords were changed, the file also contains the number of the current generation:
 //! `generation 16-main 2`. So a copy of the file is all that a new member needs.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use hkdf::Hkdf;
 use nix::unistd::geteuid;
 use sha2::Sha256;
 
-use crate::Root;
-use crate::files::{Named, Opener};
+use crate::files::{Named, Opener, missing, not_utf8};
+use crate::trouble::in_line;
+use crate::{Root, fail, trouble};
 
-/// Separates our use of the key from any other use of the same bytes (RFC 5869, section 3.1).
+/// Separates passwords from any other use of the same bytes (RFC 5869, section 3.1).
 const SALT: &[u8] = b"patroni-tools password 1";
 
-/// The same for fingerprints: one that everybody may see tells nothing about a password.
+/// The same for fingerprints: a public fingerprint reveals nothing about a password.
 const FINGERPRINT_SALT: &[u8] = b"patroni-tools fingerprint 1";
 
-/// The same for what is no password of an instance.
+/// The same for everything that is not a password of a cluster.
 const PURPOSE_SALT: &[u8] = b"patroni-tools purpose 1";
 
-/// The word before an instance and the generation of its passwords.
+/// The word before a cluster's scope and the generation of its passwords.
 const GENERATION: &str = "generation";
 
-/// What a file that is not finished is called; a killed run leaves one, the next run of patroni-gen-config removes it.
+/// The prefix of unfinished files; a killed run leaves one, which the next run of patroni-gen-config removes.
 pub const UNFINISHED: &str = ".patroni-gen-config.";
 
 /// A key of 256 random bits, and the generations of passwords.
@@ -41,7 +42,7 @@ pub struct SiteKey {
 }
 
 impl SiteKey {
-    /// Reads the key; `None` where there is no such file.
+    /// Reads the key; `None` if the file does not exist.
     ///
     /// The file holds 64 hexadecimal digits, and lines with generations; lines that begin with `#` are comments. Only its
     /// owner may read it.
@@ -58,25 +59,24 @@ impl SiteKey {
             let words: Vec<&str> = rest.split_whitespace().collect();
             match (words.as_slice(), words.get(1).and_then(|number| number.parse::<u32>().ok())) {
                 ([scope, _], Some(number @ 1..)) => generations.insert((*scope).to_owned(), number),
-                _ => bail!(
-                    "{}:{}: such a line is '{GENERATION} 16-main 2': copy the file again from another member",
-                    path.display(),
-                    index + 1
+                _ => fail!(
+                    at in_line(path, index + 1), "not a line such as '{GENERATION} 16-main 2'";
+                    "Copy the file again from another member."
                 ),
             };
         }
         let Some(bytes) = from_hex(digits.trim()) else {
-            bail!(
-                "{}: a site key is 64 hexadecimal digits on one line: copy the file again from another member",
-                path.display()
+            fail!(
+                at path.display(), "the site key is not 64 hexadecimal digits on one line";
+                "Copy the file again from another member."
             );
         };
         Ok(Some(Self { bytes, generations }))
     }
 
-    /// Writes into the file of this key which generation of an instance's passwords holds; all else in it stays.
+    /// Sets the current generation of a cluster's passwords in the key file; the rest of the file remains unchanged.
     pub fn write_generation(root: &Root, path: &Path, scope: &str, number: u32) -> Result<()> {
-        let Some(bytes) = secret_bytes(root, path, OF_ROOT)? else { bail!("{} does not exist", path.display()) };
+        let Some(bytes) = secret_bytes(root, path, OF_ROOT)? else { return Err(missing(path).into()) };
         let text = text(path, bytes)?;
         let of_scope = |line: &str| {
             let mut words = line.split_whitespace();
@@ -96,24 +96,22 @@ impl SiteKey {
                 real.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
             });
         let _ = std::fs::remove_file(&temporary);
-        written.with_context(|| format!("cannot write {}: it is as it was", path.display()))
+        written.with_context(|| format!("could not write {}, which is unchanged", path.display()))
     }
 
-    /// Makes a new key, `0600` from its first byte. Should another process make one at the same time, one of the two
-    /// keys stays and both processes use it.
+    /// Creates a new key file, with mode `0600` from its first byte. If another process does so at the same time, one of the two
+    /// keys remains and both processes use it.
     pub fn create(root: &Root, path: &Path) -> Result<Self> {
         let mut bytes = [0u8; 32];
-        getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the kernel gives no random bytes: {error}"))?;
+        getrandom::fill(&mut bytes).map_err(|error| trouble!("could not get random bytes: {error}"))?;
         let real = root.path(path);
         let temporary = unfinished(&real);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(
-            |error| match error.kind() {
-                std::io::ErrorKind::PermissionDenied => {
-                    anyhow::anyhow!("cannot create {}: run this program as root", path.display())
-                }
-                _ => anyhow::anyhow!("cannot create {}: {error}", path.display()),
-            },
-        )?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+        let mut file = file.map_err(|error| {
+            let trouble = trouble!("could not create {}", path.display());
+            let denied = error.kind() == ErrorKind::PermissionDenied;
+            if denied { trouble.hint("Run this program as root.") } else { trouble }.caused_by(error)
+        })?;
         let text = format!(
             "# The passwords of all instances come from this key. Copy this file to every member.\n{}\n",
             to_hex(&bytes)
@@ -122,32 +120,33 @@ impl SiteKey {
             .set_permissions(Permissions::from_mode(0o600))
             .and_then(|()| file.write_all(text.as_bytes()))
             .and_then(|()| file.sync_all())
-            // A hard link does not replace what is there, a rename would.
+            // Unlike a rename, a hard link does not replace an existing file.
             .and_then(|()| std::fs::hard_link(&temporary, &real));
         let _ = std::fs::remove_file(&temporary);
         match written {
             Ok(()) => Ok(Self { bytes, generations: BTreeMap::new() }),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                Self::read(root, path)?.with_context(|| format!("{} vanished: run this program again", path.display()))
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let key = Self::read(root, path)?;
+                Ok(key.ok_or_else(|| trouble!(at path.display(), "the file vanished"; "Run this program again."))?)
             }
-            Err(error) => Err(error).with_context(|| format!("cannot write {}", path.display())),
+            Err(error) => Err(error).with_context(|| format!("could not write {}", path.display())),
         }
     }
 
-    /// A key for a trial run that writes nothing: what is derived from it is never stored.
+    /// A key for a dry run, which writes nothing: what is derived from it is never stored.
     #[must_use]
     pub fn placeholder() -> Self {
         Self { bytes: [0; 32], generations: BTreeMap::new() }
     }
 
-    /// The password of `role` in the instance with this scope: HKDF-SHA256 (RFC 5869), 256 bits as hexadecimal
-    /// digits, which need no quoting in any file that they end up in. It is the same in all generations.
+    /// The password of `role` in the cluster with this scope: HKDF-SHA256 (RFC 5869), 256 bits as hexadecimal
+    /// digits, which need no quoting in any file. It is the same in all generations.
     #[must_use]
     pub fn password(&self, scope: &str, role: &str) -> String {
         to_hex(&self.derive::<32>(SALT, &[scope.as_bytes(), b"\0", role.as_bytes()]))
     }
 
-    /// The password of a role of the database, in the generation that holds.
+    /// The password of a database role, in the current generation.
     #[must_use]
     pub fn role_password(&self, scope: &str, role: &str) -> String {
         match self.generation(scope) {
@@ -160,7 +159,7 @@ impl SiteKey {
         }
     }
 
-    /// The generation of the passwords of the instance with this scope, from 1.
+    /// The generation of the passwords of the cluster with this scope, counted from 1.
     #[must_use]
     pub fn generation(&self, scope: &str) -> u32 {
         self.generations.get(scope).copied().unwrap_or(1)
@@ -174,8 +173,8 @@ impl SiteKey {
         key
     }
 
-    /// Eight hexadecimal digits by which members see that they have the same key and generation for an instance. From so
-    /// few of them, and from HKDF, nobody learns the key: it has 256 random bits.
+    /// Eight hexadecimal digits that show whether members have the same key and generation for a cluster. They do not reveal the
+    /// key: they are few, derived with HKDF, and the key has 256 random bits.
     #[must_use]
     pub fn fingerprint(&self, scope: &str) -> String {
         let number = self.generation(scope).to_string();
@@ -190,7 +189,7 @@ impl SiteKey {
 
     fn derive<const LENGTH: usize>(&self, salt: &[u8], info: &[&[u8]]) -> [u8; LENGTH] {
         let mut out = [0u8; LENGTH];
-        // expand fails only for more than 255 times the hash length.
+        // expand fails only beyond 255 times the hash length.
         let _ = Hkdf::<Sha256>::new(Some(salt), &self.bytes).expand_multi_info(info, &mut out);
         out
     }
@@ -203,29 +202,29 @@ fn unfinished(real: &Path) -> std::path::PathBuf {
 /// More than any key, password or keytab needs.
 const LONGEST: u64 = 65_536;
 
-/// Who may have a file with a secret.
+/// Who may access a file with a secret.
 #[derive(Debug, Clone, Copy)]
 pub struct Secrecy {
     /// The bits that its mode must not have.
     forbidden: u32,
-    /// Must it be root's, whoever reads it? Else it may also be the reader's own.
+    /// Must it belong to root, whoever reads it? Otherwise it may also belong to the reader.
     of_root: bool,
-    /// To whom it has to belong, and its mode, as chown and chmod take them.
+    /// The required owner and mode, as arguments of chown and chmod.
     owner: &'static str,
     mode: &'static str,
 }
 
-/// Its owner alone reads it.
+/// Only its owner reads it.
 pub const OF_ROOT: Secrecy = Secrecy { forbidden: 0o077, of_root: false, owner: "root:", mode: "600" };
 
 /// Its group may read it, such as postgres.
 pub const OF_GROUP: Secrecy = Secrecy { forbidden: 0o007, of_root: false, owner: "root", mode: "o=" };
 
-/// A program that runs as postgres reads it by its group, but postgres must not have chosen what is in it.
+/// A program that runs as postgres reads it as a member of its group, but postgres must not be able to choose its content.
 pub const FOR_POSTGRES: Secrecy = Secrecy { forbidden: 0o027, of_root: true, owner: "root:postgres", mode: "0640" };
 
-/// Reads a file with a secret, if it is as safe as it must be; `None` where there is no such file. Owner, kind, mode and size are
-/// those of the open file, so that none can be changed for another in between.
+/// Reads a file with a secret if its permissions are strict enough; `None` if the file does not exist. Owner, kind, mode and size
+/// are those of the open file, so that it cannot be exchanged in between.
 pub fn secret_bytes(root: &Root, path: &Path, secrecy: Secrecy) -> Result<Option<Vec<u8>>> {
     let Some(opened) = Opener::new(root, Named::Secret).open(path)? else { return Ok(None) };
     let (owner, mode) = (opened.stat.st_uid, opened.stat.st_mode & 0o7777);
@@ -233,50 +232,51 @@ pub fn secret_bytes(root: &Root, path: &Path, secrecy: Secrecy) -> Result<Option
     let chmod = format!("chmod {} {shown}", secrecy.mode);
     let both = format!("chown {} {shown} && {chmod}", secrecy.owner);
     if owner != 0 && (secrecy.of_root || owner != geteuid().as_raw()) {
-        bail!(
-            "{shown} is a secret but does not belong to root, so that another user could choose it: look what is in it, then run {both}"
+        fail!(
+            at shown, "the secret does not belong to root, so another user could have chosen it";
+            "Check the content of the file, then run: {both}"
         );
     }
-    // Its reader's group is part of it where the reader is not root.
+    // If the reader is not root, its group matters, too.
     check_bits(path, mode, secrecy.forbidden, if secrecy.of_root { &both } else { &chmod })?;
     Ok(Some(opened.bytes(LONGEST)?))
 }
 
-fn check_bits(path: &Path, mode: u32, forbidden: u32, remedy: &str) -> Result<()> {
+fn check_bits(path: &Path, mode: u32, forbidden: u32, command: &str) -> Result<()> {
     let shown = path.display();
     if mode & forbidden & 0o055 != 0 {
-        bail!(
-            "{shown}: others can read this secret (mode {mode:04o}): run {remedy}, and replace it if somebody may have read it"
+        fail!(
+            at shown, "other users can read this secret (mode {mode:04o})";
+            "Replace it if it may have been read, and run: {command}"
         );
     }
     if mode & forbidden != 0 {
-        bail!("{shown}: others can write this secret (mode {mode:04o}): look what is in it, then run {remedy}");
+        fail!(
+            at shown, "other users can write this secret (mode {mode:04o})";
+            "Check the content of the file, then run: {command}"
+        );
     }
     Ok(())
 }
 
-/// Reads a password from a file that `root`'s group may read, but not everybody; the line end is not part of it.
+/// Reads a password from a file that the group of the file may read, but no other user; the line end is not part of it.
 pub fn read_secret(root: &Root, path: &Path) -> Result<String> {
-    let Some(bytes) = secret_bytes(root, path, OF_GROUP)? else { bail!("{}: there is no such file", path.display()) };
+    let Some(bytes) = secret_bytes(root, path, OF_GROUP)? else { return Err(missing(path).into()) };
     let text = text(path, bytes)?;
     let secret = text.strip_suffix('\n').unwrap_or(&text);
     if secret.is_empty() || secret.contains(['\n', '\r', '\0']) {
-        bail!("{}: the password is the only line of the file, and this is not one line", path.display());
+        fail!(at path.display(), "the file does not consist of one line, the password");
     }
     Ok(secret.to_owned())
 }
 
 fn text(path: &Path, bytes: Vec<u8>) -> Result<String> {
-    String::from_utf8(bytes)
-        .ok()
-        .with_context(|| format!("{} is not UTF-8 text: convert it with iconv", path.display()))
+    Ok(String::from_utf8(bytes).map_err(|_| not_utf8(path))?)
 }
 
-/// Refuses a private key that all users can read. What is in it is not read here.
+/// Refuses a private key that all users can read. Its content is not read here.
 pub fn check_private(root: &Root, path: &Path) -> Result<()> {
-    let Some(opened) = Opener::new(root, Named::Secret).open(path)? else {
-        bail!("{}: there is no such file", path.display())
-    };
+    let Some(opened) = Opener::new(root, Named::Secret).open(path)? else { return Err(missing(path).into()) };
     check_bits(path, opened.stat.st_mode & 0o7777, 0o007, &format!("chmod o= {}", path.display()))
 }
 
@@ -298,6 +298,7 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::trouble::told;
 
     #[test]
     fn every_member_with_the_same_file_derives_the_same_passwords() {
@@ -323,7 +324,7 @@ mod tests {
             key.password("16-main", "replicator"),
             "c795ad6757b351c6eae8f678d9db5d7f52bed07ae686e94c77e33bad6cdcc7c1"
         );
-        // And here, out of Consul, or out of the authority that the others believe.
+        // And here, out of Consul, or out of the CA that the others trust.
         assert_eq!(
             to_hex(&key.bytes_for::<32>("consul gossip")),
             "bed0669997e386c1db9ee368be5276a94271115de4820052843fa6b3d75430d8"
@@ -356,7 +357,7 @@ mod tests {
                 && !third.password("16-main", "a").contains(&third.fingerprint("16-main"))
         );
         std::fs::write(root.path(path), format!("{}\ngeneration 16-main 0\n", "0".repeat(64))).unwrap();
-        assert!(SiteKey::read(&root, path).err().unwrap().to_string().starts_with("/site.key:2: "));
+        assert!(told(&SiteKey::read(&root, path).err().unwrap()).starts_with("/site.key:2: "));
     }
 
     #[test]
@@ -366,10 +367,10 @@ mod tests {
         let path = Path::new("/site.key");
         SiteKey::create(&root, path).unwrap();
         std::fs::set_permissions(root.path(path), Permissions::from_mode(0o640)).unwrap();
-        assert!(SiteKey::read(&root, path).err().unwrap().to_string().contains("chmod 600"));
+        assert!(told(&SiteKey::read(&root, path).err().unwrap()).contains("chmod 600"));
         std::fs::write(root.path(path), "abc\n").unwrap();
         std::fs::set_permissions(root.path(path), Permissions::from_mode(0o600)).unwrap();
-        assert!(SiteKey::read(&root, path).err().unwrap().to_string().contains("64 hexadecimal"));
+        assert!(told(&SiteKey::read(&root, path).err().unwrap()).contains("64 hexadecimal"));
     }
 
     #[test]
@@ -377,7 +378,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let root = Root::new(folder.path());
         let path = Path::new("/site.key");
-        let fault = |secrecy| secret_bytes(&root, path, secrecy).unwrap_err().to_string();
+        let fault = |secrecy| told(&secret_bytes(&root, path, secrecy).unwrap_err());
         SiteKey::create(&root, path).unwrap();
         if geteuid().is_root() {
             assert!(secret_bytes(&root, path, FOR_POSTGRES).is_ok());
@@ -386,12 +387,12 @@ mod tests {
             assert!(SiteKey::read(&root, path).is_err() && read_secret(&root, path).is_err());
             assert!(SiteKey::write_generation(&root, path, "16-main", 2).is_err());
         }
-        // What a program of postgres's reads is root's, whoever asks.
+        // What a program of postgres reads must belong to root, whoever asks.
         assert!(geteuid().is_root() || secret_bytes(&root, path, OF_ROOT).is_ok());
         assert!(fault(FOR_POSTGRES).contains("chown root:postgres /site.key && chmod 0640 /site.key"));
         std::fs::remove_file(root.path(path)).unwrap();
         nix::unistd::mkfifo(&root.path(path), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
-        assert_eq!(fault(OF_ROOT), "/site.key is a FIFO, where a file is expected");
+        assert_eq!(fault(OF_ROOT), "/site.key: is a FIFO, not a file");
         std::fs::remove_file(root.path(path)).unwrap();
         std::fs::write(root.path(path), vec![b'a'; 65_537]).unwrap();
         std::fs::set_permissions(root.path(path), Permissions::from_mode(0o600)).unwrap();

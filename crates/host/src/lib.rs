@@ -1,8 +1,9 @@
-//! The host as postgresql-common lays it out, and what its administrator set.
+//! The host as postgresql-common organizes it, and the administrator's settings.
 //!
-//! Everything that a program of patroni-tools reads, writes or runs comes from one [`Root`], so that
+//! Everything that a program of patroni-tools reads, writes or runs is below one [`Root`], so that
 //! a folder can stand for a machine. No templates, no YAML; the network only in `net`.
 
+pub mod certificate;
 pub mod cluster;
 pub mod clusters;
 pub mod conf;

@@ -1,34 +1,32 @@
-//! The members of a cluster, where the administrator lists them: `MEMBERS=pg1=10.0.3.141,pg2=10.0.3.142`.
+//! The members of a cluster as the administrator lists them: `MEMBERS=pg1=10.0.3.141,pg2=10.0.3.142`.
 
 use std::net::IpAddr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
 use crate::facts::parse_address;
 use crate::settings::Settings;
+use crate::{fail, trouble};
 
 /// A member as the administrator knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Patroni's name of it.
+    /// Its name in Patroni.
     pub name: String,
-    /// The address by which the others reach it.
+    /// The address at which the others reach it.
     pub address: IpAddr,
 }
 
-/// The members in the order of `MEMBERS`; `None` where it is not set.
+/// The members in the order of `MEMBERS`; `None` if it is not set.
 pub fn members(settings: &Settings) -> Result<Option<Vec<Member>>> {
     let Some(members) = settings.list("MEMBERS", parse)? else { return Ok(None) };
     for (index, member) in members.iter().enumerate() {
         let same = |other: &&Member| other.name == member.name || other.address == member.address;
         if let Some(other) = members[..index].iter().find(same) {
-            bail!(
-                "{}MEMBERS has {}={} and {}={}: a member has one name and one address, correct one of them",
-                settings.place(&["MEMBERS"]),
-                other.name,
-                other.address,
-                member.name,
-                member.address
+            fail!(
+                at settings.place(&["MEMBERS"]),
+                "MEMBERS has {}={} and {}={}", other.name, other.address, member.name, member.address;
+                "Correct one of them: a member has one name and one address."
             );
         }
     }
@@ -38,33 +36,34 @@ pub fn members(settings: &Settings) -> Result<Option<Vec<Member>>> {
 /// `NAME=ADDRESS`.
 fn parse(text: &str) -> Result<Member> {
     let Some((name, address)) = text.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-        bail!("'{text}' is not NAME=ADDRESS, as in pg1=10.0.3.141,pg2=10.0.3.142")
+        fail!("'{text}' is not NAME=ADDRESS"; "List the members as in pg1=10.0.3.141,pg2=10.0.3.142.")
     };
     member_name(name)?;
     let address = parse_address(address)?;
     if address.is_loopback() || address.is_unspecified() {
-        bail!("the other members cannot reach {name} at {address}: write its address in their network");
+        fail!("the other members cannot reach {name} at {address}"; "Give its address in their network.");
     }
     Ok(Member { name: name.to_owned(), address })
 }
 
-/// A name that Patroni can have for a member: it becomes a part of a key of the store.
+/// A name that Patroni accepts for a member: it becomes part of a key in the DCS.
 pub fn member_name(text: &str) -> Result<String> {
     if text.contains(|c: char| c.is_whitespace() || c == '/') {
-        bail!("'{text}' has a blank or a slash, which a key of the store cannot have");
+        fail!("'{text}' contains a space or a slash, which a key in the DCS cannot have");
     }
     Ok(text.to_owned())
 }
 
-/// The address of a member in a list of them; without its name there, the list is not that of its cluster.
+/// The address of a member in the list. If its name is missing there, the list is not that of its cluster.
 pub fn address_of(settings: &Settings, members: &[Member], name: &str) -> Result<IpAddr> {
     let own = members.iter().find(|member| member.name == name);
-    own.map(|own| own.address).with_context(|| {
-        format!(
-            "{}MEMBERS lacks {name}, the name of this member: add {name}=ADDRESS, or correct MEMBER_NAME",
-            settings.place(&["MEMBERS"])
+    let address = own.map(|own| own.address).ok_or_else(|| {
+        trouble!(
+            at settings.place(&["MEMBERS"]), "MEMBERS lacks {name}, the name of this member";
+            "Add {name}=ADDRESS, or correct MEMBER_NAME."
         )
-    })
+    })?;
+    Ok(address)
 }
 
 #[cfg(test)]

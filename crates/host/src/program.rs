@@ -1,4 +1,4 @@
-//! Runs other programs: clean environment, no shell, and an error that says what failed and how.
+//! Runs other programs: with a clean environment, without a shell, and with an error that shows the command and how it failed.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -6,13 +6,13 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::Root;
+use crate::{Root, fail};
 
-/// A call of the program `name` of this machine: messages in English, so that they can be read by a program,
-/// a PATH that does not come from the caller, and nothing on stdin. The rest of the environment stays, because
-/// Patroni passes credentials by it (`PGPASSFILE`).
+/// A call of the program `name` of this machine: messages in English, so that they can be parsed,
+/// a PATH that does not come from the caller, and nothing on stdin. The rest of the environment is kept, because
+/// Patroni passes credentials in it (`PGPASSFILE`).
 pub fn command(root: &Root, name: &str) -> Result<Command> {
     Ok(at(&root.program(name)?))
 }
@@ -30,9 +30,9 @@ pub fn at(program: &Path) -> Command {
     command
 }
 
-/// The call as a person would type it, for messages.
+/// The command as it would be typed, for messages.
 #[must_use]
-pub fn shown(command: &Command) -> String {
+pub fn command_line(command: &Command) -> String {
     std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(|word| quoted(&word.to_string_lossy()))
@@ -40,7 +40,7 @@ pub fn shown(command: &Command) -> String {
         .join(" ")
 }
 
-/// A word as a shell takes it, for a command that is shown.
+/// A word quoted for a shell, for a command that is shown.
 #[must_use]
 pub fn quoted(word: &str) -> String {
     if !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./=:,@%+".contains(&b)) {
@@ -50,35 +50,36 @@ pub fn quoted(word: &str) -> String {
     }
 }
 
-/// Runs to the end and gives stdout. The error holds the call, how it ended, and what it said.
+/// Runs a command to its end and returns stdout. The error contains the command, its status and its stderr.
 pub fn capture(command: &mut Command) -> Result<String> {
     let output = output(command)?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{} failed ({}): {}", shown(command), output.status, said.trim());
+        fail!("{} failed ({}): {}", command_line(command), output.status, said.trim());
     }
-    String::from_utf8(output.stdout).with_context(|| format!("{} did not print text", shown(command)))
+    String::from_utf8(output.stdout)
+        .with_context(|| format!("the output of {} is not UTF-8 text", command_line(command)))
 }
 
-/// Runs to the end and gives everything, whatever the exit status.
+/// Runs a command to its end and returns its output, whatever the exit status.
 pub fn output(command: &mut Command) -> Result<Output> {
-    command.output().with_context(|| format!("cannot run {}", shown(command)))
+    command.output().with_context(|| format!("could not run {}", command_line(command)))
 }
 
-/// Runs to the end with `input` on stdin and gives everything, but kills it when `limit` is over: for programs that wait for a
-/// network without an end of their own.
+/// Runs a command with `input` on stdin and returns its output, but kills it after `limit`: for programs that wait for a network
+/// without a timeout of their own.
 pub fn output_within(command: &mut Command, input: &str, limit: Duration) -> Result<Output> {
     const LOOK_EVERY: Duration = Duration::from_millis(10);
-    let cannot = |command: &Command| format!("cannot run {}", shown(command));
+    let failed = |command: &Command| format!("could not run {}", command_line(command));
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(|| cannot(command))?;
+        .with_context(|| failed(command))?;
     if let Some(mut stdin) = child.stdin.take() {
         let input = input.to_owned();
-        // A program that ends before it has read all says itself why.
+        // A program that exits before it has read everything reports the reason itself.
         thread::spawn(move || stdin.write_all(input.as_bytes()));
     }
     let reader = |pipe: Option<Box<dyn Read + Send>>| {
@@ -94,14 +95,14 @@ pub fn output_within(command: &mut Command, input: &str, limit: Duration) -> Res
     let stderr = reader(child.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
     let begin = Instant::now();
     loop {
-        if let Some(status) = child.try_wait().with_context(|| cannot(command))? {
+        if let Some(status) = child.try_wait().with_context(|| failed(command))? {
             let collect = |reader: thread::JoinHandle<Vec<u8>>| reader.join().unwrap_or_default();
             return Ok(Output { status, stdout: collect(stdout), stderr: collect(stderr) });
         }
         if begin.elapsed() > limit {
             let _ = child.kill();
             let _ = child.wait();
-            bail!("{} was still running after {} s and was stopped", shown(command), limit.as_secs());
+            fail!("{} was still running after {} s and was terminated", command_line(command), limit.as_secs());
         }
         thread::sleep(LOOK_EVERY);
     }

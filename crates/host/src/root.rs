@@ -1,19 +1,20 @@
-//! Where the machine begins: `/` in production, a folder in tests.
+//! The root directory of the machine: `/` in production, a folder in tests.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::files::{LARGE, Named, Opener};
+use crate::files::{LARGE, Named, Opener, not_utf8};
+use crate::trouble;
 
-/// The variable that names another root directory than `/`.
+/// The variable that names a root directory other than `/`.
 pub const ROOT_VARIABLE: &str = "PATRONI_TOOLS_ROOT";
 
-/// Directories in which programs are looked for; the caller's PATH is not trusted, as in
+/// Directories in which programs are searched; the caller's PATH is not trusted, as in
 /// postgresql-common's `PgCommon::prepare_exec`.
 const PROGRAM_DIRECTORIES: [&str; 4] = ["usr/bin", "usr/sbin", "bin", "sbin"];
 
-/// The directory from which every path and every program is reached.
+/// The directory below which every path and every program is found.
 #[derive(Debug, Clone)]
 pub struct Root {
     directory: PathBuf,
@@ -35,8 +36,8 @@ impl Root {
         }
     }
 
-    /// The same machine, of which root reads no more than postgres could: for paths that a file of postgres's names, and for what
-    /// Patroni or PostgreSQL has to read.
+    /// The same machine, of which root reads no more than postgres could: for paths that are named in a file of postgres, and for
+    /// files that Patroni or PostgreSQL has to read.
     #[must_use]
     pub fn for_postgres(&self) -> Self {
         Self { named: Named::ByPostgres, ..self.clone() }
@@ -49,7 +50,7 @@ impl Root {
         self.directory.join(path.strip_prefix("/").unwrap_or(path))
     }
 
-    /// The path as seen on the machine of a real path below this root.
+    /// The path on the machine that corresponds to a real path below this root.
     #[must_use]
     pub fn inside(&self, real: &Path) -> PathBuf {
         match real.strip_prefix(&self.directory) {
@@ -62,32 +63,32 @@ impl Root {
     pub fn program(&self, name: &str) -> Result<PathBuf> {
         let directories = PROGRAM_DIRECTORIES.map(|directory| self.directory.join(directory));
         let search = std::env::join_paths(&directories).context("the root directory has a ':' in its name")?;
-        which::which_in(name, Some(search), &self.directory)
-            .with_context(|| format!("the program {name} is missing: install the package that provides it"))
+        let found = which::which_in(name, Some(search), &self.directory);
+        Ok(found.map_err(|_| trouble!("the program {name} is missing"; "Install the package that provides it."))?)
     }
 
-    /// The text of a file; `None` where there is no such file.
+    /// The text of a file; `None` if it does not exist.
     pub fn read(&self, path: impl AsRef<Path>) -> Result<Option<String>> {
         let path = path.as_ref();
         match self.bytes(path)?.map(String::from_utf8) {
             Some(Ok(text)) => Ok(Some(text)),
-            Some(Err(_)) => bail!("{} is not UTF-8 text: convert it with iconv", path.display()),
+            Some(Err(_)) => Err(not_utf8(path).into()),
             None => Ok(None),
         }
     }
 
-    /// The bytes of a file; `None` where there is no such file. How it is opened, see [`crate::files`].
+    /// The bytes of a file; `None` if it does not exist. See [`crate::files`] for how it is opened.
     pub fn bytes(&self, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
         let opened = Opener::new(self, self.named).open(path.as_ref())?;
         opened.map(|opened| opened.bytes(LARGE)).transpose()
     }
 
-    /// The sorted names in a directory; empty where there is no such directory.
+    /// The sorted names in a directory; empty if the directory does not exist.
     pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<String>> {
         Opener::new(self, self.named).list(path.as_ref())
     }
 
-    /// The numeric id of a group of this machine, from its `/etc/group` (system groups are always there).
+    /// The numeric id of a group of this machine, from its `/etc/group` (system groups are always in it).
     pub fn group_id(&self, group: &str) -> Result<u32> {
         self.numeric_id("/etc/group", group, "group")
     }
@@ -97,26 +98,27 @@ impl Root {
         self.numeric_id("/etc/passwd", user, "user")
     }
 
-    /// The text of `/etc/passwd` or `/etc/group`. Whom a file belongs to is known from here, so it is read without asking that.
+    /// The text of `/etc/passwd` or `/etc/group`. The owners of files are known from here, so it is read without checking its own.
     pub(crate) fn account_file(&self, file: &str) -> Result<String> {
         match std::fs::read(self.path(file)) {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-            Err(error) => Err(error).with_context(|| format!("cannot read {file}")),
+            Err(error) => Err(error).with_context(|| format!("could not read {file}")),
         }
     }
 
     fn numeric_id(&self, file: &str, name: &str, kind: &str) -> Result<u32> {
         let text = self.account_file(file)?;
-        text.lines()
+        let id = text
+            .lines()
             .filter_map(|line| {
                 let mut fields = line.split(':');
                 (fields.next() == Some(name)).then(|| fields.nth(1))?
             })
-            .find_map(|id| id.parse().ok())
-            .with_context(|| {
-                format!("the {kind} {name} is missing in {file}: install postgresql-common, which adds it")
-            })
+            .find_map(|id| id.parse().ok());
+        Ok(id.ok_or_else(
+            || trouble!("the {kind} {name} is missing in {file}"; "Install postgresql-common, which adds it."),
+        )?)
     }
 }
 

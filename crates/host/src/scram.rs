@@ -1,33 +1,35 @@
-//! What PostgreSQL stores of a password for SCRAM-SHA-256, so that a new password reaches the server without being in any
-//! statement that somebody logs.
+//! The verifiers that PostgreSQL stores for SCRAM-SHA-256, so that a new password reaches the server without being part of a
+//! statement that may be logged.
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::Result;
 use hkdf::hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
-/// As PostgreSQL takes them (`SCRAM_SHA_256_DEFAULT_ITERATIONS`, `SCRAM_DEFAULT_SALT_LEN` in `scram-common.h`).
+use crate::{fail, trouble};
+
+/// The values of PostgreSQL (`SCRAM_SHA_256_DEFAULT_ITERATIONS`, `SCRAM_DEFAULT_SALT_LEN` in `scram-common.h`).
 const ITERATIONS: u32 = 4096;
 const SALT_LENGTH: usize = 16;
 
 /// The verifier of a password, with a new salt (RFC 5802 section 3, RFC 7677; `scram_build_secret` in PostgreSQL).
 ///
-/// Of characters beyond ASCII a client sends a normal form (`SASLprep`, RFC 4013), which is not made here.
+/// Clients normalize characters beyond ASCII (`SASLprep`, RFC 4013), which is not implemented here.
 pub fn verifier(password: &str) -> Result<String> {
-    printable(password)?;
+    check_printable(password)?;
     let mut salt = [0; SALT_LENGTH];
-    getrandom::fill(&mut salt).map_err(|error| anyhow!("the kernel gives no random bytes: {error}"))?;
+    getrandom::fill(&mut salt).map_err(|error| trouble!("could not get random bytes: {error}"))?;
     Ok(with_salt(password, &salt))
 }
 
-/// The verifier of a password that has a salt of its own for ever, because others compare the text.
-pub fn verifier_with(password: &str, salt: &[u8; SALT_LENGTH]) -> Result<String> {
-    printable(password)?;
+/// The verifier of a password with a fixed salt, for programs that compare verifiers as strings.
+pub fn verifier_with_salt(password: &str, salt: &[u8; SALT_LENGTH]) -> Result<String> {
+    check_printable(password)?;
     Ok(with_salt(password, salt))
 }
 
-fn printable(password: &str) -> Result<()> {
+fn check_printable(password: &str) -> Result<()> {
     if password.is_empty() || !password.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        bail!("the password has to be printable ASCII");
+        fail!("the password contains characters other than printable ASCII, or is empty");
     }
     Ok(())
 }

@@ -1,22 +1,24 @@
-//! What the administrator set: `/etc/default/patroni` for the site, `/etc/default/patroni@16-main` for one instance.
+//! What the administrator set: `/etc/default/patroni` for the site, `/etc/default/patroni@16-main` for one cluster.
 //!
-//! Here the files become keys and texts, each with the place it came from; what a text means is for the part of
-//! the program that needs it, by [`Settings::parse`], so that every error names file and line.
+//! Here the files become keys and strings, each with its origin. The part of the program that needs a value interprets it with
+//! [`Settings::parse`], so that every error names file and line.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result};
 
-use crate::{ClusterId, Root, envfile, keys};
+use crate::files::{Named, Opener, missing};
+use crate::trouble::{Explain, Trouble};
+use crate::{ClusterId, Root, envfile, fail, keys, trouble};
 
 /// The settings of the whole site.
 pub const SITE_FILE: &str = "/etc/default/patroni";
 
-/// The settings of one instance, which win over those of the site.
+/// The settings of one cluster, which override those of the site.
 #[must_use]
-pub fn instance_file(id: &ClusterId) -> PathBuf {
+pub fn cluster_file(id: &ClusterId) -> PathBuf {
     PathBuf::from(format!("{SITE_FILE}@{}", id.dashed()))
 }
 
@@ -385,7 +387,7 @@ pub const KEYS: &[Key] = &[
     ),
 ];
 
-/// Where a value came from.
+/// The origin of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// A file and the line in it, from 1.
@@ -403,26 +405,26 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A value as it was written. Empty values do not exist: they count as not set.
+/// A value as it was written. An empty value counts as not set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// The text, never empty.
+    /// The string, never empty.
     pub text: String,
-    /// Where it was written.
+    /// The place where it was written.
     pub origin: Origin,
 }
 
-/// The settings that hold for one instance.
+/// The settings that apply to one cluster.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     values: BTreeMap<String, Setting>,
 }
 
 impl Settings {
-    /// Reads the file of the site and that of the instance. Neither needs to exist.
+    /// Reads the files of the site and of the cluster. Neither has to exist.
     pub fn read(root: &Root, id: &ClusterId) -> Result<Self> {
         let mut settings = Self::read_site(root)?;
-        settings.read_file(root, &instance_file(id))?;
+        settings.read_file(root, &cluster_file(id))?;
         Ok(settings)
     }
 
@@ -435,24 +437,23 @@ impl Settings {
 
     fn read_file(&mut self, root: &Root, path: &Path) -> Result<()> {
         let Some(text) = root.read(path)? else { return Ok(()) };
-        let assignments = envfile::parse(&text).map_err(|error| anyhow!("{}:{error}", path.display()))?;
-        for assignment in assignments {
+        for assignment in envfile::parse(path, &text)? {
             self.put(&assignment.key, assignment.value, Origin::File(path.to_owned(), assignment.line))?;
         }
         Ok(())
     }
 
-    /// Takes `KEY=VALUE` from the command line; it wins over the files.
+    /// Takes `KEY=VALUE` from the command line, which overrides the files.
     pub fn set(&mut self, assignment: &str) -> Result<()> {
         let Some((key, value)) = assignment.split_once('=') else {
-            bail!("--set {assignment}: write it as --set KEY=VALUE");
+            fail!(at "--set", "'{assignment}' is not an assignment"; "Write it as --set KEY=VALUE.");
         };
         self.put(key, value.to_owned(), Origin::Option("--set"))
     }
 
-    /// Puts a value in the place of what was there; an empty one takes that away.
+    /// Replaces a value; an empty one removes it.
     pub fn put(&mut self, name: &str, text: String, origin: Origin) -> Result<()> {
-        known(name).map_err(|message| anyhow!("{origin}: {message}"))?;
+        known(name).at(&origin)?;
         if text.is_empty() {
             self.values.remove(name);
         } else {
@@ -461,68 +462,63 @@ impl Settings {
         Ok(())
     }
 
-    /// The value of a key, where it is set.
+    /// The value of a key, if it is set.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Setting> {
         debug_assert!(KEYS.iter().any(|known| known.name == key), "{key} is not in KEYS");
         self.values.get(key)
     }
 
-    /// The PostgreSQL parameters that are set by [`PARAMETER_PREFIX`], by name.
+    /// The PostgreSQL parameters that are set with [`PARAMETER_PREFIX`], by name.
     pub fn parameters(&self) -> impl Iterator<Item = (&str, &Setting)> {
         self.values.iter().filter_map(|(key, setting)| Some((parameter(key)?, setting)))
     }
 
-    /// The text of a key, where it is set.
+    /// The string of a key, if it is set.
     #[must_use]
     pub fn text(&self, key: &str) -> Option<&str> {
         self.get(key).map(|setting| setting.text.as_str())
     }
 
-    /// `FILE:LINE: ` of the first of some keys that is set, for errors about more than one key.
+    /// `FILE:LINE: ` of the first of some keys that is set, for errors that concern more than one key.
     #[must_use]
     pub fn place(&self, keys: &[&str]) -> String {
         keys.iter().find_map(|key| self.get(key)).map_or_else(String::new, |setting| format!("{}: ", setting.origin))
     }
 
-    /// What a key means; the error of `parse` gets the place and the key put before it.
+    /// The value of a key as `parse` understands it; its error gets the place and the key.
     pub fn parse<T>(&self, key: &str, parse: impl FnOnce(&str) -> Result<T>) -> Result<Option<T>> {
-        self.get(key)
-            .map(|setting| parse(&setting.text).with_context(|| format!("{}: {key}", setting.origin)))
-            .transpose()
+        self.get(key).map(|setting| parse(&setting.text).context(key.to_owned()).at(&setting.origin)).transpose()
     }
 
     /// A whole number within bounds.
     pub fn number(&self, key: &str, least: u64, most: u64) -> Result<Option<u64>> {
         self.parse(key, |text| match text.parse::<u64>() {
             Ok(number) if (least..=most).contains(&number) => Ok(number),
-            _ => Err(anyhow!("'{text}' is not a whole number from {least} to {most}")),
+            _ => fail!("'{text}' is not a whole number from {least} to {most}"),
         })
     }
 
-    /// `yes` or `no`, in any of the words that PostgreSQL and systemd take.
-    pub fn truth(&self, key: &str) -> Result<Option<bool>> {
-        self.parse(key, |text| truth(text).with_context(|| format!("'{text}' is neither yes nor no")))
+    /// `yes` or `no`, or one of the other words for them that PostgreSQL and systemd accept.
+    pub fn boolean(&self, key: &str) -> Result<Option<bool>> {
+        self.parse(key, |text| Ok(boolean(text).ok_or_else(|| trouble!("'{text}' is neither yes nor no"))?))
     }
 
     /// One of the words that are allowed.
     pub fn choice(&self, key: &str, words: &[&'static str]) -> Result<Option<&'static str>> {
         self.parse(key, |text| {
-            words
-                .iter()
-                .find(|word| **word == text)
-                .copied()
-                .ok_or_else(|| anyhow!("'{text}' is none of {}", words.join(", ")))
+            let word = words.iter().find(|word| **word == text);
+            Ok(*word.ok_or_else(|| trouble!("'{text}' is none of {}", words.join(", ")))?)
         })
     }
 
-    /// The parts of a list, separated by commas and blanks.
+    /// The items of a list, separated by commas and white space.
     pub fn list<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T>) -> Result<Option<Vec<T>>> {
         self.parse(key, |text| {
             let parts: Vec<T> =
                 text.split([',', ' ', '\t', '\n']).filter(|part| !part.is_empty()).map(parse).collect::<Result<_>>()?;
             if parts.is_empty() {
-                bail!("'{text}' is an empty list: write what is in it, or remove the line")
+                fail!("'{text}' is an empty list"; "Name its items, or remove the line.")
             }
             Ok(parts)
         })
@@ -531,12 +527,31 @@ impl Settings {
     /// An absolute path.
     pub fn path(&self, key: &str) -> Result<Option<PathBuf>> {
         self.parse(key, |text| {
-            if text.starts_with('/') {
-                Ok(PathBuf::from(text))
-            } else {
-                Err(anyhow!("'{text}' is not an absolute path"))
-            }
+            if text.starts_with('/') { Ok(PathBuf::from(text)) } else { fail!("'{text}' is not an absolute path") }
         })
+    }
+
+    /// The file that a key names, which exists and can be read.
+    pub fn file(&self, root: &Root, key: &str) -> Result<Option<PathBuf>> {
+        let Some(path) = self.path(key)? else { return Ok(None) };
+        let opener = Opener::new(root, Named::Here);
+        self.parse(key, |_| match opener.open(&path)? {
+            Some(_) => Ok(()),
+            None => Err(missing(&path).hint(format!("Create the file, or correct {key}.")).into()),
+        })?;
+        Ok(Some(path))
+    }
+
+    /// The files that two keys name, such as a certificate and its private key; one key without the other is an error.
+    pub fn pair(&self, first: &str, second: &str) -> Result<Option<(PathBuf, PathBuf)>> {
+        match (self.path(first)?, self.path(second)?) {
+            (Some(one), Some(other)) => Ok(Some((one, other))),
+            (None, None) => Ok(None),
+            _ => fail!(
+                at self.place(&[first, second]), "{first} and {second} go together";
+                "Set both, or neither of them."
+            ),
+        }
     }
 
     /// The secret in the file that a key names.
@@ -548,9 +563,9 @@ impl Settings {
     }
 }
 
-/// `yes` or `no`, in any of the words that PostgreSQL and systemd take.
+/// `yes` or `no`, or one of the other words for them that PostgreSQL and systemd accept.
 #[must_use]
-pub fn truth(text: &str) -> Option<bool> {
+pub fn boolean(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "yes" | "true" | "on" | "1" => Some(true),
         "no" | "false" | "off" | "0" => Some(false),
@@ -558,7 +573,7 @@ pub fn truth(text: &str) -> Option<bool> {
     }
 }
 
-/// The name that is the most like `wrong`, and how many characters are other.
+/// The name that is most similar to `wrong`, and the number of characters that differ.
 pub fn nearest<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> Option<(usize, &'n str)> {
     names.map(|name| (strsim::damerau_levenshtein(wrong, name), name)).min()
 }
@@ -570,30 +585,31 @@ fn parameter(key: &str) -> Option<&str> {
     (name.starts_with(|c: char| c.is_ascii_lowercase()) && name.bytes().all(plain)).then_some(name)
 }
 
-/// Is this a key? Else what is wrong with it, and which one was meant.
-fn known(name: &str) -> Result<(), String> {
+/// Is this a key? The error suggests the key that was probably meant.
+fn known(name: &str) -> Result<(), Trouble> {
     if KEYS.iter().any(|key| key.name == name) || parameter(name).is_some() {
         return Ok(());
     }
     let upper = name.to_ascii_uppercase();
     let nearest = nearest(&upper, KEYS.iter().map(|key| key.name)).filter(|(distance, key)| *distance <= key.len() / 2);
-    // Of PG_TUN, PG_TUNE is meant, and of PG_Work_Mem, PG_work_mem.
+    // PG_TUN means PG_TUNE, and PG_Work_Mem means PG_work_mem.
     let lower = name.get(PARAMETER_PREFIX.len()..).unwrap_or_default().to_ascii_lowercase();
     let as_parameter = format!("{PARAMETER_PREFIX}{lower}");
     if upper.starts_with(PARAMETER_PREFIX) && nearest.is_none_or(|(distance, _)| distance > 2) {
         return Err(match parameter(&as_parameter) {
-            Some(_) => format!(
-                "unknown key {name}: a PostgreSQL parameter is set by its name in lower case behind {PARAMETER_PREFIX}: \
-                 did you mean {as_parameter}?"
+            Some(_) => trouble!(
+                "unknown key {name}";
+                "The name of a PostgreSQL parameter stands in lower case after {PARAMETER_PREFIX}: did you mean {as_parameter}?"
             ),
-            None => format!(
-                "unknown key {name}: {lower} is no name that can stand here; put such a parameter into PG_PARAMETERS_FILE"
+            None => trouble!(
+                "unknown key {name}";
+                "'{lower}' cannot be part of a key. Set such a parameter in PG_PARAMETERS_FILE."
             ),
         });
     }
     Err(match nearest {
-        Some((_, nearest)) => format!("unknown key {name}: did you mean {nearest}?"),
-        None => format!("unknown key {name}: see patroni.default(5) for all keys"),
+        Some((_, nearest)) => trouble!("unknown key {name}"; "Did you mean {nearest}?"),
+        None => trouble!("unknown key {name}"; "All keys are described in patroni.default(5)."),
     })
 }
 
@@ -601,6 +617,7 @@ fn known(name: &str) -> Result<(), String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::trouble::told;
 
     fn host(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
         let folder = tempfile::tempdir().unwrap();
@@ -642,11 +659,11 @@ mod tests {
     fn errors_name_file_line_and_remedy() {
         let id = "16/main".parse().unwrap();
         let (_folder, root) = host(&[("etc/default/patroni", "\nTTLL=20\n")]);
-        let error = Settings::read(&root, &id).unwrap_err().to_string();
-        assert_eq!(error, "/etc/default/patroni:2: unknown key TTLL: did you mean TTL?");
+        let error = told(&Settings::read(&root, &id).unwrap_err());
+        assert_eq!(error, "/etc/default/patroni:2: unknown key TTLL\nhint: Did you mean TTL?");
         for (wrong, meant) in [
-            ("PG_TUN", "did you mean PG_TUNE?"),
-            ("PG_HBA_FIEL", "did you mean PG_HBA_FILE?"),
+            ("PG_TUN", "Did you mean PG_TUNE?"),
+            ("PG_HBA_FIEL", "Did you mean PG_HBA_FILE?"),
             ("PG_Work_Mem", "did you mean PG_work_mem?"),
             ("PG_SHARED_BUFFERS", "did you mean PG_shared_buffers?"),
             ("pg_shared_buffers", "did you mean PG_shared_buffers?"),
@@ -654,14 +671,37 @@ mod tests {
             ("PG_", "unknown key"),
             ("PG_1", "unknown key"),
         ] {
-            let error = Settings::default().set(&format!("{wrong}=1")).unwrap_err().to_string();
+            let error = told(&Settings::default().set(&format!("{wrong}=1")).unwrap_err());
             assert!(error.contains(meant), "{error}");
         }
         let (_folder, root) = host(&[("etc/default/patroni", "TTL=soon\nDCS_PASSWORD_FILE=/pw\n")]);
         let settings = Settings::read(&root, &id).unwrap();
-        let error = format!("{:#}", settings.number("TTL", 20, 99).unwrap_err());
+        let error = told(&settings.number("TTL", 20, 99).unwrap_err());
         assert_eq!(error, "/etc/default/patroni:1: TTL: 'soon' is not a whole number from 20 to 99");
-        let error = format!("{:#}", settings.secret(&root, "DCS_PASSWORD_FILE").unwrap_err());
-        assert_eq!(error, "/etc/default/patroni:2: DCS_PASSWORD_FILE: /pw: there is no such file");
+        let error = told(&settings.secret(&root, "DCS_PASSWORD_FILE").unwrap_err());
+        assert_eq!(error, "/etc/default/patroni:2: DCS_PASSWORD_FILE: there is no file /pw");
+    }
+
+    #[test]
+    fn a_file_exists_and_a_pair_is_whole() {
+        let (_folder, root) = host(&[("etc/ca.pem", "")]);
+        let mut settings = Settings::default();
+        for assignment in ["DCS_CACERT=/etc/ca.pem", "DCS_CERT=/none", "DCS_KEY=/etc", "SSL_KEY=/etc/ca.pem"] {
+            settings.set(assignment).unwrap();
+        }
+        let fault = |key| told(&settings.file(&root, key).unwrap_err());
+        assert_eq!(settings.file(&root, "DCS_CACERT").unwrap(), Some(PathBuf::from("/etc/ca.pem")));
+        assert_eq!(settings.file(&root, "SSL_CACERT").unwrap(), None);
+        assert_eq!(
+            fault("DCS_CERT"),
+            "--set: DCS_CERT: there is no file /none\nhint: Create the file, or correct DCS_CERT."
+        );
+        assert_eq!(fault("DCS_KEY"), "--set: DCS_KEY: /etc: is a directory, not a file");
+        assert_eq!(settings.pair("DCS_CERT", "DCS_KEY").unwrap(), Some(("/none".into(), "/etc".into())));
+        assert_eq!(settings.pair("RESTAPI_CERT", "RESTAPI_KEY").unwrap(), None);
+        assert_eq!(
+            told(&settings.pair("SSL_CERT", "SSL_KEY").unwrap_err()),
+            "--set: SSL_CERT and SSL_KEY go together\nhint: Set both, or neither of them."
+        );
     }
 }

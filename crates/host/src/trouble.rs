@@ -27,10 +27,12 @@ impl Trouble {
         Self { what: what.into(), ..Self::default() }
     }
 
-    /// The same at a place.
+    /// The same at a place. An empty place is none, and a colon that separates it from what follows is not part of it.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
-        self.place = Some(place.to_string());
+        let place = place.to_string();
+        let place = place.trim_end_matches(": ");
+        self.place = (!place.is_empty()).then(|| place.to_owned());
         self
     }
 
@@ -38,6 +40,13 @@ impl Trouble {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same with its cause. (As a context of an error it would be a mere string.)
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<anyhow::Error>) -> Self {
+        self.source = Some(Arc::new(source.into()));
         self
     }
 
@@ -72,8 +81,8 @@ impl Trouble {
     pub fn line(&self) -> String {
         match &self.place {
             Some(place) if self.what.is_empty() => place.clone(),
-            Some(place) if !place.is_empty() => format!("{place}: {}", self.what),
-            _ => self.what.clone(),
+            Some(place) => format!("{place}: {}", self.what),
+            None => self.what.clone(),
         }
     }
 }
@@ -159,6 +168,14 @@ macro_rules! fail {
 #[must_use]
 pub fn in_line(file: impl AsRef<Path>, line: usize) -> String {
     format!("{}:{line}", file.as_ref().display())
+}
+
+/// An error as tests compare it: what is wrong, and in a second line the hint.
+#[cfg(test)]
+pub(crate) fn told(error: &anyhow::Error) -> String {
+    let Trouble { hint, .. } = &Trouble::of(error);
+    let hint = hint.as_ref().map_or_else(String::new, |hint| format!("\nhint: {hint}"));
+    Trouble::of(error).line() + &hint
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! Where a program works, and how it speaks.
+//! What a program works on, and how it reports.
 
 use host::Root;
 use host::report::Reporter;
 
-/// Where a program works, and how it speaks.
+/// What a program works on, and how it reports.
 pub(crate) struct Context {
     pub(crate) root: Root,
     pub(crate) reporter: Reporter,

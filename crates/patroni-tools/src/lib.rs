@@ -1,4 +1,4 @@
-//! The generator of Patroni files, the hooks by which Patroni works through postgresql-common, and `pg_patronictl`.
+//! The generator of Patroni files, the hooks with which Patroni uses postgresql-common, and `pg_patronictl`.
 
 mod context;
 mod doctor;

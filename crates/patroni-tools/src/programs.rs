@@ -1,4 +1,4 @@
-//! Which program this is: they are one file, and the name by which it was called decides. So the package is built and read once.
+//! Which program to run: all are one file, and the name with which it is called decides. So the package is built and linked once.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ const PROGRAMS: [(&str, Program); 5] = [
     ("pg_preparecluster_patroni", hooks::prepare::main),
 ];
 
-/// Runs the program whose name the first word of the command line has.
+/// Runs the program with the name in the first word of the command line.
 #[must_use]
 pub fn main() -> ExitCode {
     let called = std::env::args_os().next().unwrap_or_default();
@@ -28,5 +28,5 @@ pub fn main() -> ExitCode {
     }
     let names: Vec<&str> = PROGRAMS.iter().map(|(name, _)| *name).collect();
     Reporter::new("patroni-tools")
-        .usage(&format!("error: this file is called by one of its names: {}", names.join(", ")), true)
+        .usage(&format!("error: this file must be called by the name of a program: {}", names.join(", ")), true)
 }

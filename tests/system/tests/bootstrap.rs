@@ -198,7 +198,7 @@ fn unknown_is_trusted(lab: &Lab, main: &Cluster) -> Result<()> {
     let mark = cursor(node)?;
     bootstrap(lab, main)?;
     let said = since(node, main, &mark)?;
-    ensure!(said.contains("any user of this host may become PostgreSQL's superuser"), "{said}");
+    ensure!(said.contains("any user of this host can log in as PostgreSQL's superuser"), "{said}");
     node.run(&format!("rm /etc/patroni/env.conf && cp /var/tmp/config.py {CONFIG}"))?;
     forget(node, main)
 }
@@ -206,7 +206,7 @@ fn unknown_is_trusted(lab: &Lab, main: &Cluster) -> Result<()> {
 fn by_hand(main: &Cluster) -> Result<()> {
     let node = &main.nodes()[0];
     let run = node.try_run_as("postgres", &format!("timeout 40 patroni {} 2>&1", main.file()))?;
-    ensure!(run.stdout.contains("may let any user of this host into PostgreSQL as superuser"), "{}", run.stdout);
+    ensure!(run.stdout.contains("may let any user of this host log in as PostgreSQL's superuser"), "{}", run.stdout);
     ensure!(run.stdout.contains("Failed to bootstrap cluster"), "{}", run.stdout);
     nothing_is_left(node, main)
 }

@@ -136,13 +136,13 @@ fn table(host: &Node, instances: &[&Cluster]) -> Result<()> {
 
 fn guest(host: &Node, main: &Cluster) -> Result<()> {
     let refusal = format!(
-        "run it as root (sudo), or become a member of group postgres (adduser {GUEST} postgres, and log in again)"
+        "hint: Run this as root (sudo), or become a member of group postgres (adduser {GUEST} postgres, and log in again)."
     );
     for arguments in ["list".to_owned(), format!("{} list", main.slashed()), format!("{} pause", main.slashed())] {
         let said = host.try_run_as(GUEST, &format!("pg_patronictl {arguments}"))?;
         ensure!(said.status.code() == Some(1), "{arguments}: {said}");
         ensure!(
-            said.stderr.lines().count() == 1
+            said.stderr.lines().count() == 2
                 && said.stderr.starts_with("pg_patronictl: error: you cannot read /etc/patroni/")
                 && said.stderr.contains(&main.file())
                 && said.stderr.trim_end().ends_with(&refusal),
@@ -253,11 +253,12 @@ fn silent_store(host: &Node, instances: &[&Cluster]) -> Result<()> {
     ensure!(said.status.code() == Some(1) && took < Duration::from_secs(40), "{said}");
     let lines: Vec<&str> = said.stderr.lines().collect();
     ensure!(
-        lines.len() == 2 && lines.iter().all(|line| line.contains("run patroni-gen-config --check")),
+        lines.len() == 4
+            && lines.iter().skip(1).step_by(2).all(|line| line.contains("with: patroni-gen-config --check")),
         "{}",
         said.stderr
     );
-    for (line, name) in lines.iter().zip(["refusing", "silent"]) {
+    for (line, name) in lines.iter().step_by(2).zip(["refusing", "silent"]) {
         ensure!(line.starts_with(&format!("pg_patronictl: error: {version}/{name}: ")), "{line}");
     }
     let rows: Vec<Value> = serde_json::from_str(&said.stdout)?;

@@ -104,7 +104,7 @@ impl Fault {
     fn unreachable(port: u16) -> Self {
         let patroni = &["10.88.0.99 timed out", "No route to host"];
         let make = Make::Settings(format!("DCS_HOSTS=10.88.0.99:{port}\n"));
-        Self::new("unreachable hosts", make, patroni, "it cannot be reached")
+        Self::new("unreachable hosts", make, patroni, "it is unreachable")
     }
 
     fn authority() -> Self {
@@ -180,7 +180,7 @@ impl Site<'_> {
                 "expired certificate of the server",
                 Make::ExpiredServer,
                 &["certificate has expired"],
-                "its certificate (O=Lab) expired on ",
+                "its certificate (O=Lab) has expired (",
             ),
             Fault::new(
                 "certificate of the server for another name",
@@ -288,7 +288,7 @@ impl Site<'_> {
         node.write("/etc/patroni/store.password", zookeeper::PASSWORD, 0o600)?;
         node.write("/etc/default/patroni", format!("{SETTINGS}{}{user}", store.settings), 0o644)?;
         let said = node.try_run(&format!("patroni-gen-config {}", store.cluster.slashed()))?;
-        ensure!(!said.status.success() && said.stderr.contains("since 3.3"), "{said}");
+        ensure!(!said.status.success() && said.stderr.contains("needs Patroni 3.3"), "{said}");
         Ok(())
     }
 

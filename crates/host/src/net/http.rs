@@ -51,17 +51,17 @@ impl Server {
         let bytes = exchange(stream, &self.written(question), most).map_err(tls::explain_io)?;
         // A TLS alert (RFC 8446, section 6), or the message of Go's library.
         if bytes.starts_with(&[0x15, 3]) {
-            return Err(Fault::WantsTls);
+            return Err(Fault::RequiresTls);
         }
         if bytes.is_empty() {
-            return Err(Fault::Broken(ErrorKind::UnexpectedEof.into()));
+            return Err(Fault::Closed(ErrorKind::UnexpectedEof.into()));
         }
         match parse(&bytes).filter(|_| bytes.len() as u64 <= most) {
             Some(answer) if answer.status == 400 && answer.body.contains("HTTP request to an HTTPS server") => {
-                Err(Fault::WantsTls)
+                Err(Fault::RequiresTls)
             }
             Some(answer) => Ok(answer),
-            None => Err(Fault::Foreign),
+            None => Err(Fault::OtherProtocol),
         }
     }
 
@@ -148,25 +148,25 @@ mod tests {
             |bytes: &[u8], most| server.ask_on(&mut Ready(io::Cursor::new(bytes.to_vec())), &Question::default(), most);
         let answer = b"HTTP/1.0 200 OK\r\n\r\n{}";
         assert_eq!(ask(answer, answer.len() as u64).unwrap().body, "{}");
-        assert!(matches!(ask(answer, answer.len() as u64 - 1), Err(Fault::Foreign)));
-        assert!(matches!(ask(b"\x15\x03\x03\x00\x02\x02\x32", 100), Err(Fault::WantsTls)));
-        assert!(matches!(ask(b"", 100), Err(Fault::Broken(_))));
+        assert!(matches!(ask(answer, answer.len() as u64 - 1), Err(Fault::OtherProtocol)));
+        assert!(matches!(ask(b"\x15\x03\x03\x00\x02\x02\x32", 100), Err(Fault::RequiresTls)));
+        assert!(matches!(ask(b"", 100), Err(Fault::Closed(_))));
     }
 
     #[test]
-    fn a_server_that_hangs_is_silent_in_time() {
+    fn a_server_that_hangs_is_reported_in_time() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Server { host: "127.0.0.1".to_owned(), port: listener.local_addr().unwrap().port() };
         let begin = Instant::now();
         let fault = server.ask(None, &Question::default(), begin + Duration::from_millis(100)).unwrap_err();
-        assert!(matches!(fault, Fault::Silent) && begin.elapsed() < Duration::from_secs(10), "{fault:?}");
+        assert!(matches!(fault, Fault::Unresponsive) && begin.elapsed() < Duration::from_secs(10), "{fault:?}");
         drop(listener);
         // A process that another test is just starting may hold the listener for a moment longer.
         let refused = (0..100).any(|_| {
             let fault =
                 server.ask(None, &Question::default(), Instant::now() + Duration::from_millis(100)).unwrap_err();
-            fault.to_string() == "it cannot be reached (Connection refused)"
+            fault.to_string() == "it is unreachable (Connection refused)"
         });
-        assert!(refused, "nothing listens, and it is not said that it cannot be reached");
+        assert!(refused, "nothing listens, but the server is not reported as unreachable");
     }
 }

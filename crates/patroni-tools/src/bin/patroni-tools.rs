@@ -1,4 +1,4 @@
-//! All programs of the package but dnscp, which has a mode and capabilities of its own: one file, known by several names.
+//! All programs of the package except dnscp, which has its own mode and capabilities: one file with several names.
 
 fn main() -> std::process::ExitCode {
     patroni_tools::programs::main()

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::doctor::finding::{Finding, Level};
 use crate::doctor::instance::{Instance, USER};
 use crate::doctor::patroni_yml::method_names;
-use crate::hooks::unmanaged::{is_unmanaged, other_name};
+use crate::hooks::unmanaged::examine;
 
 /// Programs and data.
 pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
@@ -89,10 +89,9 @@ fn data_directory(instance: &Instance, data: &Path) -> Result<Vec<Finding>> {
         let remedy = format!("name the directory of {id} in data_dir, or upgrade the cluster with pg_upgradecluster");
         findings.push(Finding::fatal(what, remedy));
     }
-    if is_unmanaged(root, id, data) {
-        let what =
-            format!("{shown} holds data which no Patroni manages, and Patroni would leave it read-only for ever");
-        findings.push(Finding::error(what, other_name(id)).at(""));
+    if let Some(unmanaged) = examine(root, id, data) {
+        let trouble = unmanaged.with_file(id, data);
+        findings.push(Finding::error(trouble.what, trouble.hint.unwrap_or_default()).at(""));
     }
     // PostgreSQL refuses to start otherwise (`checkDataDir` in `miscinit.c`).
     let found = root.path(data).metadata()?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use host::endpoint::{self, Auth, GssSecret, Manager, Point};
+use host::endpoint::{self, Auth, Endpoint, GssSecret, Manager};
 use host::file_access::User;
 use host::trouble::Trouble;
 use host::{facts, vip};
@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use crate::doctor::finding::{Finding, Level};
 use crate::doctor::instance::{Depth, Instance, USER};
-use crate::patroni_yml::network;
+use crate::patroni_yml::network::{self, Listens};
 
 /// Callbacks, the file of dnscp, addresses and programs.
 pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
@@ -21,7 +21,9 @@ pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
         .into_iter()
         .partition(|event| calls_dnscp(&["postgresql", "callbacks", event]));
     let point = match &instance.settings {
-        Ok(settings) => Point::from_settings(root, id, settings).map_err(|error| Finding::of(Level::Warning, &error)),
+        Ok(settings) => {
+            Endpoint::from_settings(root, id, settings).map_err(|error| Finding::of(Level::Warning, &error))
+        }
         Err(error) => Err(Finding::of(Level::Warning, error)),
     };
     let point = match point {
@@ -61,7 +63,7 @@ pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
 }
 
 /// Does PostgreSQL listen on the virtual address, and is there an interface for it?
-fn addresses(instance: &Instance, point: &Point) -> Result<Vec<Finding>> {
+fn addresses(instance: &Instance, point: &Endpoint) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let listen = instance.text(&["postgresql", "listen"]).unwrap_or_default();
     let hosts = listen.rsplit_once(':').map_or("", |(hosts, _)| hosts);
@@ -78,10 +80,12 @@ fn addresses(instance: &Instance, point: &Point) -> Result<Vec<Finding>> {
         if point.interface.is_none() && network.zip(own).is_some_and(|(network, own)| !network.contains(&own)) {
             continue;
         }
-        if let Some(unheard) = network::unheard(instance.root, &hosts, vip.address)? {
-            let level = if unheard.never { Level::Error } else { Level::Warning };
-            findings.push(Finding::new(level, format!("postgresql.listen {}", unheard.what), unheard.remedy));
-        }
+        let (level, trouble) = match network::listens(instance.root, "postgresql.listen", &hosts, vip.address)? {
+            Listens::Always => continue,
+            Listens::Sometimes(trouble) => (Level::Warning, trouble),
+            Listens::Never(trouble) => (Level::Error, trouble),
+        };
+        findings.push(Finding::new(level, trouble.what, trouble.hint.unwrap_or_default()));
     }
     if let Some(interface) = point.interface.as_deref().filter(|_| !point.vips.is_empty()) {
         if !instance.root.path(Path::new("/sys/class/net").join(interface)).exists() {
@@ -93,7 +97,7 @@ fn addresses(instance: &Instance, point: &Point) -> Result<Vec<Finding>> {
 }
 
 /// The address has to be gone before another member can take it.
-fn lease(instance: &Instance, point: &Point) -> Option<Finding> {
+fn lease(instance: &Instance, point: &Endpoint) -> Option<Finding> {
     let seconds = |key: &str, default: u64| {
         instance.yaml.get(&["bootstrap", "dcs", key]).and_then(serde_json::Value::as_u64).unwrap_or(default)
     };
@@ -108,7 +112,7 @@ fn lease(instance: &Instance, point: &Point) -> Option<Finding> {
 }
 
 /// Who moves the address in place of dnscp has to be told to.
-fn manager(instance: &Instance, point: &Point) -> Result<Option<Finding>> {
+fn manager(instance: &Instance, point: &Endpoint) -> Result<Option<Finding>> {
     let Instance { root, id, .. } = instance;
     let (file, says) = match point.manager {
         Manager::Keepalived if !point.vips.is_empty() => {
@@ -126,7 +130,7 @@ fn manager(instance: &Instance, point: &Point) -> Result<Option<Finding>> {
 }
 
 /// The programs that dnscp runs, and the secrets that it reads.
-fn needs(instance: &Instance, point: &Point) -> Vec<Finding> {
+fn needs(instance: &Instance, point: &Endpoint) -> Vec<Finding> {
     let Some(dns) = &point.dns else { return Vec::new() };
     let root = instance.root;
     let mut findings: Vec<Finding> = dns

@@ -146,7 +146,7 @@ fn apis(instance: &Instance, others: &[Member]) -> Vec<Finding> {
         return Vec::new();
     }
     // What is wrong with the files is said by the check of certificates.
-    let Ok(client) = Client::new(instance.root, &Files { signers: signers.clone(), own }, Verify::Name) else {
+    let Ok(client) = Client::new(instance.root, &Files { ca_file: signers.clone(), own }, Verify::Name) else {
         return Vec::new();
     };
     let client = Arc::new(client);
@@ -175,7 +175,7 @@ fn apis(instance: &Instance, others: &[Member]) -> Vec<Finding> {
 /// Only what is wrong with TLS: a member may be stopped.
 fn api(name: &str, host: &str, fault: &Fault, signers: Option<&std::path::Path>) -> Option<Finding> {
     let (what, remedy) = match fault {
-        Fault::Unsigned(why) => {
+        Fault::Untrusted(why) => {
             let signers =
                 signers.map_or_else(|| "anybody whom this host trusts".to_owned(), |path| path.display().to_string());
             (
@@ -183,13 +183,14 @@ fn api(name: &str, host: &str, fault: &Fault, signers: Option<&std::path::Path>)
                 "correct RESTAPI_CACERT here, or RESTAPI_CERT there",
             )
         }
-        Fault::OtherName(shown) => {
-            (format!("its certificate is for {}, not for {host}", shown.names()), "have it issued for that address")
-        }
+        Fault::OtherName(shown) => (
+            format!("its certificate is for {}, not for {host}", shown.summary.names),
+            "have it issued for that address",
+        ),
         Fault::Expired(_) => (fault.to_string(), "renew RESTAPI_CERT there"),
         Fault::NotYetValid(_) => (fault.to_string(), "correct the clock of this host, or the certificate"),
-        Fault::Unfit(_) => (fault.to_string(), "have it issued anew"),
-        Fault::Refused(why) => (format!("it refuses us ({why})"), "correct CTL_CERT here, or RESTAPI_CACERT there"),
+        Fault::Invalid(_) => (fault.to_string(), "have it issued anew"),
+        Fault::Rejected(why) => (format!("it refuses us ({why})"), "correct CTL_CERT here, or RESTAPI_CACERT there"),
         _ => return None,
     };
     Some(Finding::warning(what, remedy).at(format!("the REST API of {name}")))

@@ -192,7 +192,7 @@ fn read<'a>(root: &'a Root, id: &'a ClusterId, path: &Path, depth: Depth) -> Res
         let hint = format!("Create it again with: patroni-gen-config --force {id}");
         return Err(Finding::fatal("the file is empty or not a mapping", hint).at(in_line(path, 1)));
     };
-    let patroni = Patroni::of(root).unwrap_or(Patroni(None));
+    let patroni = Patroni::of(root).unwrap_or(Patroni::UNKNOWN);
     let settings = Settings::read(root, id);
     Ok(Instance { root, id, path: path.to_owned(), text, yaml, patroni, settings, depth })
 }

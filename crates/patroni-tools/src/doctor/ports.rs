@@ -105,7 +105,7 @@ impl Owner {
         let root = instance.root;
         // Neither a control group nor a command line makes another user's process one of ours.
         if let Some(uid) = listener.uid.filter(|uid| is_foreign(root, *uid)) {
-            return Self::Other(holder::who(root, uid, listener.inode, true));
+            return Self::Other(holder::describe(root, uid, listener.inode, true));
         }
         let mut other = Self::Hidden;
         for pid in holder::of_socket(root, listener.inode) {

@@ -17,7 +17,7 @@ pub fn look(instance: &Instance) -> Vec<Finding> {
         Ok(settings) => settings,
         Err(error) => return vec![broken(error)],
     };
-    let ours = author(&instance.text) == Author::Us;
+    let ours = author(&instance.text) == Author::Generator;
     let written = match again(instance, settings) {
         Ok(Again::Written(written)) => written,
         Ok(Again::WithoutKey(path)) if ours => {

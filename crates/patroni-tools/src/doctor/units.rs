@@ -8,11 +8,8 @@ use host::createcluster::{self, CreateCluster};
 
 use crate::doctor::finding::Finding;
 use crate::doctor::instance::Instance;
-use crate::hooks::unmanaged::{is_unmanaged, other_name};
-
-/// Where systemd has the control groups of postgresql's units; the second with the old control groups.
-const GROUPS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/systemd"];
-const SLICE: &str = "system.slice/system-postgresql.slice";
+use crate::hooks::unmanaged::examine;
+use crate::postgres::units::is_active;
 
 /// What is enabled by `systemctl enable`.
 const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants";
@@ -22,12 +19,14 @@ pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
     let root = instance.root;
     let unit = format!("postgresql@{}.service", instance.id.dashed());
     let name = unit.trim_end_matches(".service");
-    if GROUPS.iter().any(|group| root.path(Path::new(group).join(SLICE).join(&unit)).exists()) {
+    if is_active(root, &unit) {
         let what = format!("{name} runs this instance, so that patroni@{} does not start", instance.id.dashed());
-        let remedy = if is_unmanaged(root, instance.id, &instance.data_directory()) {
-            format!("leave it so, because no Patroni manages its data: {}", other_name(instance.id))
-        } else {
-            format!("run systemctl disable --now {name}")
+        let remedy = match examine(root, instance.id, &instance.data_directory()) {
+            Some(_) => {
+                "Keep it running until its data, which Patroni does not manage, is in a cluster with another name."
+                    .to_owned()
+            }
+            None => format!("run systemctl disable --now {name}"),
         };
         return Ok(vec![Finding::fatal(what, remedy).at("")]);
     }

@@ -1,4 +1,4 @@
-//! Configuration files of Debian's packages: one that is as the package brought it is nobody's work, and can be replaced.
+//! Configuration files of Debian's packages: one that is unchanged since its installation can be replaced.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 use host::{Root, program};
 use openssl::hash::{MessageDigest, hash};
 
-/// Is this text what the package of this file has installed there? dpkg has the MD5 of each (`dpkg-query(1)`, `Conffiles`).
+/// Is this text what the package installed? dpkg records the MD5 digest of each (`dpkg-query(1)`, `Conffiles`).
 pub fn is_as_shipped(root: &Root, path: &Path, text: &str) -> Result<bool> {
     let Ok(mut command) = program::command(root, "dpkg-query") else { return Ok(false) };
     let status = program::capture(command.args(["--show", "--showformat=${Conffiles}\n"]))?;
@@ -21,11 +21,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_conffile_is_known_by_its_sum() {
+    fn a_conffile_is_recognised_by_its_digest() {
         let folder = tempfile::tempdir().unwrap();
         let root = Root::new(folder.path());
         assert!(!is_as_shipped(&root, Path::new("/etc/x"), "hello\n").unwrap());
-        // The sum is that of "hello\n" by md5sum.
+        // The digest of "hello\n", from md5sum.
         let says = "#!/bin/sh\nprintf '\\n /etc/x b1946ac92492d2347c6235b4d2611184\\n /etc/y 00\\n\\n'\n";
         lab::program::write(root.path("/usr/bin/dpkg-query"), says).unwrap();
         assert!(is_as_shipped(&root, Path::new("/etc/x"), "hello\n").unwrap());

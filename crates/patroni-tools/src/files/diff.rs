@@ -1,8 +1,8 @@
-//! Differences that a person may see: secrets are masked, but it stays visible that one has changed.
+//! Differences between files, with masked secrets: it remains visible that one has changed.
 
 use similar::TextDiff;
 
-/// Keys whose values nobody is to see. `auth_data` is a mapping of ZooKeeper's schemes, `digest` one of them.
+/// Keys whose values are masked. `auth_data` is a mapping of ZooKeeper's schemes, `digest` one of them.
 const SECRET_KEYS: [&str; 6] = ["password", "token", "keyfile_password", "key_password", "auth_data", "digest"];
 
 /// Replaces every secret by `(secret 1)`, `(secret 2)` …: equal secrets by equal numbers, over all texts of one `Mask`.
@@ -22,7 +22,7 @@ impl Mask {
                 out += line;
                 continue;
             };
-            // A text of several lines, or a mapping below the key: what is further in belongs to it.
+            // A string of several lines, or a mapping below the key: further indented lines belong to it.
             let mut secret = first.to_owned();
             let column = content.len() - content.trim_start_matches(['-', ' ']).len();
             while let Some(more) = lines.next_if(|next| belongs(next, column)) {
@@ -54,8 +54,7 @@ fn belongs(line: &str, column: usize) -> bool {
     !content.trim().is_empty() && line.len() - content.len() > column
 }
 
-/// Splits a line after `key:` if the key is a secret's, or its value has one inside: a flow mapping, an address with
-/// user and password.
+/// Splits a line after `key:` if its value is or contains a secret, as in a flow mapping or a URL with user and password.
 fn secret(line: &str) -> Option<(&str, &str)> {
     let at = line.find(':')?;
     let (before, value) = line.split_at(at + 1);
@@ -75,7 +74,7 @@ fn secret(line: &str) -> Option<(&str, &str)> {
     (SECRET_KEYS.contains(&key) || inside || address).then_some((before, value))
 }
 
-/// The unified difference between the file that is there and the one that would be written; empty if they are equal.
+/// The unified difference between the present file and the one that would be written; empty if they are equal.
 #[must_use]
 pub fn unified(name: &str, present: &str, wanted: &str) -> String {
     let mut mask = Mask::default();
@@ -100,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_hidden_however_they_are_written() {
+    fn secrets_are_hidden_in_every_notation() {
         for line in [
             "  password: p4ss",
             "  \"password\": p4ss",

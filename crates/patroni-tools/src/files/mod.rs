@@ -1,4 +1,4 @@
-//! How a file is made, compared, read back and put in its place. Nothing here knows Patroni.
+//! How a file is generated, compared, parsed and installed. Nothing here depends on Patroni.
 
 pub(crate) mod certificate;
 pub(crate) mod conffile;

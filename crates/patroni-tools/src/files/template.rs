@@ -1,19 +1,19 @@
-//! The templates: the package's, and the administrator's, which win over those of the same name.
+//! The templates: those of the package, and those of the administrator, which override them by name.
 
 use std::path::PathBuf;
 
-use anyhow::Result;
-use host::Root;
+use anyhow::{Result, anyhow};
+use host::{Root, trouble};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
 use serde::Serialize;
 
-/// Where the package's templates are.
+/// The directory of the package's templates.
 pub const SHIPPED: &str = "/usr/share/patroni-tools/templates";
 
-/// Where the administrator's are, which win over those of the same name.
+/// The directory of the administrator's templates, which override those of the same name.
 pub const LOCAL: &str = "/etc/patroni/templates";
 
-/// The text that the template `name` makes of `values`.
+/// Renders the template `name` with `values`.
 pub fn body(root: &Root, name: &str, values: impl Serialize) -> Result<String> {
     let environment = environment(root);
     environment.get_template(name).and_then(|template| template.render(values)).map_err(|error| explain(&error, name))
@@ -22,7 +22,7 @@ pub fn body(root: &Root, name: &str, values: impl Serialize) -> Result<String> {
 pub(crate) fn environment(root: &Root) -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    // With it, an error would show the values of variables, passwords among them.
+    // Otherwise errors would show the values of variables, including passwords.
     environment.set_debug(false);
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
@@ -49,13 +49,15 @@ pub(crate) fn load(root: &Root, name: &str) -> Result<Option<String>, Error> {
 
 pub(crate) fn explain(error: &Error, template: &str) -> anyhow::Error {
     if error.kind() == ErrorKind::TemplateNotFound {
-        return anyhow::anyhow!(
-            "the template {SHIPPED}/{template} is missing: run apt install --reinstall patroni-tools"
-        );
+        return anyhow!(trouble!(
+            "the template {SHIPPED}/{template} is missing";
+            "Restore it with: apt install --reinstall patroni-tools"
+        ));
     }
     let place = match (error.name(), error.line()) {
-        (Some(name), Some(line)) => format!("template {name}:{line}: "),
-        _ => "template: ".to_owned(),
+        (Some(name), Some(line)) => format!("template {name}:{line}"),
+        _ => "template".to_owned(),
     };
-    anyhow::anyhow!("{place}{}", error.detail().map_or_else(|| error.kind().to_string(), str::to_owned))
+    let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    anyhow!(trouble!(at place, "{what}"))
 }

@@ -1,11 +1,11 @@
-//! `--apply`: brings a running cluster to the `bootstrap.dcs` that the settings make.
+//! `apply`: changes the configuration of a running cluster to the `bootstrap.dcs` of the settings.
 
 use std::io::{BufRead, IsTerminal, Write};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use host::keys::SiteKey;
 use host::report::{self, Reporter};
-use host::{ClusterId, Root};
+use host::{ClusterId, Root, fail, trouble};
 use serde_json::{Map, Value};
 
 use crate::files::diff;
@@ -14,44 +14,41 @@ use crate::patroni::paths::patroni_file;
 use crate::patroni::patronictl::Patronictl;
 use crate::patroni_yml::inputs::{Overrides, render, settings};
 
-/// Of the running cluster only: `patronictl pause` sets it there.
+/// What only the running cluster has: `patronictl pause` sets it there.
 const RUNNING_ONLY: [&str; 1] = ["pause"];
 
-/// How far it may go.
+/// What the administrator agrees to.
 #[derive(Debug, Clone, Copy)]
 pub struct Consent {
-    /// Nobody is asked.
+    /// Change it without asking.
     pub yes: bool,
-    /// What is in the running cluster and not in the settings goes away.
+    /// Remove what only the running cluster has.
     pub prune: bool,
 }
 
-/// Brings the running cluster to what the settings make.
+/// Changes the running cluster to what the settings say.
 pub fn run(root: &Root, overrides: &Overrides, id: &ClusterId, consent: Consent, reporter: &Reporter) -> Result<()> {
     let path = patroni_file(id);
     let present = root.read(&path)?;
     let settings = settings(root, overrides, Some(id))?;
-    // Nothing of what is in the DCS comes from the key.
+    // Nothing in the DCS is derived from the site key.
     let (config, text) = render(root, overrides, id, &settings, &SiteKey::placeholder(), present.as_deref())?;
     let cluster = Patronictl::new(root, id, &config.scope)?;
     change(id, &cluster, &Yaml::parse(&path, &text)?, consent, reporter)
 }
 
-/// Shows what would change, asks, changes it, and looks whether it has changed.
+/// Shows what would change, asks, changes it, and checks that it has changed.
 fn change(id: &ClusterId, cluster: &Patronictl, wanted: &Yaml, consent: Consent, reporter: &Reporter) -> Result<()> {
     let Some(wanted) = wanted.get(&["bootstrap", "dcs"]) else {
-        bail!("the template leaves out bootstrap.dcs: there is nothing to apply");
+        fail!("the template has no bootstrap.dcs, so there is nothing to apply");
     };
     let difference = compare(id, cluster, wanted)?;
     let (patch, left) = difference.patch(consent.prune);
     if !left.is_empty() {
-        reporter.info(format!(
-            "{id}: not in the settings, and stays as it is: {} (--prune takes it away)",
-            left.join(", ")
-        ));
+        reporter.info(format!("{id}: not in the settings and kept (--prune removes it): {}", left.join(", ")));
     }
     if patch.is_empty() {
-        report::print(&format!("{id}: the running cluster has what the settings want\n"));
+        report::print(&format!("{id}: the running cluster is up to date\n"));
         return Ok(());
     }
     let patch = Value::Object(patch);
@@ -60,12 +57,12 @@ fn change(id: &ClusterId, cluster: &Patronictl, wanted: &Yaml, consent: Consent,
     let name = format!("{id}, the running cluster");
     report::print(&diff::unified(&name, &shown(&difference.running), &shown(&after)));
     if after.get("standby_cluster").is_some() && difference.running.get("standby_cluster").is_none() {
-        reporter.warn(format!(
-            "STANDBY_HOST makes the running cluster {id} a standby cluster: its primary stops taking writes, and what the other \
-             cluster does not have is lost"
+        reporter.warn(trouble!(
+            at "STANDBY_HOST", "the running cluster {id} would become a standby cluster: its primary would accept no more writes, and data that the \
+             other cluster does not have would be lost"
         ));
         if consent.yes {
-            bail!("{id}: that is not done with --yes: run it without, or remove STANDBY_HOST");
+            fail!(at id, "cannot become a standby cluster with --yes"; "Run this without --yes, or remove STANDBY_HOST.");
         }
     }
     if !consent.yes {
@@ -75,14 +72,13 @@ fn change(id: &ClusterId, cluster: &Patronictl, wanted: &Yaml, consent: Consent,
     let rest = compare(id, cluster, wanted)?.patch(consent.prune).0;
     if !rest.is_empty() {
         let rest: Vec<&str> = rest.keys().map(String::as_str).collect();
-        bail!("{id}: {} did not change: somebody else changes the cluster too, run it again", rest.join(", "));
+        fail!(at id, "{} did not change, perhaps because of another change at the same time", rest.join(", "); "Run this again.");
     }
     report::print(&format!("{id}: changed\n"));
     if patch.pointer("/postgresql/parameters").is_some() {
         reporter.info(format!(
-            "{id}: some parameters need a restart of PostgreSQL: patronictl list shows who waits for it, patronictl restart {} \
-             --pending does it",
-            id.dashed()
+            "{id}: some parameters require a restart of PostgreSQL: 'pg_patronictl {id} list' shows the members that need it, \
+             'pg_patronictl {id} restart --pending' restarts them"
         ));
     }
     Ok(())
@@ -92,8 +88,9 @@ fn compare(id: &ClusterId, cluster: &Patronictl, wanted: &Value) -> Result<Diffe
     match cluster.configuration()?.as_ref().and_then(Yaml::document) {
         Some(running) => Ok(Difference::new(running, wanted)),
         None => {
-            bail!(
-                "{id} has no configuration in the store yet: start it, its first member takes bootstrap.dcs from its file"
+            fail!(
+                "{id} has no configuration in the DCS yet";
+                "Start Patroni; the first member puts bootstrap.dcs of its file into the DCS."
             )
         }
     }
@@ -101,7 +98,7 @@ fn compare(id: &ClusterId, cluster: &Patronictl, wanted: &Value) -> Result<Diffe
 
 fn agree(id: &ClusterId) -> Result<()> {
     if !std::io::stdin().is_terminal() {
-        bail!("{id}: nothing was changed, because nobody can be asked: run it on a terminal, or with --yes");
+        fail!(at id, "nothing was changed, because stdin is not a terminal"; "Run this on a terminal, or with --yes.");
     }
     let _ = write!(std::io::stderr(), "Change the running cluster {id}? [y/N] ");
     let mut answer = String::new();
@@ -109,7 +106,7 @@ fn agree(id: &ClusterId) -> Result<()> {
     if ["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()) {
         Ok(())
     } else {
-        bail!("{id}: nothing was changed")
+        fail!(at id, "nothing was changed")
     }
 }
 
@@ -117,9 +114,9 @@ type Path = Vec<String>;
 
 struct Difference {
     running: Value,
-    /// What the settings want and the cluster has not.
+    /// What the settings set and the cluster does not have.
     changes: Vec<(Path, Value)>,
-    /// What the cluster has and the settings do not name.
+    /// What only the cluster has.
     extra: Vec<Path>,
 }
 
@@ -152,7 +149,7 @@ impl Difference {
         }
     }
 
-    /// What `patronictl edit-config --apply` is to merge, and the keys that stay.
+    /// The patch for `patronictl edit-config --apply`, and the keys that are kept.
     fn patch(&self, prune: bool) -> (Map<String, Value>, Vec<String>) {
         let mut patch = Map::new();
         for (path, value) in &self.changes {
@@ -168,7 +165,7 @@ impl Difference {
     }
 }
 
-/// A number and its text are the same to Patroni.
+/// Patroni does not distinguish a number from the same number as a string.
 fn same(one: &Value, other: &Value) -> bool {
     let text = |value: &Value| match value {
         Value::String(text) => Some(text.clone()),
@@ -193,7 +190,7 @@ fn put(map: &mut Map<String, Value>, path: &[String], value: Value) {
     }
 }
 
-/// Does what Patroni's `patch_config` does.
+/// Merges a patch as Patroni does (`patch_config`).
 fn merge(value: &mut Value, patch: &Value) {
     let (Value::Object(value), Value::Object(patch)) = (value, patch) else { return };
     for (key, patch) in patch {
@@ -207,7 +204,7 @@ fn merge(value: &mut Value, patch: &Value) {
     }
 }
 
-/// A line for each value, and for each item of a list.
+/// One line for each value, and for each item of a list.
 fn shown(value: &Value) -> String {
     fn walk(value: &Value, path: &str, out: &mut String) {
         match value {
@@ -237,7 +234,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn only_what_the_settings_name_changes() {
+    fn only_what_the_settings_set_changes() {
         let running = json!({
             "ttl": 30, "pause": true, "loop_wait": "10", "ignore_slots": [{"type": "physical"}],
             "postgresql": {"parameters": {"work_mem": "4MB", "auto_explain.log_min_duration": "1s", "max_connections": 200},

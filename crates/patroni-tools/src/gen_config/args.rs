@@ -1,14 +1,15 @@
-//! The command line: one verb with its own options. Nothing below the command knows it.
+//! The command line: one verb with its own options. Only the command knows it.
 //!
-//! `--check 16/main` is `check 16/main`, as the verbs were options once and stay so for scripts.
+//! `--check 16/main` is the same as `check 16/main`: the verbs were options once, and scripts use them.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::error::ContextKind;
 use clap::{Args, Parser, Subcommand};
-use host::{ClusterId, Root};
+use host::trouble::Explain;
+use host::{ClusterId, Root, fail};
 
 use crate::doctor::{self, Depth};
 use crate::integrations::{self, Output, Program};
@@ -21,41 +22,41 @@ use crate::patroni_yml::inputs::Overrides;
     name = "patroni-gen-config",
     version,
     override_usage = "patroni-gen-config [COMMAND] [OPTION]... [CLUSTER]",
-    after_help = "CLUSTER is 16/main, 16-main or the two words 16 main; without it, $PGCLUSTER. A command can also be given as an \
-                  option: --check is check, --dry-run (--stdout) is show, --for PROGRAM is for PROGRAM.\n\n\
+    after_help = "CLUSTER is 16/main, 16-main or the two words 16 main. The default is $PGCLUSTER. Options can be used in place of \
+                  commands: --check of check, --dry-run or --stdout of show, --for PROGRAM of for PROGRAM, and so on.\n\n\
                   Manual: patroni-gen-config(8), settings: patroni.default(5)"
 )]
 pub struct CommandLine {
-    /// What is asked for.
+    /// The verb.
     #[command(subcommand)]
     pub verb: Verb,
 }
 
-/// What the program can do.
+/// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Write the Patroni file; this is also done without a command
+    /// Write the Patroni file; this is the default command
     Write(Write),
     /// Print the file that would be written, with its secrets masked, and write nothing
     Show(Show),
-    /// Show how the file that would be written differs from the existing one; exit 1 if it does
+    /// Show how the file that would be written differs from the existing one; exit status 1 if it does
     Diff(Show),
-    /// Write the configuration of a program around the cluster instead of the Patroni file
+    /// Write the configuration of another program for the cluster, such as haproxy or etcd
     For(For),
-    /// Check this host for problems that would keep the cluster from working; exit 1 if there is one
+    /// Check this host for problems that would prevent the cluster from running; exit status 1 if there is one
     Check(Check),
-    /// Show how bootstrap.dcs differs from the running cluster's configuration, ask, and change the running cluster
+    /// Show how the settings differ from the configuration of the running cluster, ask, and change it
     Apply(Apply),
-    /// Prepare new passwords of the members' roles: first step of two, on every member
+    /// Prepare new passwords for the roles of the members: first of two steps, on every member
     Rotate(Write),
-    /// Give the roles the passwords in this member's file: second step of two, on the primary
+    /// Set the passwords of the roles to those in this member's file: second of two steps, on the primary
     SetPasswords(Which),
 }
 
-/// Which clusters are meant.
+/// The clusters.
 #[derive(Debug, Args)]
 pub struct Which {
-    /// The cluster: 16/main, 16-main or the two words 16 main; $PGCLUSTER if it is missing
+    /// The cluster: 16/main, 16-main or the two words 16 main; default: $PGCLUSTER
     #[arg(value_name = "CLUSTER", num_args = 0..=2, conflicts_with = "all")]
     cluster: Vec<String>,
     /// Every cluster that has a file in /etc/patroni
@@ -63,7 +64,7 @@ pub struct Which {
     all: bool,
 }
 
-/// What this run sets beside `/etc/default/patroni`.
+/// What this run sets in addition to `/etc/default/patroni`.
 #[derive(Debug, Args)]
 pub struct Inputs {
     /// The TCP port of PostgreSQL
@@ -84,7 +85,7 @@ pub struct Write {
     pub which: Which,
     #[command(flatten)]
     pub inputs: Inputs,
-    /// Replace a file that was edited or written by hand; the old file is kept with .old appended to its name
+    /// Replace a file that was edited or written by hand (the old one is kept as FILE.old), or write a missing one while Patroni is running
     #[arg(long)]
     pub force: bool,
 }
@@ -105,10 +106,10 @@ pub struct Apply {
     pub which: Which,
     #[command(flatten)]
     pub inputs: Inputs,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     pub yes: bool,
-    /// Remove what the running cluster has and the settings do not name
+    /// Remove what the running cluster has and the settings do not contain
     #[arg(long)]
     pub prune: bool,
 }
@@ -125,17 +126,17 @@ pub struct Check {
     json: bool,
 }
 
-/// How far a check goes, where that is not all the way.
+/// A smaller check.
 #[derive(Debug, Args)]
 #[group(multiple = false)]
 struct Depths {
-    /// Contact no server and run no program, and count only what certainly prevents a start as an error
+    /// Contact no server, run no program, and report as errors only what certainly prevents a start
     #[arg(long)]
     offline: bool,
-    /// Only ask the servers of the DCS whether they serve this member
+    /// Only check whether the servers of the DCS serve this member
     #[arg(long, visible_alias = "store")]
     dcs: bool,
-    /// Only report who uses the ports of the cluster; root sees which process it is
+    /// Only report which other processes use the ports of the cluster (as root)
     #[arg(long)]
     ports: bool,
 }
@@ -143,16 +144,16 @@ struct Depths {
 /// `for`.
 #[derive(Debug, Args)]
 pub struct For {
-    /// The program
+    /// The program to configure
     #[arg(value_name = "PROGRAM")]
     pub program: Program,
-    /// The clusters; for some programs there can be several
+    /// The cluster; some programs accept several
     #[arg(value_name = "CLUSTER", num_args = 0.., conflicts_with = "all")]
     cluster: Vec<String>,
     /// Every cluster that has a file in /etc/patroni
     #[arg(long)]
     all: bool,
-    /// Ask the running cluster who its members are instead of reading MEMBERS
+    /// Use the members of the running cluster instead of MEMBERS
     #[arg(long)]
     members_from_cluster: bool,
     /// For tls: reissue certificates and keys that are still valid
@@ -165,17 +166,17 @@ pub struct For {
     set: Vec<String>,
 }
 
-/// What comes of a run, where that is not files beside those of others.
+/// What to do instead of writing files that are not edited by hand.
 #[derive(Debug, Args)]
 #[group(multiple = false)]
 struct Outputs {
     /// Print the files that would be written, with their secrets masked, and write nothing
     #[arg(long, visible_alias = "stdout")]
     dry_run: bool,
-    /// Show how the files that would be written differ from the existing ones; exit 1 if they do
+    /// Show how the files that would be written differ from the existing ones; exit status 1 if they do
     #[arg(long)]
     diff: bool,
-    /// Replace files that were edited or written by hand; the old ones are kept with .old appended to their names
+    /// Replace files that were edited or written by hand; the old ones are kept as FILE.old
     #[arg(long)]
     force: bool,
 }
@@ -185,7 +186,7 @@ impl CommandLine {
     pub fn read() -> Result<Self, clap::Error> {
         let words: Vec<OsString> = std::env::args_os().collect();
         Self::try_parse_from(with_verb(words)).map_err(|mut error| {
-            // "To pass '--json' as a value, use '-- --json'": no cluster has such a name.
+            // "To pass '--json' as a value, use '-- --json'": no cluster can have such a name.
             error.remove(ContextKind::Suggested);
             error
         })
@@ -204,7 +205,7 @@ const VERBS: [(&str, &[&str]); 8] = [
     ("write", &[]),
 ];
 
-/// The words with the verb as the first of them: an option that is one becomes it, and without any the file is written.
+/// Puts the verb first: an option that is one is replaced by it, and the default is `write`.
 fn with_verb(mut words: Vec<OsString>) -> Vec<OsString> {
     if words.get(1).is_some_and(|word| VERBS.iter().any(|(verb, _)| word == *verb)) {
         return words;
@@ -216,7 +217,7 @@ fn with_verb(mut words: Vec<OsString>) -> Vec<OsString> {
         let option = words.remove(at);
         words.insert(1, verb.into());
         if verb == "for" {
-            // What it is for comes first, wherever it stood.
+            // The program comes first, wherever it was.
             let program = joined(&option, "--for").or_else(|| (at + 1 < words.len()).then(|| words.remove(at + 1)));
             words.splice(2..2, program);
         }
@@ -240,16 +241,19 @@ impl Which {
     pub fn ids(&self, root: &Root) -> Result<Vec<ClusterId>> {
         match self.cluster.as_slice() {
             _ if self.all => instances(root),
-            [] => Ok(vec![from_environment()?.context(
-                "no cluster was named: name one, as in patroni-gen-config 16/main, or set PGCLUSTER, or use --all",
-            )?]),
+            [] => match from_environment()? {
+                Some(id) => Ok(vec![id]),
+                None => {
+                    fail!("no cluster is given"; "Add one, as in 'patroni-gen-config 16/main', set PGCLUSTER, or use --all.")
+                }
+            },
             words => Ok(vec![ClusterId::from_words(words)?]),
         }
     }
 }
 
 impl For {
-    /// The clusters, of which there can be none or several; `16 main` is one.
+    /// The clusters, none or several; `16 main` is one.
     pub fn ids(&self, root: &Root) -> Result<Vec<ClusterId>> {
         match self.cluster.as_slice() {
             _ if self.all => instances(root),
@@ -266,7 +270,7 @@ impl For {
         }
     }
 
-    /// What the integration is asked.
+    /// The options of the integration.
     pub fn options(self) -> integrations::Options {
         let output = match self.output {
             Outputs { dry_run: true, .. } => Output::Show,
@@ -283,7 +287,7 @@ impl For {
 }
 
 impl Check {
-    /// What the doctor is asked.
+    /// The options of the doctor.
     pub fn options(&self) -> doctor::Options {
         let depth = match self.depth {
             Depths { offline: true, .. } => Depth::Offline,
@@ -303,9 +307,9 @@ impl From<Inputs> for Overrides {
 
 fn from_environment() -> Result<Option<ClusterId>> {
     match std::env::var("PGCLUSTER") {
-        Ok(cluster) if !cluster.is_empty() => cluster.parse().map(Some).context("PGCLUSTER"),
+        Ok(cluster) if !cluster.is_empty() => cluster.parse().map(Some).at("PGCLUSTER"),
         Ok(_) | Err(std::env::VarError::NotPresent) => Ok(None),
-        Err(error) => bail!("PGCLUSTER: {error}"),
+        Err(error) => Err(error).at("PGCLUSTER"),
     }
 }
 
@@ -322,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
     }
 
@@ -383,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn every_verb_and_option_has_its_place_in_the_manual_and_in_the_completion() {
+    fn every_verb_and_option_is_in_the_manual_and_in_the_completion() {
         let manual = project_file("docs/man/patroni-gen-config.8.scd");
         let completion = project_file("debian/patroni-gen-config.completion");
         for (verb, options) in VERBS {

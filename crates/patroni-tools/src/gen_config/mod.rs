@@ -1,8 +1,7 @@
-//! `patroni-gen-config`, the command: knows every verb, and nothing knows it.
+//! `patroni-gen-config`, the command: it knows every verb, and no other module knows it.
 //!
-//! May read the host's configuration and run `ip`; writes only below `/etc/patroni`, and makes the directory of raft. Only where it
-//! is asked to does it change a running cluster: its configuration in the DCS (`apply`), and the passwords of its roles
-//! (`set-passwords`).
+//! It reads the configuration of the host and runs `ip`. It writes only below `/etc/patroni`, and creates the directory of Raft. Only two
+//! verbs change a running cluster: `apply` its configuration in the DCS, and `set-passwords` the passwords of its roles.
 
 mod apply;
 mod args;
@@ -13,7 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use host::report::{self, Reporter};
+use host::report::Reporter;
 use host::{ClusterId, Root};
 use nix::sys::prctl::set_dumpable;
 
@@ -30,7 +29,7 @@ pub fn main() -> ExitCode {
         Ok(CommandLine { verb }) => verb,
         Err(error) => return reporter.usage(&error.to_string(), error.use_stderr()),
     };
-    // A core dump would have the passwords. Where the kernel refuses, it also makes none.
+    // A core dump would contain the passwords. If the kernel refuses this, it writes no core dump either.
     let _ = set_dumpable(false);
     reporter.finish(run(&Root::from_environment(), verb, &reporter))
 }
@@ -44,11 +43,11 @@ fn run(root: &Root, verb: Verb, reporter: &Reporter) -> Result<()> {
         }
         Verb::Show(show) => {
             let (ids, overrides) = (show.which.ids(root)?, show.inputs.into());
-            each(&ids, reporter, |id| write::show(root, &overrides, id))
+            each(&ids, reporter, |id| write::show(root, &overrides, id, reporter))
         }
         Verb::Diff(show) => {
             let (ids, overrides) = (show.which.ids(root)?, show.inputs.into());
-            each(&ids, reporter, |id| write::difference(root, &overrides, id))
+            each(&ids, reporter, |id| write::difference(root, &overrides, id, reporter))
         }
         Verb::Apply(apply) => {
             let (ids, overrides) = (apply.which.ids(root)?, apply.inputs.into());
@@ -69,13 +68,13 @@ fn run(root: &Root, verb: Verb, reporter: &Reporter) -> Result<()> {
     }
 }
 
-/// Works on every instance, whatever happened to those before it.
+/// Works on every cluster, even if it failed on those before it.
 fn each(ids: &[ClusterId], reporter: &Reporter, mut work: impl FnMut(&ClusterId) -> Result<()>) -> Result<()> {
     let mut failed = None;
     for id in ids {
         if let Err(error) = work(id) {
             if let Some(earlier) = failed.replace(error) {
-                reporter.say(report::Level::Error, format!("{earlier:#}"));
+                reporter.error(&earlier);
             }
         }
     }

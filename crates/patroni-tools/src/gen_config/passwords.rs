@@ -1,21 +1,19 @@
-//! `--rotate` and `--set-passwords`: new passwords for the roles by which the members of a running cluster log in at each other.
+//! `rotate` and `set-passwords`: new passwords for the roles with which the members of a running cluster log in to each other.
 //!
-//! SCRAM knows one password per role, so there is a moment in which it changes. Connections that are there do not notice;
-//! a new one with the wrong password fails, and Patroni and PostgreSQL try again. To keep that moment short, all members get
-//! their new files first (`--rotate` on each, which no running Patroni reads), and then one command on the primary changes the
-//! roles and tells all members to read their files.
+//! A role has one password, so there is a moment at which it changes. Existing connections are not affected; a new one with the wrong
+//! password fails, and Patroni and PostgreSQL try again. To keep that moment short, all members get their new files first
+//! (`rotate` on each member, whose Patroni does not read the file yet). Then one command on the primary changes the roles and makes all
+//! members read their files.
 
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context as _, Result};
 use host::keys::SiteKey;
 use host::report::{self, Reporter};
 use host::settings::Settings;
-use host::{ClusterId, Root, program, scram};
-use nix::unistd::Uid;
+use host::trouble::{Explain, Trouble};
+use host::{ClusterId, Root, fail, scram, trouble};
 
 use crate::files::header::{Author, author};
 use crate::files::yaml::Yaml;
@@ -24,92 +22,95 @@ use crate::patroni::paths::{FINGERPRINT_TAG, patroni_file};
 use crate::patroni::patronictl::Patronictl;
 use crate::patroni_yml::authentication::{REPLICATION, REWIND, SUPERUSER, password_scope};
 use crate::patroni_yml::inputs::{Overrides, settings, site_key, site_key_path};
+use crate::postgres::psql::{Psql, State};
 
-/// More generations than a cluster can have had.
+/// More generations than any cluster has had.
 const GENERATIONS: u32 = 10_000;
 
-/// How long psql may take.
-const LIMIT: Duration = Duration::from_secs(40);
-
-/// What `--rotate` has done.
+/// What `rotate` has done.
 #[derive(Debug, PartialEq, Eq)]
 enum Prepared {
-    /// The generation after that of the primary is prepared.
+    /// Prepared the generation after that of the primary.
     Next(u32),
-    /// This member was not there when the primary got its generation, and has that now.
+    /// Prepared the generation that the primary already has, because this member missed that change.
     Present(u32),
 }
 
 /// Prepares the next generation of the passwords and writes the file that has them.
 pub fn rotate(root: &Root, overrides: &Overrides, id: &ClusterId, force: bool, reporter: &Reporter) -> Result<()> {
     let path = patroni_file(id);
-    // Before the key file says something else than the file of the instance.
+    // Before the site key file is changed and no longer agrees with the Patroni file.
     match root.read(&path)?.as_deref().map(author) {
-        Some(Author::Us) => {}
+        Some(Author::Generator) => {}
         Some(_) if force => {}
-        Some(_) => bail!(
-            "{} was written or edited by hand: write the new passwords into it yourself, or use --force",
-            path.display()
+        Some(_) => fail!(
+            "{} was written or edited by hand", path.display();
+            "Write the new passwords into it yourself, or use --force."
         ),
-        None => bail!("{} does not exist: run patroni-gen-config {id}", path.display()),
+        None => return Err(missing_file(id).into()),
     }
     let prepared = prepare(root, id, &settings(root, overrides, Some(id))?)?;
     write(root, overrides, id, force, reporter)?;
     reporter.info(match prepared {
         Prepared::Next(generation) => format!(
-            "{id}: generation {generation} of the passwords is prepared here; when it is on every member, run on the primary: \
-             patroni-gen-config --set-passwords {id}"
+            "{id}: generation {generation} of the passwords is prepared on this member; when it is prepared on all members, run on the \
+             primary: patroni-gen-config --set-passwords {id}"
         ),
         Prepared::Present(generation) => format!(
-            "{id}: this member was behind and has generation {generation} of the passwords now, like the primary: run systemctl \
-             reload patroni@{}; to prepare the next generation, run this again",
+            "{id}: this member was behind and now has generation {generation} of the passwords, like the primary: run 'systemctl reload \
+             patroni@{}', and then this command again to prepare the next generation",
             id.dashed()
         ),
     });
     Ok(())
 }
 
-/// Puts the next generation of an instance's passwords into the site key file. What is the next one, the primary says by its
-/// fingerprint, so that it is the same on every member, however often and in whatever order this runs.
+fn missing_file(id: &ClusterId) -> Trouble {
+    trouble!("{} does not exist", patroni_file(id).display(); "Create it with: patroni-gen-config {id}")
+}
+
+/// Puts the next generation of a cluster's passwords into the site key file. The fingerprint of the primary determines which one is next,
+/// so that it is the same on every member, however often and in whatever order this runs.
 fn prepare(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Prepared> {
     let scope = id.dashed();
+    let place = |keys: &[&str]| settings.place(keys).trim_end_matches(": ").to_owned();
     if password_scope(settings, id)? != scope {
-        bail!(
-            "{}{id} has the passwords of another instance: change them there, then copy the site key and run patroni-gen-config {id}",
-            settings.place(&["PASSWORD_SCOPE"])
+        fail!(
+            at place(&["PASSWORD_SCOPE"]), "{id} has the passwords of another cluster";
+            "Change them there, then copy the site key and run: patroni-gen-config {id}"
         );
     }
     if settings.text("REPLICATION_AUTH") == Some("cert") {
-        bail!("{}members log in by certificate: there is no password to change", settings.place(&["REPLICATION_AUTH"]));
+        fail!(at place(&["REPLICATION_AUTH"]), "members log in with certificates, so there is no password to change");
     }
     let files = ["REPLICATION_PASSWORD_FILE", "REWIND_PASSWORD_FILE"];
     if files.iter().all(|key| settings.get(key).is_some()) {
-        bail!(
-            "{}the passwords come from files: write new ones into them on every member, run patroni-gen-config {id} there, and \
-             then patroni-gen-config --set-passwords {id} on the primary",
-            settings.place(&files)
+        fail!(
+            at place(&files), "the passwords come from files";
+            "Write new ones into them on every member, and run 'patroni-gen-config {id}' there. Then run on the primary: \
+             patroni-gen-config --set-passwords {id}"
         );
     }
     let path = site_key_path(settings)?;
     let Some(key) = site_key(root, settings)? else {
-        bail!("{} does not exist: copy it from another member", path.display());
+        fail!("{} does not exist", path.display(); "Copy it from another member.");
     };
     let members = Patronictl::new(root, id, &scope)?.members()?;
     let leader = members.iter().find(|member| ["Leader", "Standby Leader"].contains(&member.role.as_str()));
-    let Some(leader) = leader else { bail!("{id} has no primary now: run this again when it has one") };
+    let Some(leader) = leader else { fail!("{id} has no primary now"; "Run this again when it has one.") };
     if leader.role == "Standby Leader" {
-        bail!("{id} is a standby cluster, whose roles are those of its source: change the passwords there");
+        fail!("{id} is a standby cluster, which has the roles of its source"; "Change the passwords there.");
     }
     let Some(published) = &leader.fingerprint else {
-        bail!(
-            "{} does not say which site key it has: run patroni-gen-config {id} and systemctl reload patroni@{scope} there first",
-            leader.name
+        fail!(
+            "{} does not report the fingerprint of its site key", leader.name;
+            "First run there: patroni-gen-config {id} && systemctl reload patroni@{scope}"
         );
     };
     let present =
         (1..GENERATIONS).find(|number| key.with_generation(&scope, *number).fingerprint(&scope) == *published);
     let Some(present) = present else {
-        bail!("{} has another site key than {}: copy it from there first", leader.name, path.display());
+        fail!("{} has a different site key", leader.name; "First copy {} from there.", path.display());
     };
     let ours = key.generation(&scope);
     let (generation, prepared) =
@@ -120,43 +121,47 @@ fn prepare(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Prepared>
     Ok(prepared)
 }
 
-/// Gives the roles the passwords that this member's file has, and tells all members to read theirs.
+/// Sets the passwords of the roles to those in the file of this member, and makes all members read theirs.
 pub fn set(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<()> {
     let path = patroni_file(id);
     let Some(text) = root.read(&path)? else {
-        bail!("{} does not exist: run patroni-gen-config {id}", path.display());
+        return Err(missing_file(id).into());
     };
     let yaml = Yaml::parse(&path, &text)?;
     let scope = yaml.text(&["scope"]).unwrap_or_else(|| id.dashed());
     let cluster = Patronictl::new(root, id, &scope)?;
     let roles = roles(&yaml)?;
     if roles.is_empty() {
-        bail!("{} has no passwords of roles: there is nothing to set", path.display());
+        fail!("{} has no passwords of roles, so there is nothing to set", path.display());
     }
     let server = Server { root, id, yaml: &yaml };
     if server.ask("SELECT pg_catalog.pg_is_in_recovery()")?.trim() != "f" {
         let members = cluster.members()?;
         let primary =
             members.iter().find(|member| member.role == "Leader").map_or("the primary", |leader| &leader.name);
-        bail!("{id} is not the primary here: run this on {primary}");
+        fail!("this member is not the primary of {id}"; "Run this on {primary}.");
     }
-    server.ask(&statements(&roles)?).context("the passwords are as they were")?;
+    server.ask(&statements(&roles)?).context("the passwords were not changed")?;
     let names: Vec<&str> = roles.iter().map(|(role, _)| role.as_str()).collect();
     report::print(&format!("{id}: new passwords for {}\n", names.join(", ")));
-    let failed = cluster.reload().unwrap_or_else(|error| vec![format!("{error:#}")]);
-    for failure in &failed {
-        reporter.warn(format!("{id}: {failure}"));
+    let failures = match cluster.reload() {
+        Ok(failed) => failed.into_iter().map(Trouble::from).collect(),
+        Err(error) => vec![Trouble::of(&error)],
+    };
+    let reloaded = failures.is_empty();
+    for mut failure in failures {
+        failure.place.get_or_insert_with(|| id.to_string());
+        reporter.warn(failure);
     }
     let behind = behind(&cluster, &yaml)?;
-    if !failed.is_empty() || !behind.is_empty() {
-        let who = if behind.is_empty() { "the members that have not".to_owned() } else { behind.join(" and ") };
-        bail!(
-            "{id}: not every member has read the new passwords: on {who} run patroni-gen-config --rotate {id} and systemctl \
-             reload patroni@{}",
-            id.dashed()
+    if !reloaded || !behind.is_empty() {
+        let members = if behind.is_empty() { "those members".to_owned() } else { behind.join(" and ") };
+        fail!(
+            at id, "not all members have read the new passwords";
+            "Run on {members}: patroni-gen-config --rotate {id} && systemctl reload patroni@{}", id.dashed()
         );
     }
-    report::print(&format!("{id}: all members have read them\n"));
+    report::print(&format!("{id}: all members have read the new passwords\n"));
     Ok(())
 }
 
@@ -167,13 +172,13 @@ fn roles(yaml: &Yaml) -> Result<Vec<(String, String)>> {
         let get = |key| yaml.text(&["postgresql", "authentication", section, key]);
         let Some(password) = get("password") else { continue };
         let role = get("username").unwrap_or_else(|| usual.to_owned());
-        roles.push((role, scram::verifier(&password).with_context(|| format!("the password of {section}"))?));
+        roles.push((role, scram::verifier(&password).at(format!("postgresql.authentication.{section}.password"))?));
     }
     Ok(roles)
 }
 
-/// All or nothing. What is sent are verifiers, which nobody can log in with; still nobody has to log them. No standby is waited
-/// for, as by Patroni itself (`Bootstrap.create_or_update_role`).
+/// One transaction. It contains verifiers, with which nobody can log in; still they do not need to be in a log. It does not wait for
+/// standbys, like Patroni itself (`Bootstrap.create_or_update_role`).
 fn statements(roles: &[(String, String)]) -> Result<String> {
     let mut sql = String::from(
         "SET log_statement TO 'none';\nSET log_min_duration_statement TO -1;\nSET pg_stat_statements.track_utility TO off;\n\
@@ -181,7 +186,7 @@ fn statements(roles: &[(String, String)]) -> Result<String> {
     );
     for (role, verifier) in roles {
         if role.contains('\0') {
-            bail!("a role has a character in its name that no role can have");
+            fail!("the name of a role contains a NUL character");
         }
         sql.extend(["ALTER ROLE \"", &role.replace('"', "\"\""), "\" PASSWORD '", verifier, "';\n"]);
     }
@@ -189,7 +194,7 @@ fn statements(roles: &[(String, String)]) -> Result<String> {
     Ok(sql)
 }
 
-/// The server of this member, asked over its socket as its administrator.
+/// The server of this member.
 struct Server<'a> {
     root: &'a Root,
     id: &'a ClusterId,
@@ -198,30 +203,17 @@ struct Server<'a> {
 
 impl Server<'_> {
     fn ask(&self, sql: &str) -> Result<String> {
-        let port = self.yaml.port("postgresql")?.to_string();
         let sockets = self.yaml.text(&["postgresql", "parameters", "unix_socket_directories"]);
         let socket = sockets.as_deref().and_then(|list| list.split(',').next()).unwrap_or("/var/run/postgresql").trim();
-        let psql = PathBuf::from("/usr/lib/postgresql").join(self.id.version.as_str()).join("bin/psql");
-        let mut call = program::at(&self.root.path(psql));
-        call.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", "--no-password"]);
-        call.args(["--dbname=postgres", "--username=postgres", "--host", socket, "--port", &port]).current_dir("/");
-        if Uid::effective().is_root() {
-            call.uid(self.root.user_id("postgres")?).gid(self.root.group_id("postgres")?);
+        let answer = Psql::local(self.root, self.id, socket, self.yaml.port("postgresql")?)?.run(sql)?;
+        if answer.state != State::Done {
+            fail!("psql failed on {}: {}", self.id, answer.messages.join("; "));
         }
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
-            call.env_remove(name);
-        }
-        let output = program::output_within(&mut call, sql, LIMIT)?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let words: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-            bail!("{} did not do it: {}", self.id, words.join("; "));
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        Ok(answer.rows)
     }
 }
 
-/// The members that do not publish the fingerprint of this file within the time in which every Patroni looks at least twice.
+/// The members that do not publish the fingerprint of this file within two loops of Patroni.
 fn behind(cluster: &Patronictl, yaml: &Yaml) -> Result<Vec<String>> {
     const PAUSE: Duration = Duration::from_millis(500);
     let Some(ours) = yaml.text(&["tags", FINGERPRINT_TAG]) else { return Ok(Vec::new()) };

@@ -1,16 +1,16 @@
-//! Writes the Patroni file of an instance, or shows what would be written.
+//! Writes the Patroni file of a cluster, or shows what would be written.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use host::keys::SiteKey;
-use host::report::{self, Reporter};
-use host::{ClusterId, Root};
+use host::report::{self, Level, Reporter};
+use host::{ClusterId, Root, fail, trouble};
 
 use crate::files::header::{Author, author};
 use crate::files::yaml::Yaml;
 use crate::files::{diff, install};
-use crate::hooks::unmanaged::{is_unmanaged, other_name};
+use crate::hooks::unmanaged::{Unmanaged, examine};
 use crate::patroni::paths::patroni_file;
 use crate::patroni::version::Patroni;
 use crate::patroni_yml::config::Config;
@@ -18,31 +18,40 @@ use crate::patroni_yml::dnscp_file;
 use crate::patroni_yml::inputs::{Overrides, render, settings, site_key, site_key_path};
 
 /// Prints what would be written, without its secrets.
-pub(crate) fn show(root: &Root, overrides: &Overrides, id: &ClusterId) -> Result<()> {
-    let (_, text) = wanted(root, overrides, id)?;
+pub(crate) fn show(root: &Root, overrides: &Overrides, id: &ClusterId, reporter: &Reporter) -> Result<()> {
+    let (_, text) = wanted(root, overrides, id, reporter)?;
     report::print(&diff::Mask::default().hide(&text));
     Ok(())
 }
 
 /// Prints how the file would change; an error if it would.
-pub(crate) fn difference(root: &Root, overrides: &Overrides, id: &ClusterId) -> Result<()> {
+pub(crate) fn difference(root: &Root, overrides: &Overrides, id: &ClusterId, reporter: &Reporter) -> Result<()> {
     let path = patroni_file(id);
-    let (present, text) = wanted(root, overrides, id)?;
+    let (present, text) = wanted(root, overrides, id, reporter)?;
     let difference = diff::unified(&path.display().to_string(), present.as_deref().unwrap_or_default(), &text);
     report::print(&difference);
-    if difference.is_empty() { Ok(()) } else { bail!("{} would change", path.display()) }
+    if !difference.is_empty() {
+        fail!("{} would change", path.display());
+    }
+    Ok(())
 }
 
-/// The file that is there, and the text that would be written.
-fn wanted(root: &Root, overrides: &Overrides, id: &ClusterId) -> Result<(Option<String>, String)> {
+/// The existing file, and the text that would be written. It is only a warning that it would not be.
+fn wanted(root: &Root, overrides: &Overrides, id: &ClusterId, reporter: &Reporter) -> Result<(Option<String>, String)> {
     let present = root.read(patroni_file(id))?;
     let settings = settings(root, overrides, Some(id))?;
     let key = site_key(root, &settings)?.unwrap_or_else(SiteKey::placeholder);
-    let (_, text) = render(root, overrides, id, &settings, &key, present.as_deref())?;
+    let (config, text) = render(root, overrides, id, &settings, &key, present.as_deref())?;
+    if present.is_none() {
+        if let Some(unmanaged) = examine(root, id, &config.data_directory) {
+            reporter.warn(unmanaged.without_file(id, &config.data_directory));
+        }
+    }
     Ok((present, text))
 }
 
-/// Writes the file and what goes with it; nothing if it is up to date, and with `force` also over one that was edited by hand.
+/// Writes the file and those that belong to it, unless it is up to date. With `force`, it also replaces a file that was edited by hand, and
+/// writes a missing file beside a running member.
 pub(crate) fn write(
     root: &Root,
     overrides: &Overrides,
@@ -55,7 +64,7 @@ pub(crate) fn write(
     let settings = settings(root, overrides, Some(id))?;
     let key_path = site_key_path(&settings)?;
     let known_key = site_key(root, &settings)?;
-    // Everything that can be wrong is found out before the first file is made.
+    // All errors are found before the first file is created.
     let (config, mut text) = render(
         root,
         overrides,
@@ -65,20 +74,20 @@ pub(crate) fn write(
         present.as_deref(),
     )?;
     if present.is_none() {
-        refuse_unmanaged(root, &config)?;
+        refuse_unmanaged(root, &config, force, known_key.is_some(), &key_path)?;
     }
     if known_key.is_none() {
         let key = SiteKey::create(root, &key_path)?;
         reporter.info(format!(
-            "made {}: copy it to the other members before you run patroni-gen-config there",
+            "created {}: copy it to the other members before you run patroni-gen-config there",
             key_path.display()
         ));
         text = render(root, overrides, id, &settings, &key, present.as_deref())?.1;
     }
     for warning in &config.warnings {
-        reporter.warn(warning.as_str());
+        reporter.tell(Level::Warning, warning);
     }
-    // Not Patroni: whoever calls patronictl first would make it, and only its owner could write it.
+    // Otherwise the first user of patronictl would create it, and nobody else could write to it.
     if let Some(directory) = config.raft_directory() {
         install::directory(root, directory)?;
     }
@@ -93,14 +102,12 @@ pub(crate) fn write(
         report::print(&format!("{}: up to date\n", path.display()));
         return Ok(());
     }
-    let ours = author(&present) == Author::Us;
+    let ours = author(&present) == Author::Generator;
     if !ours && !force {
         report::print(&diff::unified(&path.display().to_string(), &present, &text));
-        bail!(
-            "{} was {} by hand and is left as it is: put the difference into {} or a template, or use --force",
-            path.display(),
-            if author(&present) == Author::Somebody { "written" } else { "edited" },
-            host::settings::SITE_FILE
+        fail!(
+            "{} was {} by hand and is kept", path.display(), if author(&present) == Author::Other { "written" } else { "edited" };
+            "Put the difference into {} or a template, or use --force.", host::settings::SITE_FILE
         );
     }
     let old = PathBuf::from(format!("{}.old", path.display()));
@@ -121,34 +128,37 @@ fn bootstrapped(root: &Root, config: &Config) -> bool {
     root.path(config.data_directory.join("PG_VERSION")).exists()
 }
 
-/// Before any file is made or changed. Who has a Patroni file already has decided, or runs it.
-fn refuse_unmanaged(root: &Root, config: &Config) -> Result<()> {
+/// Refuses to write the first Patroni file for data that Patroni does not manage. If Patroni is running on them, the file was lost: then
+/// it is written with `force`, which takes no effect before Patroni is reloaded, but not with passwords of a new site key.
+fn refuse_unmanaged(root: &Root, config: &Config, force: bool, has_key: bool, key: &Path) -> Result<()> {
     let (id, data) = (&config.id, &config.data_directory);
-    if is_unmanaged(root, id, data) {
-        bail!(
-            "{id} holds data in {} which no Patroni manages, and Patroni would leave it read-only for ever, so nothing was written: {}",
-            data.display(),
-            other_name(id)
-        );
+    match examine(root, id, data) {
+        None => Ok(()),
+        Some(Unmanaged::Running) if force && has_key => Ok(()),
+        Some(Unmanaged::Running) if force => fail!(
+            "the site key {}, from which the passwords of the running cluster are derived, is missing", key.display();
+            "Copy it from another member. If no member has it, create it with '(umask 077; openssl rand -hex 32 > {})', run this again \
+             on all members, and then on the primary: patroni-gen-config --set-passwords {id}",
+            key.display()
+        ),
+        Some(unmanaged) => Err(unmanaged.without_file(id, data).into()),
     }
-    Ok(())
 }
 
-/// A change below `bootstrap.dcs` no longer reaches a cluster that exists (`Patroni.apply_dynamic_configuration`).
+/// A change below `bootstrap.dcs` has no effect on an existing cluster (`Patroni.apply_dynamic_configuration`).
 fn explain_dynamic(root: &Root, config: &Config, present: &str, text: &str, reporter: &Reporter) {
     let path = patroni_file(&config.id);
     let (Ok(old), Ok(new)) = (Yaml::parse(&path, present), Yaml::parse(&path, text)) else { return };
     let dynamic = ["bootstrap", "dcs"];
     if old.get(&dynamic) != new.get(&dynamic) && bootstrapped(root, config) {
-        reporter.warn(format!(
-            "bootstrap.dcs has no effect on {0} any more, since it exists; to change the running cluster, run: \
-             patroni-gen-config --apply {0}",
-            config.id
+        reporter.warn(trouble!(
+            "a change of bootstrap.dcs has no effect on {}, which already exists", config.id;
+            "Change the running cluster with: patroni-gen-config --apply {}", config.id
         ));
     }
 }
 
-/// Before 3.1.0 Patroni hands what it needs for TLS to connections without it, too, which fail then, and keeps it when it is
+/// Before 3.1.0 Patroni also passes its TLS options to connections without TLS, which then fail, and keeps them when it is
 /// reloaded (`assert_hostname` in `PatroniRequest.reload_config`; corrected by pull request 2768).
 fn explain_protocol(root: &Root, config: &Config, present: &str, text: &str, reporter: &Reporter) -> Result<()> {
     let path = patroni_file(&config.id);
@@ -157,13 +167,13 @@ fn explain_protocol(root: &Root, config: &Config, present: &str, text: &str, rep
     let Some(version) = patroni.always_verifies() else { return Ok(()) };
     let unit = config.id.dashed();
     match (has_tls(present), has_tls(text)) {
-        (false, true) => reporter.warn(format!(
-            "Patroni {version} with TLS cannot ask a member without: run this on the others too, and then systemctl reload \
-             patroni@{unit} everywhere"
+        (false, true) => reporter.warn(trouble!(
+            "Patroni {version} with TLS cannot ask members without TLS";
+            "Run this on the other members too, and then on each of them: systemctl reload patroni@{unit}"
         )),
-        (true, false) => reporter.warn(format!(
-            "Patroni {version} cannot ask members without TLS until it is restarted: run systemctl restart patroni@{unit} on each, \
-             the primary last"
+        (true, false) => reporter.warn(trouble!(
+            "Patroni {version} cannot ask members without TLS until it is restarted";
+            "Run on each member, on the primary last: systemctl restart patroni@{unit}"
         )),
         _ => {}
     }

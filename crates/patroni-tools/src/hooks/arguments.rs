@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
-use host::ClusterId;
+use anyhow::Result;
+use host::trouble::{Explain, Trouble};
+use host::{ClusterId, fail, trouble};
 
-/// The words of a command line. Patroni passes every key of the method's section as `--key=value`.
+/// A command line.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Arguments {
     pub(crate) words: Vec<String>,
@@ -20,7 +21,7 @@ pub(crate) enum Request {
 }
 
 impl Arguments {
-    /// The last value of an option: the words of Patroni's `command` come first, then its own.
+    /// The last value of an option: Patroni passes the words of `command` first, then its own.
     pub(crate) fn value(&self, name: &str) -> Option<&str> {
         self.options.iter().rev().find(|(key, _)| key == name)?.1.as_deref()
     }
@@ -30,63 +31,65 @@ impl Arguments {
         self.options.iter().map(|(key, value)| (key.as_str(), value.as_deref()))
     }
 
-    /// Which instance is meant.
+    /// The cluster.
     pub(crate) fn cluster(&self) -> Result<ClusterId> {
         if let Some(cluster) = self.value("cluster") {
-            return cluster.parse().context("--cluster");
+            return cluster.parse::<ClusterId>().at("--cluster");
         }
         let Some(scope) = self.value("scope") else {
-            bail!("--scope is missing: Patroni passes it, unless the method in its file has 'no_params'")
+            return Err(missing("--scope").into());
         };
-        scope.parse().map_err(|error| {
-            anyhow::anyhow!(
-                "the scope does not say which instance is meant ({error}): \
-                 add --cluster=VERSION/NAME to the command in the Patroni file"
-            )
-        })
+        scope
+            .parse::<ClusterId>()
+            .at("--scope")
+            .or_hint(|| "Add --cluster=VERSION/NAME to the command in the Patroni file.".to_owned())
     }
 
-    /// The data directory that Patroni named.
+    /// The data directory that Patroni has passed.
     pub(crate) fn data_directory(&self) -> Result<PathBuf> {
         let Some(text) = self.value("datadir") else {
-            bail!("--datadir is missing: Patroni passes it, unless the method in its file has 'no_params'")
+            return Err(missing("--datadir").into());
         };
         directory("--datadir", text)
     }
 }
 
-/// A path that can be a data or WAL directory.
-pub(crate) fn directory(what: &str, text: &str) -> Result<PathBuf> {
+fn missing(option: &str) -> Trouble {
+    trouble!("{option} is missing"; "Patroni passes it, unless the method has 'no_params' in the Patroni file.")
+}
+
+/// A path that can be a data or WAL directory; `place` is the option or setting that has it.
+pub(crate) fn directory(place: &str, text: &str) -> Result<PathBuf> {
     let trimmed = text.trim_end_matches('/');
     let path = Path::new(trimmed);
     let plain = path.components().skip(1).all(|part| matches!(part, std::path::Component::Normal(_)));
     if !path.is_absolute() || !plain || path.components().count() < 3 || trimmed.contains(char::is_control) {
-        bail!("{what} is '{}', which is not the absolute path of a directory for data", text.escape_debug());
+        fail!(at place, "'{}' is not an absolute path that can be used for data", text.escape_debug());
     }
     Ok(path.to_owned())
 }
 
-/// Reads a command line. `True`, `False` and `None` are Python's: Patroni writes the values of its file with `str()`.
-pub(crate) fn read(arguments: impl IntoIterator<Item = std::ffi::OsString>, words: bool) -> Result<Request, String> {
+/// Parses a command line. `True`, `False` and `None` are Python's: Patroni formats the values of its file with `str()`.
+pub(crate) fn read(arguments: impl IntoIterator<Item = std::ffi::OsString>, words: bool) -> Result<Request, Trouble> {
     let mut read = Arguments::default();
     for word in arguments {
-        let word = word.into_string().map_err(|word| format!("{word:?} is not UTF-8"))?;
+        let word = word.into_string().map_err(|word| trouble!("{word:?} is not UTF-8"))?;
         let Some(option) = word.strip_prefix("--") else {
             match word.as_str() {
                 "-h" => return Ok(Request::Help),
                 "-V" => return Ok(Request::Version),
                 _ if word.starts_with('-') => {
-                    return Err(format!("unknown option '{word}': options are written --NAME=VALUE"));
+                    return Err(trouble!("unknown option '{word}', as options are written --NAME=VALUE"));
                 }
                 _ if words => read.words.push(word),
-                _ => return Err(format!("unexpected word '{word}': options are written --NAME=VALUE")),
+                _ => return Err(trouble!("unexpected argument '{word}', as options are written --NAME=VALUE")),
             }
             continue;
         };
         match option {
             "help" => return Ok(Request::Help),
             "version" => return Ok(Request::Version),
-            "" => return Err("unexpected '--': options are written --NAME=VALUE".to_owned()),
+            "" => return Err(trouble!("unexpected '--', as options are written --NAME=VALUE")),
             _ => {}
         }
         let (name, value) = match option.split_once('=') {
@@ -140,14 +143,14 @@ mod tests {
 
     #[test]
     fn a_scope_that_names_no_cluster_needs_the_option() {
-        let error = arguments(&["--scope=prod"]).cluster().unwrap_err().to_string();
-        assert!(error.contains("--cluster=VERSION/NAME"), "{error}");
+        let trouble = Trouble::of(&arguments(&["--scope=prod"]).cluster().unwrap_err());
+        assert!(trouble.hint.as_ref().unwrap().contains("--cluster=VERSION/NAME"), "{trouble:?}");
         assert_eq!(arguments(&["--cluster=17/main", "--scope=prod"]).cluster().unwrap().dashed(), "17-main");
         assert!(arguments(&[]).cluster().unwrap_err().to_string().contains("--scope is missing"));
     }
 
     #[test]
-    fn refuses_what_cannot_be_a_data_directory() {
+    fn refuses_paths_that_cannot_be_a_data_directory() {
         for text in ["", "/", "/srv", "srv/data", "/srv/../etc/x", "/srv/a\nb", "//"] {
             assert!(directory("--datadir", text).is_err(), "{text:?}");
         }
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_is_a_usage_error() {
+    fn an_argument_is_a_usage_error() {
         for line in [vec!["x"], vec!["-x"], vec!["--"]] {
             assert!(read(line.iter().map(std::ffi::OsString::from), false).is_err(), "{line:?}");
         }

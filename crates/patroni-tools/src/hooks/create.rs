@@ -1,46 +1,48 @@
-//! `pg_createcluster_patroni`: Patroni's custom bootstrap, the first member of an instance.
+//! `pg_createcluster_patroni`: Patroni's custom bootstrap, which creates the first member of a cluster.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use host::createcluster::CreateCluster;
-use host::{ClusterId, Root, program};
+use host::{ClusterId, Root, fail, program, trouble};
 
 use crate::context::Context;
 use crate::hooks::arguments::{self, Arguments};
 use crate::hooks::hook::{self, Hook, initialize_key};
-use crate::hooks::marker::{Claim, Kind, Unfinished, clear, remove_remains};
+use crate::hooks::marker::{Claim, Kind, Marker, clear, remove_or_warn};
 use crate::postgres::{child, conf_dir};
 
 const HOOK: Hook = Hook {
     name: "pg_createcluster_patroni",
     usage: "\
-Usage: pg_createcluster_patroni --scope=SCOPE --datadir=DIRECTORY [OPTION...]
+Usage: pg_createcluster_patroni --scope=SCOPE --datadir=DIRECTORY [OPTION]...
 
-Makes the first member of a Patroni cluster with pg_createcluster. Patroni runs it (bootstrap.METHOD.command).
+Creates the first member of a Patroni cluster with pg_createcluster.
+Patroni runs it (bootstrap.METHOD.command).
 
-  --scope=VERSION-NAME    the instance, for example 17-main
-  --cluster=VERSION/NAME  the instance, where the scope does not name it
+  --scope=VERSION-NAME    the cluster, for example 17-main
+  --cluster=VERSION/NAME  the cluster, if the scope does not name it
   --datadir=DIRECTORY     the data directory
-  --port=PORT             the port (default: the one in /etc/patroni/VERSION-NAME.yml)
+  --port=PORT             the port
+                          (default: from /etc/patroni/VERSION-NAME.yml)
   --locale=, --lc-*=, --encoding=, --logfile=, --socketdir=, --environment=,
   --createclusterconf=, --pgoption=NAME=VALUE
-                          for pg_createcluster
-  --data-checksums, --waldir=, --wal-segsize=, --allow-group-access, --no-locale,
-  --locale-provider=, --icu-locale=, ...
-                          for initdb
-  --help, --version
+                          options of pg_createcluster
+  --data-checksums, --waldir=, --wal-segsize=, --allow-group-access,
+  --no-locale, --locale-provider=, --icu-locale=, ...
+                          options of initdb
+  --help, --version       show this text or the version, and exit
 
-See pg_createcluster_patroni(8).
+Manual: pg_createcluster_patroni(8)
 ",
     words: false,
-    tied: true,
+    supervised: true,
     work,
 };
 
-/// Patroni's own words, and the keys of a method that are meant for Patroni.
+/// Patroni's own options, and the keys of a method that are meant for Patroni.
 const PATRONIS: [&str; 11] = [
     "scope",
     "cluster",
@@ -55,7 +57,7 @@ const PATRONIS: [&str; 11] = [
     "keep-existing-recovery-conf",
 ];
 
-/// `pg_createcluster`'s.
+/// Options of `pg_createcluster`.
 const POSTGRESQL_COMMON: [&str; 14] = [
     "locale",
     "lc-collate",
@@ -73,7 +75,7 @@ const POSTGRESQL_COMMON: [&str; 14] = [
     "quiet",
 ];
 
-/// initdb's. One that this version of PostgreSQL does not know is refused by initdb itself, with a clear message.
+/// Options of initdb. If this version of PostgreSQL does not know one of them, initdb says so.
 const INITDB: [&str; 19] = [
     "data-checksums",
     "no-data-checksums",
@@ -107,72 +109,70 @@ fn work(context: &Context, arguments: &Arguments) -> Result<()> {
     let data = arguments.data_directory()?;
     let scope = arguments.value("scope").map_or_else(|| id.dashed(), str::to_owned);
     let waldir = waldir(context, &id, arguments)?;
-    trusted(context)?;
-    let mut unfinished = Unfinished::take(&context.root, &id)?;
+    refuse_trust(context)?;
+    let mut marker = Marker::lock(&context.root, &id)?;
 
     conf_dir::settle(context, &id, &data)?;
     conf_dir::check_owner(context, &id, &data)?;
-    if unfinished.before().is_some_and(|claim| claim.kind == Kind::Bootstrap) {
-        context.reporter.warn(format!("an earlier bootstrap of {id} was interrupted. {}", initialize_key(&id, &scope)));
+    if marker.interrupted().is_some_and(|claim| claim.kind == Kind::Bootstrap) {
+        let interrupted = trouble!("an earlier bootstrap of {id} was interrupted");
+        context.reporter.warn(interrupted.hint(initialize_key(&id, &scope)));
     }
-    clear(context, &id, &unfinished, &data, waldir.as_deref())?;
+    clear(context, &id, &marker, &data, waldir.as_deref())?;
 
     let claim =
         Claim { kind: Kind::Bootstrap, data_directory: data.clone(), waldir: waldir.clone(), pid: std::process::id() };
-    unfinished.begin(&claim)?;
-    conf_dir::tell_moved(context, &id, "an earlier attempt", &conf_dir::set_aside(&context.root, &id)?);
+    marker.write(&claim)?;
+    conf_dir::report_moved(context, &id, "an earlier attempt", &conf_dir::set_aside(&context.root, &id)?);
     let plan = plan(&id, &data, waldir.as_deref(), hook::port(context, &id, arguments)?, arguments);
     for option in &plan.unknown {
-        context.reporter.warn(format!("--{option} is neither pg_createcluster's nor initdb's: it has no effect"));
+        context.reporter.warn(trouble!("--{option} is not an option of pg_createcluster or initdb, and has no effect"));
     }
     if plan.needs_locale && ["LANG", "LC_ALL", "LC_CTYPE"].iter().all(|name| std::env::var_os(name).is_none()) {
-        context.reporter.warn(
-            "no locale is set, neither by an option nor in the environment, so the databases will be SQL_ASCII: \
-             add --locale=C.UTF-8 (or yours) to the command in the Patroni file",
-        );
+        context.reporter.warn(trouble!(
+            "no locale is set, neither with an option nor in the environment, so the encoding will be SQL_ASCII";
+            "Add a locale to the command in the Patroni file, such as --locale=C.UTF-8."
+        ));
     }
     if let Err(error) = run(context, &plan.words) {
-        // pg_createcluster removes what it made, unless it was killed itself.
-        remove_remains(&context.root, &id, &claim).and_then(|()| unfinished.end()).unwrap_or_else(|error| {
-            context.reporter.warn(format!("{error:#}; the next attempt removes it"));
-        });
+        // pg_createcluster removes what it has created, unless it is killed itself.
+        remove_or_warn(context, &id, marker, &claim);
         return Err(error);
     }
     conf_dir::check_data_directory(&context.root, &id, &data)
-        .context("pg_createcluster has made the cluster in another directory")?;
-    unfinished.end()?;
-    context.reporter.info(format!("made {id} in {}", data.display()));
+        .context("pg_createcluster has created the cluster in another directory")?;
+    marker.remove()?;
+    context.reporter.info(format!("created {id} in {}", data.display()));
     Ok(())
 }
 
-/// What Patroni, as `patroni@.service` starts it, promises: `peer`, the user that runs it alone gets in during a bootstrap.
-/// `trust` is what the administrator may say instead.
+/// Set to `peer` for a Patroni that `patroni@.service` has started: only the user that runs it can log in during a bootstrap.
+/// The administrator can set `trust` instead.
 const PROMISE: &str = "PATRONI_TOOLS_BOOTSTRAP";
 
-/// Refuses to work for a Patroni that lets every user of this host in as superuser until the bootstrap is over: one that was
-/// not started by `patroni@.service`, or that is unknown. Called by anything else, the cluster has Debian's `pg_hba.conf`.
-fn trusted(context: &Context) -> Result<()> {
+/// Refuses to work for a Patroni that lets every user of this host log in as superuser until the bootstrap is complete: one that
+/// `patroni@.service` has not started. If something else runs the hook, the cluster has Debian's `pg_hba.conf`.
+fn refuse_trust(context: &Context) -> Result<()> {
     let promise = std::env::var(PROMISE).ok();
     match (promise.as_deref(), patroni_above(&context.root, std::process::id())) {
         (Some("peer"), _) | (_, None) => Ok(()),
         (Some("trust"), Some(_)) => {
-            context.reporter.warn(format!(
-                "{PROMISE}=trust: until the bootstrap is over, any user of this host may become PostgreSQL's superuser"
+            context.reporter.warn(trouble!(
+                "any user of this host can log in as PostgreSQL's superuser until the bootstrap is complete ({PROMISE}=trust)"
             ));
             Ok(())
         }
-        (_, Some(pid)) => bail!(
-            "the Patroni that runs this program (pid {pid}) may let any user of this host into PostgreSQL as superuser \
-             until the bootstrap is over: start it with 'systemctl start patroni@VERSION-NAME', which prevents that \
-             (if that is how it was started, the journal says why not); on a host without other users, set \
-             {PROMISE}=trust in its environment"
+        (_, Some(pid)) => fail!(
+            "Patroni (pid {pid}) may let any user of this host log in as PostgreSQL's superuser until the bootstrap is complete";
+            "Start it with 'systemctl start patroni@VERSION-NAME', which prevents that; if it was started so, see its journal. \
+             On a host without other users, you can set {PROMISE}=trust in its environment."
         ),
     }
 }
 
 /// The nearest process above `pid` that is Patroni.
 fn patroni_above(root: &Root, pid: u32) -> Option<u32> {
-    // More than Patroni, a shell or two and both of our own processes; bounded, since a number may be taken again meanwhile.
+    // More than Patroni, a shell or two and both processes of the hook; bounded, because a process ID can be reused meanwhile.
     const GENERATIONS: usize = 16;
     std::iter::successors(Some(pid), |pid| parent(root, *pid))
         .skip(1)
@@ -194,7 +194,7 @@ fn is_patroni(command_line: &[u8]) -> bool {
     };
     let mut words = command_line.split(|byte| *byte == 0).map(name);
     let Some(program) = words.next() else { return false };
-    // Options of Python stand before the program.
+    // The options of Python come before the program.
     let first = words.find(|word| !word.starts_with('-')).unwrap_or_default();
     program == "patroni" || program.starts_with("python") && matches!(first.as_str(), "patroni" | "patroni.py")
 }
@@ -206,12 +206,13 @@ fn waldir(context: &Context, id: &ClusterId, arguments: &Arguments) -> Result<Op
     }
 }
 
-/// What `pg_createcluster` is given.
+/// The command line of `pg_createcluster`.
 #[derive(Debug, PartialEq, Eq)]
 struct Plan {
     words: Vec<OsString>,
+    /// Options of the hook that have no effect.
     unknown: Vec<String>,
-    /// Nothing says which locale and encoding the databases get.
+    /// No option sets locale or encoding.
     needs_locale: bool,
 }
 
@@ -249,7 +250,7 @@ fn plan(id: &ClusterId, data: &Path, waldir: Option<&Path>, port: Option<u16>, a
     Plan { words, unknown, needs_locale }
 }
 
-/// With one of `--auth-local` and `--auth-host`, `pg_createcluster` leaves the other one to initdb, whose default is trust.
+/// With only one of `--auth-local` and `--auth-host`, `pg_createcluster` leaves the other one to initdb, whose default is trust.
 fn other_authentication(arguments: &Arguments) -> Option<&'static str> {
     let has = |name| arguments.options().any(|(option, _)| option == name);
     match (has("auth"), has("auth-local"), has("auth-host")) {
@@ -261,7 +262,7 @@ fn other_authentication(arguments: &Arguments) -> Option<&'static str> {
 
 fn run(context: &Context, words: &[OsString]) -> Result<()> {
     let mut call = child::command(&context.root, &context.root.program("pg_createcluster")?)?;
-    // The locale of the databases comes from the environment, as in every pg_createcluster.
+    // pg_createcluster takes the locale of the databases from the environment.
     match std::env::var_os("LC_ALL") {
         Some(locale) => call.env("LC_ALL", locale),
         None => call.env_remove("LC_ALL"),
@@ -270,7 +271,7 @@ fn run(context: &Context, words: &[OsString]) -> Result<()> {
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if !output.status.success() {
         let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        bail!("pg_createcluster failed ({}): {}", output.status, lines[lines.len().saturating_sub(6)..].join("; "));
+        fail!("pg_createcluster failed ({}): {}", output.status, lines[lines.len().saturating_sub(6)..].join("; "));
     }
     for line in said.lines().filter(|line| line.to_lowercase().contains("warning")) {
         context.reporter.warn(line.trim());
@@ -320,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn the_authentication_that_is_not_named_is_debians_and_not_trust() {
+    fn an_authentication_that_is_not_set_is_debians_and_not_trust() {
         let other = |line: &[&str]| other_authentication(&arguments::tests_arguments(line));
         assert_eq!(other(&["--auth-host=md5"]), Some("--auth-local=peer"));
         assert_eq!(other(&["--auth_local=ident"]), Some("--auth-host=scram-sha-256"));
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn patroni_is_known_by_its_command_line() {
+    fn patroni_is_recognized_by_its_command_line() {
         for line in [
             "/usr/bin/python3\0/usr/libexec/patroni-tools/patroni\0/etc/patroni/17-main.yml\0",
             "/usr/bin/python3\0/usr/bin/patroni\0/etc/patroni/17-main.yml\0",
@@ -359,7 +360,7 @@ mod tests {
             std::fs::write(process.join("cmdline"), line).unwrap();
         }
         assert_eq!(patroni_above(&root, 9), Some(7));
-        // Patroni itself is not above itself, and what is gone is nobody's child.
+        // Patroni is not above itself, and a process that has died is above none.
         assert_eq!(patroni_above(&root, 7), None);
         assert_eq!(patroni_above(&root, 5), None);
     }

@@ -1,11 +1,12 @@
-//! What the hooks have in common: how Patroni calls them, and how they begin and end.
+//! What the hooks have in common: how Patroni calls them, and how they start and exit.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use host::report::{self, Reporter};
-use host::{ClusterId, Root};
+use host::report::{self, Level, Reporter};
+use host::trouble::{Explain, Trouble};
+use host::{ClusterId, Root, trouble};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 
@@ -18,10 +19,10 @@ use crate::postgres::child;
 pub(crate) struct Hook {
     pub(crate) name: &'static str,
     pub(crate) usage: &'static str,
-    /// Does it take words that are no options?
+    /// Does it accept arguments that are not options?
     pub(crate) words: bool,
     /// Does it start programs that must not outlive it?
-    pub(crate) tied: bool,
+    pub(crate) supervised: bool,
     pub(crate) work: fn(&Context, &Arguments) -> Result<()>,
 }
 
@@ -40,43 +41,43 @@ pub(crate) fn main(hook: &Hook) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            reporter.say(report::Level::Error, format!("{error}; see {} --help", hook.name));
+            reporter.tell(Level::Error, &error.hint(format!("See {} --help.", hook.name)));
             return ExitCode::from(USAGE);
         }
     };
-    // Patroni 3 leaves us 0022, Patroni 4 gives us 0077: others must be able to read what is in /etc.
+    // Patroni 3 passes 0022 on, Patroni 4 sets 0077; other users must be able to read the files in /etc.
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let context = Context { root: Root::from_environment(), reporter };
     if geteuid().is_root() && context.root.path("/") == Path::new("/") {
-        let error = "must not be run by root, to whom everything would belong: runuser -u postgres -- ...";
-        return context.reporter.finish(Err(anyhow::anyhow!(error)));
+        let error = trouble!("cannot be run as root"; "Run it as postgres: runuser -u postgres -- {} ...", hook.name);
+        return context.reporter.finish(Err(error.into()));
     }
     let work = || context.reporter.finish((hook.work)(&context, &arguments));
-    if hook.tied { child::run(&context.reporter, work) } else { work() }
+    if hook.supervised { child::supervise(&context.reporter, work) } else { work() }
 }
 
-/// The port that the instance will have, so that `pg_lsclusters` is right before Patroni has started anything:
-/// as told, else from the Patroni file.
+/// The port of the cluster, so that `pg_lsclusters` is right before Patroni has started anything: from the option, or else from the
+/// Patroni file.
 pub(crate) fn port(context: &Context, id: &ClusterId, arguments: &Arguments) -> Result<Option<u16>> {
     if let Some(port) = arguments.value("port") {
-        return Ok(Some(port.parse().with_context(|| format!("--port is '{port}', which is not a port number"))?));
+        return port.parse().map(Some).with_context(|| format!("'{port}' is not a port number")).at("--port");
     }
     match read_patroni_file(&context.root, id).and_then(|file| file.map(|file| file.port("postgresql")).transpose()) {
         Ok(port) => Ok(port),
         Err(error) => {
-            context.reporter.warn(format!("the port is left to pg_createcluster: {error:#}"));
+            let why = Trouble::of(&error.context("pg_createcluster chooses the port"));
+            context.reporter.warn(why);
             Ok(None)
         }
     }
 }
 
-/// What to do about the `/initialize` key of a bootstrap that did not come to its end. Patroni before 4 leaves it when
-/// it is stopped, every Patroni when it is killed.
+/// What to do about the `/initialize` key of an interrupted bootstrap. Patroni before 4 leaves it when it is stopped, every Patroni
+/// when it is killed.
 pub(crate) fn initialize_key(id: &ClusterId, scope: &str) -> String {
     format!(
-        "If all members now log 'waiting for leader to bootstrap', the interrupted bootstrap has left the key \
-         'initialize' without a value in the store: stop Patroni on all of them, run 'patronictl -c {} remove {scope}', \
-         and start them again",
+        "If all members now log 'waiting for leader to bootstrap', the bootstrap has left the key 'initialize' without a value in the \
+         DCS. Stop Patroni on all of them, run 'patronictl -c {} remove {scope}', and start them again.",
         patroni_file(id).display()
     )
 }

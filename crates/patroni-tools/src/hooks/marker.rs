@@ -1,7 +1,7 @@
-//! What a hook has begun and not finished: one file per instance, which is also the lock.
+//! The marker of a bootstrap or a clone that is not complete: one file for each cluster, which is also the lock of the hooks.
 //!
-//! The file says which directories hold nothing but what the hook put there. So the next attempt may remove it, and
-//! nobody else's data is ever removed.
+//! The marker names the directories that contain nothing but what the hook put there. So the next attempt can remove that, and no
+//! hook ever removes other data.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
@@ -9,8 +9,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, Result, bail};
-use host::{ClusterId, Root};
+use anyhow::{Context as _, Result};
+use host::trouble::Trouble;
+use host::{ClusterId, Root, fail};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use nix::libc::O_NOFOLLOW;
@@ -20,13 +21,13 @@ use nix::unistd::Pid;
 use crate::context::Context;
 use crate::postgres::data_dir::{is_empty, running_server, sync_parent};
 
-/// How often the file's time is set while the hook works.
+/// How often the modification time of the marker is set while the hook works.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// Something in a directory that is this much younger than the file was not put there by the hook.
+/// A file that is this much younger than the marker was not created by the hook.
 const SLACK_SECONDS: i64 = 120;
 
-/// What a hook makes.
+/// What a hook does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Bootstrap,
@@ -42,7 +43,7 @@ impl Kind {
     }
 }
 
-/// What one run of a hook puts where.
+/// What one run of a hook puts into which directories; the text of the marker. Version 0.1.0 wrote the same keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub(crate) kind: Kind,
@@ -55,8 +56,8 @@ impl Claim {
     fn to_text(&self) -> String {
         let waldir = self.waldir.as_ref().map_or(String::new(), |waldir| format!("waldir={}\n", waldir.display()));
         format!(
-            "# While this file is here and unlocked, these directories hold a part of a {kind} that was interrupted,\n\
-             # which the next start of Patroni removes.\n\
+            "# If this file exists and is not locked, a {kind} was interrupted. The directories contain its incomplete data,\n\
+             # which are removed when Patroni starts.\n\
              kind={kind}\ndata_directory={}\n{waldir}pid={}\n",
             self.data_directory.display(),
             self.pid,
@@ -64,7 +65,7 @@ impl Claim {
         )
     }
 
-    /// `None` where the text is not whole: then nothing has been put anywhere yet, as the file is written first.
+    /// `None` if the text is incomplete: then the directories are still empty, because the marker is written first.
     fn from_text(text: &str) -> Option<Self> {
         let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         Some(Self {
@@ -75,52 +76,54 @@ impl Claim {
             },
             data_directory: PathBuf::from(value("data_directory")?),
             waldir: value("waldir").map(PathBuf::from),
-            // Written last, so the lines before it are complete.
+            // Written last, so that the lines before it are complete.
             pid: text.ends_with('\n').then(|| value("pid")?.parse().ok())??,
         })
     }
 }
 
-/// What is known of a directory that a hook is about to fill.
+/// What a directory contains that a hook is about to fill.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     Empty,
-    /// A part of what an interrupted run made.
+    /// The incomplete data of an interrupted run.
     Remains(Claim),
-    /// Something else; the sentence says what is known of it.
+    /// Other data, with the reason why they are not those of an interrupted run.
     Foreign(String),
 }
 
-/// The file of an instance, locked.
-pub(crate) struct Unfinished {
+/// The marker of a cluster, locked.
+pub(crate) struct Marker {
     file: Flock<File>,
     real: PathBuf,
-    before: Option<(Claim, SystemTime)>,
-    begun: bool,
+    /// What an interrupted run left in it, and when that last worked.
+    interrupted: Option<(Claim, SystemTime)>,
+    /// Does it say what this run does, or has it been removed?
+    used: bool,
 }
 
-impl Drop for Unfinished {
+impl Drop for Marker {
     fn drop(&mut self) {
-        // Nothing was and nothing is claimed: the file would only raise questions.
-        if self.before.is_none() && !self.begun {
+        // An empty marker says nothing.
+        if self.interrupted.is_none() && !self.used {
             let _ = std::fs::remove_file(&self.real);
         }
     }
 }
 
-/// Where the file of an instance is: beside its password file, in the home directory of postgres.
+/// The path of the marker of a cluster, beside its password file in the home directory of postgres.
 pub(crate) fn path(id: &ClusterId) -> PathBuf {
     PathBuf::from(format!("/var/lib/postgresql/{}.unfinished", id.dashed()))
 }
 
-impl Unfinished {
-    /// Is there such a file?
+impl Marker {
+    /// Does the cluster have a marker?
     pub(crate) fn exists(root: &Root, id: &ClusterId) -> bool {
         root.path(path(id)).symlink_metadata().is_ok()
     }
 
-    /// Takes the lock. Another run may need some seconds to end after its Patroni.
-    pub(crate) fn take(root: &Root, id: &ClusterId) -> Result<Self> {
+    /// Creates the marker if there is none, and locks it. Another run may need some seconds to end after its Patroni.
+    pub(crate) fn lock(root: &Root, id: &ClusterId) -> Result<Self> {
         const PATIENCE: Duration = Duration::from_secs(10);
         let shown = path(id);
         let real = root.path(&shown);
@@ -134,20 +137,21 @@ impl Unfinished {
                 .mode(0o600)
                 .custom_flags(O_NOFOLLOW)
                 .open(&real)
-                .with_context(|| format!("cannot open {}", shown.display()))?;
+                .with_context(|| format!("could not open {}", shown.display()))?;
             let mut text = String::new();
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(mut file) => {
-                    let metadata = file.metadata().with_context(|| format!("cannot look at {}", shown.display()))?;
-                    // A run that has just finished removes the file: a lock on the removed one is worth nothing.
+                    let metadata = file.metadata().with_context(|| format!("could not look at {}", shown.display()))?;
+                    // A run that ends removes the marker: a lock on a removed file protects nothing.
                     if real.symlink_metadata().is_ok_and(|now| now.ino() == metadata.ino()) {
-                        // What the hook starts keeps the lock as long as it lives.
+                        // The programs that the hook starts hold the lock until they exit.
                         fcntl(&*file, FcntlArg::F_SETFD(FdFlag::empty()))
-                            .with_context(|| format!("cannot keep {} locked", shown.display()))?;
-                        file.read_to_string(&mut text).with_context(|| format!("cannot read {}", shown.display()))?;
+                            .with_context(|| format!("could not keep {} locked", shown.display()))?;
+                        file.read_to_string(&mut text)
+                            .with_context(|| format!("could not read {}", shown.display()))?;
                         let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-                        let before = Claim::from_text(&text).map(|claim| (claim, modified));
-                        return Ok(Self { file, real, before, begun: false });
+                        let interrupted = Claim::from_text(&text).map(|claim| (claim, modified));
+                        return Ok(Self { file, real, interrupted, used: false });
                     }
                 }
                 Err((again, Errno::EWOULDBLOCK)) => {
@@ -157,65 +161,60 @@ impl Unfinished {
                     if Instant::now() >= until {
                         let who = claim
                             .map_or("another run".to_owned(), |c| format!("another {} (pid {})", c.kind.name(), c.pid));
-                        bail!("{who} of {id} is at work: wait for its end, or stop it with its Patroni");
+                        fail!("{who} of {id} is running"; "Wait until it ends, or stop it together with its Patroni.");
                     }
                     if let Some(claim) = claim {
-                        end_orphans(root, &real, claim.pid);
+                        kill_orphans(root, &real, claim.pid);
                     }
                     std::thread::sleep(Duration::from_millis(100));
                 }
-                Err((_, error)) => return Err(error).with_context(|| format!("cannot lock {}", shown.display())),
+                Err((_, error)) => return Err(error).with_context(|| format!("could not lock {}", shown.display())),
             }
         }
     }
 
-    /// What an interrupted run left in the file.
-    pub(crate) fn before(&self) -> Option<&Claim> {
-        self.before.as_ref().map(|(claim, _)| claim)
+    /// What an interrupted run has left in the marker.
+    pub(crate) fn interrupted(&self) -> Option<&Claim> {
+        self.interrupted.as_ref().map(|(claim, _)| claim)
     }
 
-    /// What `directory` holds, which is the data directory or the WAL directory of this instance.
+    /// What `directory` contains, which is the data directory or the WAL directory of this cluster.
     pub(crate) fn content(&self, root: &Root, directory: &Path) -> Result<Content> {
         if is_empty(root, directory)? {
             return Ok(Content::Empty);
         }
         if root.list(directory)? == ["lost+found"] {
             return Ok(Content::Foreign(
-                "it is a mount point (it has lost+found), and PostgreSQL wants a directory below it".to_owned(),
+                "it is a mount point (it has lost+found), and PostgreSQL needs a directory below it".to_owned(),
             ));
         }
-        let Some((claim, modified)) = &self.before else {
-            return Ok(Content::Foreign("nothing says that it is the remains of an interrupted attempt".to_owned()));
+        let Some((claim, modified)) = &self.interrupted else {
+            return Ok(Content::Foreign("there is no marker of an interrupted attempt".to_owned()));
         };
         if claim.data_directory != directory && claim.waldir.as_deref() != Some(directory) {
-            return Ok(Content::Foreign(format!(
-                "the last interrupted attempt worked in {}",
-                claim.data_directory.display()
-            )));
+            return Ok(Content::Foreign(format!("the interrupted attempt used {}", claim.data_directory.display())));
         }
         let data = root.path(&claim.data_directory);
         if let Some(pid) = running_server(root, &claim.data_directory) {
-            return Ok(Content::Foreign(format!("a PostgreSQL server runs there (pid {pid})")));
+            return Ok(Content::Foreign(format!("a PostgreSQL server is running there (pid {pid})")));
         }
-        // Every server writes this file when it starts, and a base backup does not carry it.
+        // Every server writes this file when it starts, and a base backup does not contain it.
         if data.join("postmaster.opts").exists() {
-            return Ok(Content::Foreign("a PostgreSQL server has run there since".to_owned()));
+            return Ok(Content::Foreign("a PostgreSQL server has run there since the interrupted attempt".to_owned()));
         }
         let last = modified.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let last = i64::try_from(last).unwrap_or(0);
         for name in ["PG_VERSION", "backup_label", "global/pg_control"] {
             if data.join(name).symlink_metadata().is_ok_and(|file| file.ctime() > last + SLACK_SECONDS) {
-                return Ok(Content::Foreign(format!(
-                    "its {name} is younger than the interrupted attempt, so something else has been put there"
-                )));
+                return Ok(Content::Foreign(format!("its {name} is younger than the interrupted attempt")));
             }
         }
         Ok(Content::Remains(claim.clone()))
     }
 
-    /// Says what this run will put where, before anything is there.
-    pub(crate) fn begin(&mut self, claim: &Claim) -> Result<()> {
-        self.begun = true;
+    /// Writes what this run is about to put where, before it does.
+    pub(crate) fn write(&mut self, claim: &Claim) -> Result<()> {
+        self.used = true;
         let write = || -> std::io::Result<()> {
             let mut file: &File = &self.file;
             file.set_len(0)?;
@@ -224,29 +223,29 @@ impl Unfinished {
             file.sync_all()?;
             sync_parent(&self.real)
         };
-        write().with_context(|| format!("cannot write {}", self.real.display()))
+        write().with_context(|| format!("could not write {}", self.real.display()))
     }
 
-    /// Says that the run is still at work.
+    /// Records that the run is still working.
     pub(crate) fn heartbeat(&self) {
         let _ = self.file.set_modified(SystemTime::now());
     }
 
-    /// Everything is in place, or nothing is left behind. This must be on the disk before a server starts: otherwise a
-    /// power cut could bring the file back beside somebody's data.
-    pub(crate) fn end(mut self) -> Result<()> {
-        self.begun = true;
+    /// Removes the marker when everything is in place, or nothing is left. This must be on the disk before a server starts: otherwise a
+    /// power cut could bring the marker back beside data that are in use.
+    pub(crate) fn remove(mut self) -> Result<()> {
+        self.used = true;
         std::fs::remove_file(&self.real)
             .and_then(|()| sync_parent(&self.real))
-            .with_context(|| format!("cannot remove {}", self.real.display()))
+            .with_context(|| format!("could not remove {}", self.real.display()))
     }
 }
 
-/// Ends what still holds the lock of a worker that is dead. The process of `pg_basebackup` that receives WAL does not
-/// notice the death of all others while the primary is idle.
-fn end_orphans(root: &Root, real: &Path, worker: u32) {
+/// Kills the processes that still hold the lock of a worker that has died. The process of `pg_basebackup` that receives WAL does not
+/// notice the death of the others while the primary is idle.
+fn kill_orphans(root: &Root, real: &Path, worker: u32) {
     let processes = root.list("/proc").unwrap_or_default();
-    // After the name, which may hold anything, `proc_pid_stat(5)` has the state, the parent and the process group.
+    // After the name, which can contain anything, `proc_pid_stat(5)` has the state, the parent and the process group.
     let state_and_group = |pid: &str| {
         let stat = std::fs::read_to_string(root.path(format!("/proc/{pid}/stat"))).ok()?;
         let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
@@ -266,19 +265,19 @@ fn end_orphans(root: &Root, real: &Path, worker: u32) {
     }
 }
 
-/// Makes sure that the directories are empty: the remains of an interrupted attempt go, everything else is refused.
+/// Empties the directories of the remains of an interrupted attempt, and fails if they contain anything else.
 pub(crate) fn clear(
     context: &Context,
     id: &ClusterId,
-    unfinished: &Unfinished,
+    marker: &Marker,
     data: &Path,
     waldir: Option<&Path>,
 ) -> Result<()> {
     if let Some(pid) = running_server(&context.root, data) {
-        bail!("a PostgreSQL server (pid {pid}) runs in {}: stop it first", data.display());
+        fail!("a PostgreSQL server (pid {pid}) is running in {}", data.display(); "Stop it first.");
     }
     for directory in std::iter::once(data).chain(waldir) {
-        match unfinished.content(&context.root, directory)? {
+        match marker.content(&context.root, directory)? {
             Content::Empty => {}
             Content::Remains(claim) => {
                 context.reporter.info(format!(
@@ -288,24 +287,23 @@ pub(crate) fn clear(
                 ));
                 remove_remains(&context.root, id, &claim)?;
             }
-            Content::Foreign(why) => bail!(
-                "{} is not empty: {why}; nothing was touched; name another directory, or move away what is in this one \
-                 if nobody needs it",
-                directory.display()
+            Content::Foreign(why) => fail!(
+                "{} is not empty: {why}", directory.display();
+                "Nothing was changed. Use another directory, or move the contents of this one away if they are not needed."
             ),
         }
         if !is_empty(&context.root, directory)? {
-            bail!("{} cannot be emptied", directory.display());
+            fail!("could not empty {}", directory.display());
         }
     }
     Ok(())
 }
 
-/// Removes what an interrupted or failed run put into its directories; the directories themselves stay, as they may be
+/// Removes what an interrupted or failed run put into its directories. The directories themselves stay, because they can be
 /// mount points.
 pub(crate) fn remove_remains(root: &Root, id: &ClusterId, claim: &Claim) -> Result<()> {
     let data = root.path(&claim.data_directory);
-    // A base backup demands empty directories for tablespaces, so what is in them by our version is its own.
+    // A base backup requires empty directories for tablespaces, so the files of this version in them are its own.
     if let Ok(entries) = std::fs::read_dir(data.join("pg_tblspc")) {
         for target in entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok()) {
             remove_entries(&root.path(&target), |name| name.starts_with(&format!("PG_{}_", id.version)))?;
@@ -314,24 +312,31 @@ pub(crate) fn remove_remains(root: &Root, id: &ClusterId, claim: &Claim) -> Resu
     if let Some(waldir) = &claim.waldir {
         remove_entries(&root.path(waldir), |name| name != "lost+found")?;
     }
-    // PG_VERSION goes last: what is left of an interrupted removal still looks like what it is.
+    // PG_VERSION is removed last: what an interrupted removal leaves can still be recognized.
     remove_entries(&data, |name| name != "lost+found" && name != "PG_VERSION")?;
     remove_entries(&data, |name| name != "lost+found")
+}
+
+/// The same after a failure that is reported itself: what cannot be removed now is only a warning.
+pub(crate) fn remove_or_warn(context: &Context, id: &ClusterId, marker: Marker, claim: &Claim) {
+    if let Err(error) = remove_remains(&context.root, id, claim).and_then(|()| marker.remove()) {
+        context.reporter.warn(Trouble::of(&error).hint("The next attempt removes it."));
+    }
 }
 
 fn remove_entries(directory: &Path, which: impl Fn(&str) -> bool) -> Result<()> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("cannot list {}", directory.display())),
+        Err(error) => return Err(error).with_context(|| format!("could not list {}", directory.display())),
     };
     for entry in entries {
-        let entry = entry.with_context(|| format!("cannot list {}", directory.display()))?;
+        let entry = entry.with_context(|| format!("could not list {}", directory.display()))?;
         if which(&entry.file_name().to_string_lossy()) {
             let path = entry.path();
             let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
             let removed = if is_directory { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-            removed.with_context(|| format!("cannot remove {}", path.display()))?;
+            removed.with_context(|| format!("could not remove {}", path.display()))?;
         }
     }
     Ok(())
@@ -371,28 +376,28 @@ mod tests {
     fn only_what_an_interrupted_run_made_is_removed() {
         let (_folder, root, id) = machine();
         let data = claim().data_directory;
-        let mut run = Unfinished::take(&root, &id).unwrap();
-        assert_eq!(run.content(&root, &data).unwrap(), Content::Empty);
-        run.begin(&claim()).unwrap();
-        drop(run);
+        let mut marker = Marker::lock(&root, &id).unwrap();
+        assert_eq!(marker.content(&root, &data).unwrap(), Content::Empty);
+        marker.write(&claim()).unwrap();
+        drop(marker);
         std::fs::write(root.path(&data).join("PG_VERSION"), "17\n").unwrap();
-        let run = Unfinished::take(&root, &id).unwrap();
-        assert_eq!(run.content(&root, &data).unwrap(), Content::Remains(claim()));
+        let marker = Marker::lock(&root, &id).unwrap();
+        assert_eq!(marker.content(&root, &data).unwrap(), Content::Remains(claim()));
         std::fs::create_dir_all(root.path("/srv/other")).unwrap();
         std::fs::write(root.path("/srv/other/x"), "").unwrap();
-        assert!(matches!(run.content(&root, Path::new("/srv/other")).unwrap(), Content::Foreign(_)));
+        assert!(matches!(marker.content(&root, Path::new("/srv/other")).unwrap(), Content::Foreign(_)));
         std::fs::write(root.path(&data).join("postmaster.opts"), "").unwrap();
-        assert!(matches!(run.content(&root, &data).unwrap(), Content::Foreign(_)));
+        assert!(matches!(marker.content(&root, &data).unwrap(), Content::Foreign(_)));
         std::fs::remove_file(root.path(&data).join("postmaster.opts")).unwrap();
         let long_ago = SystemTime::now() - Duration::from_secs(3600);
-        run.file.set_modified(long_ago).unwrap();
-        drop(run);
-        let run = Unfinished::take(&root, &id).unwrap();
-        assert!(matches!(run.content(&root, &data).unwrap(), Content::Foreign(_)));
-        run.end().unwrap();
-        assert!(!Unfinished::exists(&root, &id));
-        let run = Unfinished::take(&root, &id).unwrap();
-        assert!(matches!(run.content(&root, &data).unwrap(), Content::Foreign(_)));
+        marker.file.set_modified(long_ago).unwrap();
+        drop(marker);
+        let marker = Marker::lock(&root, &id).unwrap();
+        assert!(matches!(marker.content(&root, &data).unwrap(), Content::Foreign(_)));
+        marker.remove().unwrap();
+        assert!(!Marker::exists(&root, &id));
+        let marker = Marker::lock(&root, &id).unwrap();
+        assert!(matches!(marker.content(&root, &data).unwrap(), Content::Foreign(_)));
     }
 
     #[test]
@@ -417,11 +422,11 @@ mod tests {
     #[test]
     fn a_second_run_waits_for_the_first() {
         let (_folder, root, id) = machine();
-        let first = Unfinished::take(&root, &id).unwrap();
+        let first = Marker::lock(&root, &id).unwrap();
         std::thread::scope(|scope| {
-            let second = scope.spawn(|| Unfinished::take(&root, &id).map(|_| ()));
+            let second = scope.spawn(|| Marker::lock(&root, &id).map(|_| ()));
             std::thread::sleep(Duration::from_millis(300));
-            first.end().unwrap();
+            first.remove().unwrap();
             second.join().unwrap().unwrap();
         });
     }

@@ -1,4 +1,4 @@
-//! The programs that Patroni and its unit run: they create, clone and prepare clusters through postgresql-common.
+//! The programs that Patroni and its unit run: they create, clone and prepare clusters with postgresql-common.
 
 mod arguments;
 pub mod clone;

@@ -1,18 +1,19 @@
-//! `pg_preparecluster_patroni`: what must be in order before Patroni starts.
+//! `pg_preparecluster_patroni`: repairs what would keep Patroni from starting.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use host::clusters::{config_directory, effective_conf};
-use host::{ClusterId, Root};
+use host::trouble::Explain;
+use host::{ClusterId, Root, fail, trouble};
 
 use crate::context::Context;
 use crate::hooks::arguments::{self, Arguments};
 use crate::hooks::hook::{self, Hook, initialize_key};
-use crate::hooks::marker::{Content, Kind, Unfinished, remove_remains};
+use crate::hooks::marker::{Content, Kind, Marker, remove_remains};
 use crate::patroni::paths::{patroni_file, read_patroni_file};
 use crate::postgres::conf_dir;
 
@@ -21,16 +22,17 @@ const HOOK: Hook = Hook {
     usage: "\
 Usage: pg_preparecluster_patroni VERSION-NAME
 
-Puts one instance in order before Patroni starts: removes the remains of an interrupted clone or bootstrap, and makes
-/etc/postgresql/VERSION/NAME again where it is lost. patroni@.service runs it.
+Prepares a cluster for the start of Patroni: removes the incomplete data of an
+interrupted clone or bootstrap, and creates /etc/postgresql/VERSION/NAME again
+if it is missing. patroni@.service runs it.
 
-  VERSION-NAME    the instance: 17-main, 17/main, or 17 main
-  --help, --version
+  VERSION-NAME       the cluster: 17-main, 17/main or 17 main
+  --help, --version  show this text or the version, and exit
 
-See pg_preparecluster_patroni(8).
+Manual: pg_preparecluster_patroni(8)
 ",
     words: true,
-    tied: false,
+    supervised: false,
     work,
 };
 
@@ -42,22 +44,21 @@ pub fn main() -> ExitCode {
 
 fn work(context: &Context, arguments: &Arguments) -> Result<()> {
     if let Some((option, _)) = arguments.options().next() {
-        bail!("unknown option --{option}; see {} --help", HOOK.name);
+        fail!("unknown option --{option}"; "See {} --help.", HOOK.name);
     }
     let id = ClusterId::from_words(&arguments.words)?;
     let file = patroni_file(&id);
     let Some(settings) = read_patroni_file(&context.root, &id)? else {
-        bail!("{} is missing: make it with 'patroni-gen-config {id}'", file.display());
+        fail!("{} does not exist", file.display(); "Create it with: patroni-gen-config {id}");
     };
-    let data = settings
-        .text(&["postgresql", "data_dir"])
-        .with_context(|| format!("{}: postgresql.data_dir is missing", file.display()))?;
-    let data = arguments::directory(&format!("{}: postgresql.data_dir", file.display()), &data)?;
+    let data =
+        settings.text(&["postgresql", "data_dir"]).context("postgresql.data_dir is missing").at(file.display())?;
+    let data = arguments::directory("postgresql.data_dir", &data).at(file.display())?;
 
-    if Unfinished::exists(&context.root, &id) {
+    if Marker::exists(&context.root, &id) {
         remove_interrupted(context, &id, &settings.text(&["scope"]).unwrap_or_else(|| id.dashed()))?;
     }
-    // A configuration elsewhere (upstream's default is the data directory) is not postgresql-common's.
+    // A configuration elsewhere (upstream's default is the data directory) does not belong to postgresql-common.
     let config = settings.text(&["postgresql", "config_dir"]).map(PathBuf::from);
     if config.as_deref() != Some(config_directory(&id).as_path()) {
         return Ok(());
@@ -71,8 +72,8 @@ fn work(context: &Context, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// PostgreSQL 14 and older write statistics to `stats_temp_directory`, which Debian puts below /run, so that it is gone after a boot.
-/// Made here, as postgres, as `pg_ctlcluster` makes it: systemd would make it as root in a directory that postgres can write.
+/// PostgreSQL 14 and older write statistics to `stats_temp_directory`, which Debian puts below /run, so that it is missing after a boot.
+/// It is created here, as postgres, as `pg_ctlcluster` does: systemd would create it as root in a directory that postgres can write.
 fn statistics_directory(context: &Context, id: &ClusterId) -> Result<()> {
     const FIRST_WITHOUT: (u32, u32) = (15, 0);
     if id.version.number() >= FIRST_WITHOUT {
@@ -86,18 +87,17 @@ fn statistics_directory(context: &Context, id: &ClusterId) -> Result<()> {
     DirBuilder::new()
         .mode(0o750)
         .create(&real)
-        .with_context(|| format!("cannot make {path}, the stats_temp_directory of {id}"))
+        .with_context(|| format!("could not create {path}, the stats_temp_directory of {id}"))
 }
 
 fn remove_interrupted(context: &Context, id: &ClusterId, scope: &str) -> Result<()> {
-    let unfinished = Unfinished::take(&context.root, id)?;
-    if let Some(claim) = unfinished.before().cloned() {
+    let marker = Marker::lock(&context.root, id)?;
+    if let Some(claim) = marker.interrupted().cloned() {
         let directory = claim.data_directory.display().to_string();
-        match unfinished.content(&context.root, &claim.data_directory)? {
+        match marker.content(&context.root, &claim.data_directory)? {
             Content::Foreign(why) => {
-                context
-                    .reporter
-                    .warn(format!("{directory} stays as it is after an interrupted {}: {why}", claim.kind.name()));
+                let what = trouble!("{directory} is kept after an interrupted {}: {why}", claim.kind.name());
+                context.reporter.warn(what);
             }
             Content::Empty | Content::Remains(_) => {
                 remove_remains(&context.root, id, &claim)?;
@@ -107,30 +107,31 @@ fn remove_interrupted(context: &Context, id: &ClusterId, scope: &str) -> Result<
             }
         }
         if claim.kind == Kind::Bootstrap {
-            context.reporter.warn(format!("the bootstrap of {id} was interrupted. {}", initialize_key(id, scope)));
+            let interrupted = trouble!("the bootstrap of {id} was interrupted");
+            context.reporter.warn(interrupted.hint(initialize_key(id, scope)));
         }
     }
-    unfinished.end()
+    marker.remove()
 }
 
 fn restore_configuration(context: &Context, id: &ClusterId, data: &Path, port: u16) -> Result<()> {
-    // Not the primary's, which is not known here; what initdb would take from this host.
+    // Those of the primary are not known here, so these are what initdb would find on this host.
     let mut settings = conf_dir::from_data(context, id, data)?;
     if let Some(zone) = timezone(&context.root) {
         settings.insert("timezone", zone.clone());
         settings.insert("log_timezone", zone);
     }
-    let unfinished = Unfinished::take(&context.root, id)?;
+    let marker = Marker::lock(&context.root, id)?;
     conf_dir::begin(context, id, Some(port))?.finish(context, data, &settings)?;
-    unfinished.end()?;
-    context.reporter.warn(format!(
-        "{} had no configuration: made one with the defaults of pg_createcluster; local settings must be made again",
-        config_directory(id).display()
+    marker.remove()?;
+    context.reporter.warn(trouble!(
+        "{} had no configuration: created one with the defaults of pg_createcluster", config_directory(id).display();
+        "Make your own changes there again."
     ));
     Ok(())
 }
 
-/// The name of this host's time zone, as initdb finds it (`select_default_timezone`).
+/// The time zone of this host, as initdb finds it (`select_default_timezone`).
 fn timezone(root: &Root) -> Option<String> {
     let named = root.read("/etc/timezone").ok().flatten().map(|text| text.trim().to_owned());
     let linked = std::fs::read_link(root.path("/etc/localtime"))
@@ -143,11 +144,9 @@ fn warn_of_start_conf(context: &Context, id: &ClusterId) {
     let path = config_directory(id).join("start.conf");
     let text = context.root.read(&path).ok().flatten().unwrap_or_default();
     if text.lines().any(|line| line.split_whitespace().next() == Some("auto")) {
-        context.reporter.warn(format!(
-            "{} says 'auto', so that postgresql@{} starts the server beside Patroni: write 'manual' there, and run \
-             'systemctl daemon-reload'",
-            path.display(),
-            id.dashed()
+        context.reporter.warn(trouble!(
+            at path.display(), "start.conf is set to 'auto', so that postgresql@{} starts the server without Patroni", id.dashed();
+            "Write 'manual' into it, and run: systemctl daemon-reload"
         ));
     }
 }
@@ -157,17 +156,17 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// Directories that postgres owns, and those below them.
+    /// Directories of postgres, and those below them.
     const OF_POSTGRES: [&str; 4] = ["postgresql", "/etc/postgresql", "/var/lib/postgresql", "/var/log/postgresql"];
 
-    /// What systemd makes, or gives away, as root.
-    const MADE_BY_SYSTEMD: [&str; 5] =
+    /// Directories that systemd creates, or changes the owner of, as root.
+    const CREATED_BY_SYSTEMD: [&str; 5] =
         ["RuntimeDirectory=", "StateDirectory=", "CacheDirectory=", "LogsDirectory=", "ConfigurationDirectory="];
 
-    fn made_in_a_directory_of_postgres(line: &str) -> bool {
+    fn created_in_a_directory_of_postgres(line: &str) -> bool {
         let of_postgres =
             |path: &str| OF_POSTGRES.iter().any(|tree| path.starts_with(tree)) || path.contains("/postgresql/");
-        match MADE_BY_SYSTEMD.iter().find_map(|directive| line.strip_prefix(directive)) {
+        match CREATED_BY_SYSTEMD.iter().find_map(|directive| line.strip_prefix(directive)) {
             Some(paths) => paths.split_whitespace().any(of_postgres),
             None if line.contains('=') => false,
             // tmpfiles.d(5): a type, and a path.
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn systemd_makes_nothing_in_a_directory_that_postgres_can_write() {
+    fn systemd_creates_nothing_in_a_directory_that_postgres_can_write() {
         let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let mut files = Vec::new();
         for directory in ["systemd", "debian", "udev"] {
@@ -193,16 +192,16 @@ mod tests {
         assert!(files.len() >= 4, "{files:?}");
         for file in files {
             for line in std::fs::read_to_string(&file).unwrap().lines().filter(|line| !line.starts_with('#')) {
-                assert!(!made_in_a_directory_of_postgres(line), "{}: {line}", file.display());
+                assert!(!created_in_a_directory_of_postgres(line), "{}: {line}", file.display());
             }
         }
-        assert!(made_in_a_directory_of_postgres("RuntimeDirectory=postgresql/%i.pg_stat_tmp"));
-        assert!(made_in_a_directory_of_postgres("d /run/postgresql/x 0755 postgres postgres"));
-        assert!(!made_in_a_directory_of_postgres("d /run/patroni-tools 0700 postgres postgres"));
+        assert!(created_in_a_directory_of_postgres("RuntimeDirectory=postgresql/%i.pg_stat_tmp"));
+        assert!(created_in_a_directory_of_postgres("d /run/postgresql/x 0755 postgres postgres"));
+        assert!(!created_in_a_directory_of_postgres("d /run/patroni-tools 0700 postgres postgres"));
     }
 
     #[test]
-    fn what_postgresql_14_needs_below_run_is_made_as_it_is_set() {
+    fn the_statistics_directory_of_postgresql_14_is_created() {
         let folder = tempfile::tempdir().unwrap();
         let context = Context { root: Root::new(folder.path()), reporter: host::report::Reporter::new(HOOK.name) };
         let id: ClusterId = "14/main".parse().unwrap();

@@ -168,7 +168,7 @@ pub fn policies(given: &Given) -> Result<Plan> {
         refuse_other_stores(&instance.settings)?;
         let namespace = namespace(&instance.settings)?;
         rules.keys.push(format!("{}{}/", namespace.trim_start_matches('/'), instance.id.dashed()));
-        if instance.settings.truth("CONSUL_REGISTER_SERVICE")? == Some(true) {
+        if instance.settings.boolean("CONSUL_REGISTER_SERVICE")? == Some(true) {
             rules.services.push(service(&instance.id.dashed()));
         }
     }

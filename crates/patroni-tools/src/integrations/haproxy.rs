@@ -146,7 +146,7 @@ fn kinds(instance: &Instance, patroni: &Patroni) -> Result<[Kind; 3]> {
             _ => bail!("'{text}' is not a size: write it in bytes, or as 16MB"),
         }
     })?;
-    let with_primary = settings.truth("HAPROXY_READ_PRIMARY")?.unwrap_or(false);
+    let with_primary = settings.boolean("HAPROXY_READ_PRIMARY")?.unwrap_or(false);
     let tail = format!("?lag={}", lag.as_deref().unwrap_or("16MB"));
     let says = if patroni.says_replication_state() { Follows::Streaming } else { Follows::Timeline };
     let follows = (!with_primary).then_some(says);

@@ -108,7 +108,7 @@ pub fn plan(given: &Given) -> Result<Plan> {
                 bail!(
                     "{claimant} and {id} would both have {address}, and their primaries can be on two hosts: set VIPS for each in a \
                      file such as {}",
-                    host::settings::instance_file(id).display()
+                    host::settings::cluster_file(id).display()
                 );
             }
             claimed.push((placed.address, id));

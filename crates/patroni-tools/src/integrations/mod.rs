@@ -150,7 +150,7 @@ impl<'a> File<'a> {
         };
         let words: Vec<String> = ids.iter().map(ClusterId::slashed).collect();
         let command = [&["--for".to_owned(), program.name()], words.as_slice()].concat().join(" ");
-        let settings = ids.iter().map(|id| host::settings::instance_file(id).display().to_string());
+        let settings = ids.iter().map(|id| host::settings::cluster_file(id).display().to_string());
         let sources: Vec<String> = std::iter::once(host::settings::SITE_FILE.to_owned()).chain(settings).collect();
         let text = with_header(&wanted.body, &sources.join(" and "), &command);
         let text = commented(&text, "#", wanted.comment());
@@ -166,12 +166,12 @@ impl<'a> File<'a> {
         let path = self.wanted.path.display();
         match &self.author {
             None => return Ok(()),
-            Some(Author::Us) => {}
+            Some(Author::Generator) => {}
             Some(author) => {
                 report::print(&self.difference());
                 bail!(
                     "{path} was {} by hand and is left as it is: put the difference into {} or a template in {}, or use --force",
-                    if *author == Author::Somebody { "written" } else { "edited" },
+                    if *author == Author::Other { "written" } else { "edited" },
                     host::settings::SITE_FILE,
                     LOCAL
                 );
@@ -213,7 +213,7 @@ fn write(root: &Root, force: bool, directories: &[PathBuf], files: &[File]) -> R
     }
     for file in changed {
         let path = &file.wanted.path;
-        let foreign = !matches!(file.author, Some(Author::Us) | None);
+        let foreign = !matches!(file.author, Some(Author::Generator) | None);
         let keep = foreign.then(|| PathBuf::from(format!("{}.old", path.display())));
         let candidate = install::prepare(root, path, &file.text, file.wanted.rights, keep)?;
         if let Some(validator) = &file.wanted.validator {

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use host::endpoint::Point;
+use host::endpoint::Endpoint;
 use host::settings::Settings;
 use host::{facts, program, scram};
 use serde::Serialize;
@@ -86,7 +86,7 @@ pub fn plan(given: &Given) -> Result<Plan> {
     let password = key.password(&scope, ROLE);
     let mut salt = [0; 16];
     salt.iter_mut().zip(key.password(&scope, "pgbouncer salt").bytes()).for_each(|(to, from)| *to = from);
-    let verifier = scram::verifier_with(&password, &salt)?;
+    let verifier = scram::verifier_with_salt(&password, &salt)?;
     let file = |path: &str, body: String, secret: &str| Generated {
         path: PathBuf::from(path),
         body,
@@ -133,7 +133,7 @@ fn primary(given: &Given, instance: &Instance) -> Result<(String, String, u16)> 
     if let Some((host, port)) = asked {
         return Ok(("PGBOUNCER_SERVER".to_owned(), host, port));
     }
-    let point = Point::from_settings(given.root, id, settings)?;
+    let point = Endpoint::from_settings(given.root, id, settings)?;
     let vips = point.as_ref().map(|point| point.vips.as_slice()).unwrap_or_default();
     if let Some(address) = vip::only(vips) {
         return Ok(("the virtual address".to_owned(), address.to_string(), *port));

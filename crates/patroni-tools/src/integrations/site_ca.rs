@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use host::endpoint::Point;
+use host::endpoint::Endpoint;
 use host::keys::{SiteKey, to_hex};
 use host::members::{self, Member};
 use host::{Root, facts};
@@ -86,7 +86,7 @@ fn kinds(given: &Given, members: &[Member], member: &Member) -> Result<Vec<Kind>
     postgresql.names.extend(members.iter().flat_map(names_of));
     postgresql.names.extend(given.settings.list("VIPS", vip)?.unwrap_or_default());
     for instance in &given.instances {
-        if let Some(point) = Point::from_settings(given.root, &instance.id, &instance.settings)? {
+        if let Some(point) = Endpoint::from_settings(given.root, &instance.id, &instance.settings)? {
             postgresql.names.extend(point.vips.iter().map(|vip| vip.address.to_string()));
             postgresql.names.extend(point.dns.map(|dns| dns.name));
         }

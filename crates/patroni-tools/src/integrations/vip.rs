@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use anyhow::Result;
-use host::endpoint::{Manager, Point, Vip};
+use host::endpoint::{Endpoint, Manager, Vip};
 use host::members;
 use host::vip::{self, Pick, Placed};
 use host::{ClusterId, Root, facts, fail};
@@ -28,7 +28,7 @@ impl Here {
     /// For a cluster whose addresses `manager` moves.
     pub fn of(given: &Given, instance: &Instance, manager: Manager) -> Result<Self> {
         let Instance { id, settings, members, .. } = instance;
-        let point = Point::from_settings(given.root, id, settings)?.filter(|point| !point.vips.is_empty());
+        let point = Endpoint::from_settings(given.root, id, settings)?.filter(|point| !point.vips.is_empty());
         let Some(point) = point else {
             fail!("{id} has no virtual IP address"; "Set VIPS, for example to 10.0.3.100/24.");
         };
@@ -47,7 +47,7 @@ impl Here {
 }
 
 /// Fails if no virtual address, or an unusable one, is for this member.
-fn place(root: &Root, point: &Point) -> Result<Vec<Placed>> {
+fn place(root: &Root, point: &Endpoint) -> Result<Vec<Placed>> {
     let Pick { placed, problems } = vip::pick(&point.vips, point.interface.as_deref(), &facts::interfaces(root)?);
     match problems.into_iter().next() {
         Some(problem) if placed.is_empty() => Err(problem.into()),

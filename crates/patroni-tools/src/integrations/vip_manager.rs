@@ -14,7 +14,7 @@ use crate::integrations::cluster::{Given, Instance};
 use crate::integrations::plan::{Generated, LIMIT, Plan};
 use crate::integrations::vip::{self, Here};
 use crate::patroni::version::Patroni;
-use crate::patroni_yml::dcs::{Kind, Member, Store};
+use crate::patroni_yml::dcs::{Dcs, Kind, Member};
 use crate::patroni_yml::values;
 
 const PROGRAM: &str = "vip-manager";
@@ -104,7 +104,7 @@ fn store(
     let patroni = Patroni::of(given.root)?;
     let scope = id.dashed();
     let member = Member { scope: &scope, address: here.own, port: instance.port, patroni: &patroni, taken: &|_| None };
-    let Store { kind, options, .. } = Store::resolve(given.root, settings, &member)?;
+    let Dcs { kind, options, .. } = Dcs::resolve(given.root, settings, &member)?;
     let options: Map<String, Value> = options.into_iter().collect();
     let text = |name: &str| options.get(name).and_then(Value::as_str).map(str::to_owned);
     let key = format!("{}{scope}/leader", values::namespace(settings)?);

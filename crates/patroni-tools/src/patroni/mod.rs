@@ -1,4 +1,4 @@
-//! Patroni as it is installed here: where its files are, which release it is and what that can do, and how it is run.
+//! The installed Patroni: its files, its release and what that can do, and `patronictl`.
 
 pub(crate) mod paths;
 pub(crate) mod patronictl;

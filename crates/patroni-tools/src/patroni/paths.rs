@@ -1,4 +1,4 @@
-//! Where the files of Patroni are on this host, and the names and numbers by which its parts know each other.
+//! The paths of Patroni's files on this host, and names and numbers on which several parts depend.
 
 use std::path::PathBuf;
 
@@ -7,26 +7,26 @@ use host::{ClusterId, Root};
 
 use crate::files::yaml::Yaml;
 
-/// Where Patroni files are.
+/// The directory of the Patroni files.
 pub(crate) const DIRECTORY: &str = "/etc/patroni";
 
-/// The tag by which members see that they have the same site key: `SiteKey::fingerprint`. Patroni publishes a tag that it does
-/// not know as it is (`Tags._filter_tags`).
+/// The tag that shows whether members have the same site key: `SiteKey::fingerprint`. Patroni publishes an unknown tag
+/// unchanged (`Tags._filter_tags`).
 pub const FINGERPRINT_TAG: &str = "site_key";
 
 /// The REST API's port is PostgreSQL's plus this, so that 5432 gives 8008, as in Debian's package.
 pub const REST_OFFSET: u16 = 8008 - 5432;
 
-/// Where the hooks are.
+/// The directory of the hooks.
 pub const HOOKS: &str = "/usr/libexec/patroni-tools";
 
-/// The Patroni file of an instance.
+/// The Patroni file of a cluster.
 #[must_use]
 pub fn patroni_file(id: &ClusterId) -> PathBuf {
     PathBuf::from(format!("{}/{}.yml", DIRECTORY, id.dashed()))
 }
 
-/// Every instance that has a Patroni file.
+/// All clusters that have a Patroni file.
 pub(crate) fn instances(root: &Root) -> Result<Vec<ClusterId>> {
     let names = root.list(DIRECTORY)?;
     let mut ids: Vec<ClusterId> =
@@ -35,7 +35,7 @@ pub(crate) fn instances(root: &Root) -> Result<Vec<ClusterId>> {
     Ok(ids)
 }
 
-/// Reads the Patroni file of an instance; `None` where there is none.
+/// Reads the Patroni file of a cluster; `None` if there is none.
 pub(crate) fn read_patroni_file(root: &Root, id: &ClusterId) -> Result<Option<Yaml>> {
     let path = patroni_file(id);
     root.read(&path)?.map(|text| Yaml::parse(&path, &text)).transpose()

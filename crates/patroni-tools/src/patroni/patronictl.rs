@@ -1,54 +1,55 @@
-//! Asks the store through `patronictl`, which knows every kind of it. Nothing secret is on its command line: it reads the
-//! instance's file, and changes come to it on stdin. Used by the generator and by `pg_patronictl`.
+//! Accesses the DCS with `patronictl`, which supports every kind of it. No secret is on its command line: it reads the
+//! cluster's Patroni file, and receives changes on stdin. Used by the generator and by `pg_patronictl`.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result};
 use host::clusters::DEFAULT_PORT;
-use host::{ClusterId, Root, facts, program};
+use host::trouble::Explain;
+use host::{ClusterId, Root, facts, fail, program};
 use serde_json::Value;
 
 use crate::files::yaml::Yaml;
 use crate::patroni::paths::{FINGERPRINT_TAG, patroni_file};
 
-/// It waits without an end for some stores that are not there.
+/// patronictl waits for ever for some unreachable DCSs.
 const LIMIT: Duration = Duration::from_secs(40);
 
-/// `patronictl` with the file of one instance.
+/// `patronictl` with the Patroni file of one cluster.
 pub struct Patronictl<'a> {
     root: &'a Root,
     file: PathBuf,
     scope: String,
     limit: Duration,
-    remedy: String,
+    hint: String,
 }
 
-/// A member, as `patronictl list` has it.
+/// A member, as in `patronictl list`.
 #[derive(Debug)]
 pub struct Member {
     /// Its name.
     pub name: String,
     /// `Leader`, `Standby Leader`, `Replica`, `Sync Standby` …
     pub role: String,
-    /// Its address, and behind a colon its port where one of the members has another than 5432; IPv6 without brackets.
+    /// Its address; also `:PORT` if one of the members has another port than 5432. IPv6 without brackets.
     pub host: String,
     /// `running`, `streaming`, `stopped` …
     pub state: String,
-    /// Its timeline, where it has one.
+    /// Its timeline, if it has one.
     pub timeline: Option<u64>,
-    /// How many megabytes it is behind, or `unknown`; a leader has none.
+    /// Its replication lag in megabytes, or `unknown`; a leader has none.
     pub lag: Option<Value>,
-    /// The fingerprint that it publishes.
+    /// The fingerprint of its site key.
     pub fingerprint: Option<String>,
 }
 
 impl Member {
-    /// What `Host` says, where the store has an address: patronictl leaves the port out where all members have 5432 (`output_members`
-    /// in `patroni/ctl.py`). Behind an IPv6 address, which has no brackets there, a port cannot be told from a part of the
-    /// address in every case: it is taken for one where it can be.
+    /// The address and port in the column `Host`; none if it is empty. patronictl omits the port if all members have 5432
+    /// (`output_members` in `patroni/ctl.py`). After an IPv6 address, which has no brackets there, a port cannot always be
+    /// distinguished from a part of the address: it is treated as a port if that is possible.
     pub fn address_and_port(&self) -> Option<(&str, u16)> {
         const BRACKETS: [char; 2] = ['[', ']'];
         let host = self.host.as_str();
@@ -64,26 +65,26 @@ impl Member {
 }
 
 impl<'a> Patronictl<'a> {
-    /// For the instance, whose file must be there.
+    /// For a cluster, whose Patroni file must exist.
     pub fn new(root: &'a Root, id: &ClusterId, scope: &str) -> Result<Self> {
         let file = patroni_file(id);
         if !root.path(&file).exists() {
-            bail!("{} does not exist: run patroni-gen-config {id}", file.display());
+            fail!("{} does not exist", file.display(); "Create it with: patroni-gen-config {id}");
         }
-        let remedy = format!("see if the store answers, with patronictl -c {} list", file.display());
-        Ok(Self { root, file, scope: scope.to_owned(), limit: LIMIT, remedy })
+        let hint = format!("Check that the DCS responds, with: patronictl -c {} list", file.display());
+        Ok(Self { root, file, scope: scope.to_owned(), limit: LIMIT, hint })
     }
 
-    /// The same with another time for each call, and another remedy where one fails.
-    pub fn within(self, limit: Duration, remedy: String) -> Self {
-        Self { limit, remedy, ..self }
+    /// The same with another timeout for each call, and another hint if one fails.
+    pub fn within(self, limit: Duration, hint: String) -> Self {
+        Self { limit, hint, ..self }
     }
 
-    /// The dynamic configuration of the running cluster; `None` where there is none yet.
+    /// The dynamic configuration of the running cluster; `None` if there is none yet.
     pub fn configuration(&self) -> Result<Option<Yaml>> {
         let output = self.run(&["show-config", &self.scope], "")?;
         let said = String::from_utf8_lossy(&output.stderr);
-        // Patroni 3.0 ends with this where 4.0 prints nothing.
+        // Patroni 3.0 fails with this error when 4.0 prints nothing.
         if !output.status.success() && said.contains("'NoneType' object has no attribute 'data'") {
             return Ok(None);
         }
@@ -92,7 +93,7 @@ impl<'a> Patronictl<'a> {
         Ok(configuration.document().is_some().then_some(configuration))
     }
 
-    /// Merges a change into the dynamic configuration: `null` takes a key away (`patch_config` in `patroni/utils.py`).
+    /// Merges a change into the dynamic configuration: `null` removes a key (`patch_config` in `patroni/utils.py`).
     pub fn change(&self, patch: &Value) -> Result<()> {
         let words = ["edit-config", &self.scope, "--quiet", "--force", "--apply", "-"];
         let output = self.run(&words, &patch.to_string())?;
@@ -103,10 +104,7 @@ impl<'a> Patronictl<'a> {
     pub fn members(&self) -> Result<Vec<Member>> {
         let output = self.run(&["list", &self.scope, "--format", "json"], "")?;
         let printed = self.printed(&output, "list")?;
-        let rows: Vec<Value> = match serde_json::from_str(&printed) {
-            Ok(rows) => rows,
-            Err(error) => bail!("patronictl list did not print JSON: {error}"),
-        };
+        let rows: Vec<Value> = serde_json::from_str(&printed).context("patronictl list did not print JSON")?;
         let text = |row: &Value, key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         Ok(rows
             .iter()
@@ -139,10 +137,10 @@ impl<'a> Patronictl<'a> {
         Ok(members)
     }
 
-    /// Tells all members to read their files, and gives what went wrong for whom.
+    /// Makes all members reload their files, and returns the failures.
     pub fn reload(&self) -> Result<Vec<String>> {
         let output = self.run(&["reload", &self.scope, "--force"], "")?;
-        // It ends with 0 whatever the members say.
+        // The exit status is 0 even if members fail.
         let printed = self.printed(&output, "reload")?;
         Ok(printed.lines().filter_map(|line| line.strip_prefix("Failed: ")).map(str::to_owned).collect())
     }
@@ -152,7 +150,7 @@ impl<'a> Patronictl<'a> {
         command.env("LC_ALL", "C.UTF-8").arg("-c").arg(self.root.path(&self.file)).args(words);
         only_the_file(&mut command);
         let output = program::output_within(&mut command, input, self.limit);
-        output.map_err(|error| anyhow!("{error:#}: {}", self.remedy))
+        output.or_hint(|| self.hint.clone())
     }
 
     fn printed(&self, output: &Output, what: &str) -> Result<String> {
@@ -160,13 +158,13 @@ impl<'a> Patronictl<'a> {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
-        bail!("patronictl {what} failed ({last}): {}", self.remedy)
+        let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it printed no message");
+        fail!("patronictl {what} failed ({last})"; "{}", self.hint)
     }
 }
 
-/// Takes away the variables that Patroni takes before what is in the file (`patroni/config.py`), and the one that names another
-/// store (`patroni/ctl.py`).
+/// Removes the environment variables that override the file (`patroni/config.py`), and the one that selects another DCS
+/// (`patroni/ctl.py`).
 pub fn only_the_file(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PATRONI") || name == "DCS_URL" {
@@ -180,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_as_patronictl_writes_them() {
+    fn addresses_as_patronictl_prints_them() {
         for (host, found) in [
             ("10.0.3.1", Some(("10.0.3.1", 5432))),
             ("10.0.3.1:5433", Some(("10.0.3.1", 5433))),

@@ -1,50 +1,52 @@
-//! Who gets into PostgreSQL and by what: TLS, `pg_hba`, and the roles by which the members log in at each other.
+//! Authentication in PostgreSQL: TLS, `pg_hba`, and the roles with which the members log in to each other.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use host::keys::SiteKey;
 use host::settings::Settings;
-use host::{ClusterId, Root, facts};
+use host::trouble::{Explain, in_line};
+use host::{ClusterId, Root, facts, fail};
 use openssl::nid::Nid;
 use openssl::x509::X509;
 use serde::Serialize;
 
 use crate::patroni_yml::parameters::Values;
+use crate::patroni_yml::values::{origin, path_text};
 use crate::postgres::conf_dir;
 
-/// The role by which members replicate.
+/// The role for replication.
 pub const REPLICATION: &str = "replicator";
 
-/// The role by which a former primary is made a replica again.
+/// The role for `pg_rewind`.
 pub const REWIND: &str = "rewind_user";
 
-/// PostgreSQL's administrator.
+/// The superuser.
 pub const SUPERUSER: &str = "postgres";
 
-/// The name of the map by which one certificate is good for both roles.
+/// The user name map that admits one certificate for both roles.
 const MAP: &str = "members";
 
 /// Options of a role under `postgresql.authentication`, in order.
 type Options = Vec<(&'static str, String)>;
 
-/// What comes out of the settings.
+/// The result of the settings.
 #[derive(Debug)]
 pub struct Access {
-    /// Lines of `pg_hba`, of which the first that fits counts.
+    /// Lines of `pg_hba`; the first that matches applies.
     pub hba: Vec<String>,
     /// Lines of `pg_ident`.
     pub ident: Vec<String>,
-    /// PostgreSQL's parameters for TLS.
+    /// PostgreSQL's TLS parameters.
     pub tls: Values,
     /// The roles.
     pub roles: Roles,
 }
 
-/// By what Patroni logs in.
+/// The credentials with which Patroni logs in.
 #[derive(Debug, Serialize)]
 pub struct Roles {
     superuser: Options,
@@ -76,25 +78,22 @@ impl Access {
     }
 }
 
-/// The scope whose passwords an instance has: its own, or that of the cluster which a standby cluster was made from.
+/// The scope from which the passwords are derived: that of the cluster itself, or for a standby cluster that of its source.
 pub fn password_scope(settings: &Settings, id: &ClusterId) -> Result<String> {
-    let other = settings.parse("PASSWORD_SCOPE", |text| match text.parse::<ClusterId>() {
-        Ok(other) => Ok(other.dashed()),
-        Err(error) => bail!("'{text}' is not an instance ({error}): write it as 16/main"),
-    })?;
-    Ok(other.unwrap_or_else(|| id.dashed()))
+    let other = settings.parse("PASSWORD_SCOPE", |text| Ok(text.parse::<ClusterId>()?))?;
+    Ok(other.as_ref().unwrap_or(id).dashed())
 }
 
-/// TLS of the server.
+/// The TLS settings of the server.
 struct Tls {
-    /// `hostssl`, where nobody gets in over the network without TLS, else `host`.
+    /// `hostssl` if TLS is required for network connections, else `host`.
     connection: &'static str,
     parameters: Values,
-    /// The certificates by which members check each other's.
-    authority: Option<String>,
-    /// Is the server's certificate one of a site's authority?
+    /// The CA certificate with which members verify each other.
+    ca: Option<String>,
+    /// Is the certificate set, and not Debian's snakeoil?
     own: bool,
-    /// Can a password be bound to the server's certificate?
+    /// Can SCRAM bind a login to the server's certificate?
     binds: bool,
 }
 
@@ -102,24 +101,26 @@ impl Tls {
     fn resolve(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Self> {
         let asked = settings.choice("SSL", &["required", "allowed", "off"])?;
         let files = pair(root, settings, "SSL_CERT", "SSL_KEY")?;
-        let authority = readable(root, settings, "SSL_CACERT")?;
+        let ca = readable(root, settings, "SSL_CACERT")?;
         let own = files.is_some();
         let mut parameters = Values::new();
         let mut set = |name: &str, value: &str| parameters.push((name.to_owned(), value.to_owned()));
         if asked == Some("off") {
-            if own || authority.is_some() {
-                bail!(
-                    "{}SSL is off, but a certificate is set: remove one of them",
-                    settings.place(&["SSL", "SSL_CERT", "SSL_CACERT"])
+            if own || ca.is_some() {
+                fail!(
+                    at origin(settings, &["SSL", "SSL_CERT", "SSL_CACERT"]),
+                    "SSL is off, but a certificate is set";
+                    "Remove one of them."
                 );
             }
             set("ssl", "off");
         }
         let has_certificate = own || (asked != Some("off") && conf_dir::has_tls(root, id)?);
-        if !has_certificate && (asked == Some("required") || authority.is_some()) {
-            bail!(
-                "{}{id} has no certificate: set SSL_CERT and SSL_KEY, or for a trial run apt install ssl-cert",
-                settings.place(&["SSL", "SSL_CACERT"])
+        if !has_certificate && (asked == Some("required") || ca.is_some()) {
+            fail!(
+                at origin(settings, &["SSL", "SSL_CACERT"]),
+                "{id} has no certificate";
+                "Set SSL_CERT and SSL_KEY, or for testing only run: apt install ssl-cert"
             );
         }
         if let Some((cert, key)) = &files {
@@ -127,32 +128,33 @@ impl Tls {
             set("ssl_cert_file", cert);
             set("ssl_key_file", key);
         }
-        if let Some(authority) = &authority {
-            set("ssl_ca_file", authority);
+        if let Some(ca) = &ca {
+            set("ssl_ca_file", ca);
         }
         let required = has_certificate && asked != Some("allowed");
         let certificate = files.as_ref().map_or(conf_dir::CERTIFICATE, |(certificate, _)| certificate);
         let binds = has_certificate && can_bind(root, Path::new(certificate));
-        Ok(Self { connection: if required { "hostssl" } else { "host" }, parameters, authority, own, binds })
+        Ok(Self { connection: if required { "hostssl" } else { "host" }, parameters, ca, own, binds })
     }
 
-    /// How a member checks whom it talks to. Without an authority libpq's own default holds, which prefers TLS.
+    /// How a member verifies the server. Without a CA certificate libpq's default applies, which prefers TLS.
     fn of_client(&self) -> Options {
-        match &self.authority {
-            // The address by which members reach each other need not be in the certificate, so not verify-full.
-            Some(authority) if self.own => {
-                vec![("sslmode", "verify-ca".to_owned()), ("sslrootcert", authority.clone())]
+        match &self.ca {
+            // Not verify-full: the certificate need not have the address by which members reach each other.
+            Some(ca) if self.own => {
+                vec![("sslmode", "verify-ca".to_owned()), ("sslrootcert", ca.clone())]
             }
             _ => Options::new(),
         }
     }
 }
 
-/// The roles' passwords are SCRAM's without being told since PostgreSQL 14.
+/// Passwords are stored as SCRAM verifiers by default since PostgreSQL 14.
 const SCRAM_BY_DEFAULT: (u32, u32) = (14, 0);
 
-/// Can SCRAM bind to the certificate? Not where its signature has no digest of its own (RFC 5929, section 4.1; PostgreSQL's
-/// `be_tls_get_certificate_hash`). With a binding no other server gets a password, whoever has PostgreSQL's port.
+/// Can SCRAM bind to the certificate? Not if its signature algorithm has no digest of its own (RFC 5929, section 4.1;
+/// PostgreSQL's `be_tls_get_certificate_hash`). With channel binding no other server can accept the login, even on
+/// PostgreSQL's port.
 fn can_bind(root: &Root, path: &Path) -> bool {
     let text = root.for_postgres().bytes(path).ok().flatten();
     let certificate = text.and_then(|text| X509::from_pem(&text).ok());
@@ -164,54 +166,69 @@ fn can_bind(root: &Root, path: &Path) -> bool {
 const ED25519: i32 = 1087;
 const ED448: i32 = 1088;
 
-/// A file that PostgreSQL reads itself, as a path of this host.
+/// The path of a file that PostgreSQL reads itself.
 fn readable(root: &Root, settings: &Settings, key: &str) -> Result<Option<String>> {
     let path = settings.path(key)?;
-    settings.parse(key, |text| if root.path(text).is_file() { Ok(()) } else { bail!("there is no file {text}") })?;
-    path.map(|path| crate::patroni_yml::values::path_text(&path)).transpose()
+    settings.parse(key, |text| {
+        if !root.path(text).is_file() {
+            fail!("there is no file {text}");
+        }
+        Ok(())
+    })?;
+    path.map(|path| path_text(&path)).transpose()
 }
 
-/// A certificate and its key, which others may not read: PostgreSQL and libpq refuse it otherwise.
+/// A certificate and its key. PostgreSQL and libpq refuse a key that other users can read.
 fn pair(root: &Root, settings: &Settings, cert: &str, key: &str) -> Result<Option<(String, String)>> {
     match (readable(root, settings, cert)?, readable(root, settings, key)?) {
         (Some(cert), Some(key_file)) => {
             settings.parse(key, |text| {
-                let mode =
-                    root.path(text).metadata().with_context(|| format!("cannot read {text}"))?.permissions().mode();
-                if mode & 0o007 != 0 {
-                    bail!("others can read this key: run chmod 0640 {text}");
+                let metadata = root.path(text).metadata().with_context(|| format!("could not read {text}"))?;
+                if metadata.permissions().mode() & 0o007 != 0 {
+                    fail!("other users can read the key {text}"; "Prevent it with: chmod 0640 {text}");
                 }
                 Ok(())
             })?;
             Ok(Some((cert, key_file)))
         }
         (None, None) => Ok(None),
-        _ => bail!("{}{cert} and {key} go together: set both, or none", settings.place(&[cert, key])),
+        _ => fail!(at origin(settings, &[cert, key]), "{cert} and {key} must be set together"; "Set both or none."),
     }
 }
 
-/// The certificate and key by which members log in at each other, where it is not by passwords.
+/// The certificate and key with which members log in to each other, if they do not use passwords.
 fn by_certificate(root: &Root, settings: &Settings, tls: &Tls) -> Result<Option<(String, String)>> {
     let files = pair(root, settings, "REPLICATION_CERT", "REPLICATION_KEY")?;
-    let place = settings.place(&["REPLICATION_AUTH", "REPLICATION_CERT"]);
+    let place = origin(settings, &["REPLICATION_AUTH", "REPLICATION_CERT"]);
     match (settings.choice("REPLICATION_AUTH", &["password", "cert"])?, files) {
-        (Some("cert"), None) => bail!(
-            "{place}REPLICATION_AUTH is cert: set REPLICATION_CERT and REPLICATION_KEY to a certificate for the name {REPLICATION}"
+        (Some("cert"), None) => fail!(
+            at place,
+            "REPLICATION_AUTH is cert, but REPLICATION_CERT is not set";
+            "Set REPLICATION_CERT and REPLICATION_KEY to a certificate for the name {REPLICATION}."
         ),
         (Some("cert"), Some(files)) => {
-            if tls.authority.is_none() {
-                bail!("{place}REPLICATION_AUTH is cert: set SSL_CACERT, by which PostgreSQL knows REPLICATION_CERT");
+            if tls.ca.is_none() {
+                fail!(
+                    at place,
+                    "REPLICATION_AUTH is cert, but SSL_CACERT is not set";
+                    "Set SSL_CACERT to the CA certificate with which PostgreSQL verifies REPLICATION_CERT."
+                );
             }
             let passwords = ["REPLICATION_PASSWORD_FILE", "REWIND_PASSWORD_FILE"];
             if let Some(unused) = passwords.iter().find(|key| settings.get(key).is_some()) {
-                bail!(
-                    "{}{unused} is not used while REPLICATION_AUTH is cert: remove one of them",
-                    settings.place(&[unused])
+                fail!(
+                    at origin(settings, &[unused]),
+                    "{unused} has no effect with REPLICATION_AUTH=cert";
+                    "Remove one of them."
                 );
             }
             Ok(Some(files))
         }
-        (_, Some(_)) => bail!("{place}REPLICATION_CERT is not used: set REPLICATION_AUTH=cert, or remove it"),
+        (_, Some(_)) => fail!(
+            at place,
+            "REPLICATION_CERT has no effect without REPLICATION_AUTH=cert";
+            "Set REPLICATION_AUTH=cert, or remove it."
+        ),
         (_, None) => Ok(None),
     }
 }
@@ -256,21 +273,21 @@ fn roles(
     })
 }
 
-/// A password that SCRAM takes as it is.
+/// A password that SCRAM does not normalise.
 fn password(root: &Root, settings: &Settings, key: &str) -> Result<Option<String>> {
     let secret = settings.secret(root, key)?;
     settings.parse(key, |_| match &secret {
         Some(secret) if !secret.bytes().all(|byte| matches!(byte, b' '..=b'~')) => {
-            bail!("the password has a character that is not printable ASCII: choose another one")
+            fail!("the password has a character that is not printable ASCII"; "Choose another password.")
         }
         _ => Ok(()),
     })?;
     Ok(secret)
 }
 
-/// What Patroni needs comes first, because the first line that fits counts: the administrator over the socket; replication from
-/// the members, and from this host to itself, by which Patroni asks a replica's timeline before a switchover
-/// (`Postgresql.get_replica_timeline`); `pg_rewind`. Then the administrator's own lines, then everybody.
+/// The first line that matches applies, so the lines for Patroni come first: the superuser over the socket; replication from
+/// the members, and from this host to itself, with which Patroni determines a replica's timeline before a switchover
+/// (`Postgresql.get_replica_timeline`); `pg_rewind`. Then the administrator's own lines, then those for all users.
 fn hba(networks: &[String], tls: &Tls, by_certificate: bool, extra: &[String]) -> Vec<String> {
     let local = ["127.0.0.1/32".to_owned(), "::1/128".to_owned()];
     let addresses =
@@ -297,13 +314,17 @@ fn hba(networks: &[String], tls: &Tls, by_certificate: bool, extra: &[String]) -
 fn extra_lines(root: &Root, settings: &Settings) -> Result<Vec<String>> {
     let Some(path) = settings.path("PG_HBA_FILE")? else { return Ok(Vec::new()) };
     let read = settings.parse("PG_HBA_FILE", |_| {
-        let text = root.read(&path)?.with_context(|| format!("there is no file {}", path.display()))?;
+        let Some(text) = root.read(&path)? else { fail!("there is no file {}", path.display()) };
         let mut lines = Vec::new();
         for (index, line) in text.lines().enumerate() {
-            let place = || format!("{}:{}", path.display(), index + 1);
-            let words = words(line).with_context(place)?;
+            let checked = words(line).and_then(|words| {
+                if !words.is_empty() {
+                    check(&words)?;
+                }
+                Ok(words)
+            });
+            let words = checked.at(in_line(&path, index + 1))?;
             if !words.is_empty() {
-                look_at(&words).with_context(place)?;
                 lines.push(words.join(" "));
             }
         }
@@ -330,20 +351,20 @@ fn words(line: &str) -> Result<Vec<String>> {
         }
     }
     if quoted {
-        bail!("a quote is not closed: close it");
+        fail!("unterminated quoted string"; "Add the missing quote.");
     }
     if !word.is_empty() {
         words.push(word);
     }
     if words.last().is_some_and(|word| word == "\\") {
-        bail!("the line goes on on the next one: write it on one line");
+        fail!("continuation lines are not supported"; "Write it on one line.");
     }
     Ok(words)
 }
 
-/// Has a line the shape of `pg_hba.conf` (PostgreSQL's manual, "The `pg_hba.conf` File")? PostgreSQL that finds one that has not
-/// goes on with the rules that it had, and does not start with them.
-fn look_at(words: &[String]) -> Result<()> {
+/// Checks the syntax of a line (PostgreSQL's manual, "The `pg_hba.conf` File"). With an invalid line a running PostgreSQL
+/// keeps its previous rules, and a stopped one does not start.
+fn check(words: &[String]) -> Result<()> {
     const TYPES: [&str; 6] = ["local", "host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc"];
     const METHODS: [&str; 13] = [
         "trust",
@@ -362,39 +383,41 @@ fn look_at(words: &[String]) -> Result<()> {
     ];
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let Some((kind, rest)) = words.split_first().filter(|(kind, _)| TYPES.contains(kind)) else {
-        bail!("'{}' is none of {}", words.first().unwrap_or(&""), TYPES.join(", "));
+        fail!("'{}' is not a connection type", words.first().unwrap_or(&""); "Use one of {}.", TYPES.join(", "));
     };
     let (Some(_database), Some(_user)) = (rest.first(), rest.get(1)) else {
-        bail!("a line is: TYPE DATABASE USER [ADDRESS] METHOD [OPTION=VALUE...]");
+        fail!("the line is incomplete"; "Write TYPE DATABASE USER [ADDRESS] METHOD [OPTION=VALUE...].");
     };
     let rest = &rest[2..];
     let rest = if *kind == "local" { rest } else { after_address(rest)? };
-    let Some((method, options)) = rest.split_first() else { bail!("the method is missing, for example scram-sha-256") };
+    let Some((method, options)) = rest.split_first() else {
+        fail!("the authentication method is missing"; "Add it, for example scram-sha-256.");
+    };
     if !METHODS.contains(method) {
-        bail!("'{method}' is no method of authentication: write one of {}", METHODS.join(", "));
+        fail!("'{method}' is not an authentication method"; "Use one of {}.", METHODS.join(", "));
     }
     if *method == "peer" && *kind != "local" {
-        bail!("peer is for local lines only: choose another method");
+        fail!("peer applies to local lines only"; "Choose another method.");
     }
     if *method == "cert" && *kind != "hostssl" {
-        bail!("cert is for hostssl lines only: write hostssl");
+        fail!("cert applies to hostssl lines only"; "Write hostssl.");
     }
     match options.iter().find(|option| !option.trim_matches('"').contains('=')) {
-        Some(option) => bail!("'{option}' is behind the method, but is not OPTION=VALUE"),
+        Some(option) => fail!("'{option}' follows the method, but is not OPTION=VALUE"),
         None => Ok(()),
     }
 }
 
-/// What follows the address: a network, an address with a mask, or a name.
+/// The words after the address, which is a network, an address with a mask, or a name.
 fn after_address<'w, 's>(words: &'w [&'s str]) -> Result<&'w [&'s str]> {
     let Some((address, rest)) = words.split_first() else {
-        bail!("the address is missing, for example 10.0.0.0/8 or all")
+        fail!("the address is missing"; "Add it, for example 10.0.0.0/8 or all.");
     };
     let bare = address.trim_matches('"');
     if bare.parse::<IpAddr>().is_ok() {
         return match rest.split_first() {
             Some((mask, rest)) if mask.parse::<IpAddr>().is_ok() => Ok(rest),
-            _ => bail!("{address} needs a prefix: write {address}/32 for one host (IPv6: /128)"),
+            _ => fail!("{address} has no prefix length"; "Write {address}/32 for one host (IPv6: /128)."),
         };
     }
     let name = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
@@ -403,7 +426,7 @@ fn after_address<'w, 's>(words: &'w [&'s str]) -> Result<&'w [&'s str]> {
     if facts::parse_network(bare).is_ok() || looks_like_name {
         return Ok(rest);
     }
-    bail!("'{address}' is no address: write 10.0.0.0/8, a host name, samenet, samehost or all")
+    fail!("'{address}' is not an address"; "Write 10.0.0.0/8, a host name, samenet, samehost or all.")
 }
 
 #[cfg(test)]
@@ -412,8 +435,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_pg_hba_have_their_shape() {
-        let read = |line: &str| words(line).and_then(|words| if words.is_empty() { Ok(()) } else { look_at(&words) });
+    fn lines_of_pg_hba_are_checked() {
+        let read = |line: &str| words(line).and_then(|words| if words.is_empty() { Ok(()) } else { check(&words) });
         for line in [
             "",
             "   # comment",
@@ -427,18 +450,18 @@ mod tests {
             assert!(read(line).is_ok(), "{line}: {:?}", read(line));
         }
         for (line, word) in [
-            ("hots all all all trust", "none of"),
-            ("include other.conf", "none of"),
-            ("host all", "a line is"),
+            ("hots all all all trust", "connection type"),
+            ("include other.conf", "connection type"),
+            ("host all", "incomplete"),
             ("host all all scram-sha-256", "method is missing"),
-            ("host all all 10.0.0.1 trust", "/32"),
-            ("host all all 10.0.0.0/33 trust", "no address"),
-            ("host all all all scram", "no method"),
+            ("host all all 10.0.0.1 trust", "no prefix length"),
+            ("host all all 10.0.0.0/33 trust", "not an address"),
+            ("host all all all scram", "not an authentication method"),
             ("host all all all peer", "local"),
             ("host all all all cert", "hostssl"),
             ("local all all peer map", "OPTION=VALUE"),
             ("local all \"all peer", "quote"),
-            ("local all all \\", "one line"),
+            ("local all all \\", "continuation"),
         ] {
             let error = read(line).unwrap_err().to_string();
             assert!(error.contains(word), "{line}: {error}");

@@ -1,21 +1,23 @@
-//! What stands under `bootstrap.dcs` but PostgreSQL's parameters and `pg_hba`. It counts only until the cluster exists;
-//! [`crate::gen_config::apply`] brings it to a cluster that does.
+//! The section `bootstrap.dcs`, except PostgreSQL's parameters and `pg_hba`. Patroni reads it only when the cluster is
+//! bootstrapped; `patroni-gen-config apply` changes it in a running cluster.
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result, bail};
-use host::settings::{Settings, truth};
+use anyhow::{Result, anyhow};
+use host::settings::{Settings, boolean};
+use host::{fail, trouble};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::patroni::version::{Patroni, Version};
+use crate::patroni::version::Patroni;
+use crate::patroni_yml::values::origin;
 
 /// The dynamic configuration, as the template shows it.
 #[derive(Debug, Serialize)]
 pub struct Dynamic {
-    /// Seconds until a silent primary loses the leader lock.
+    /// Seconds after which a primary that does not renew the leader lock loses it.
     pub ttl: u64,
-    /// Seconds between two looks of Patroni.
+    /// Seconds between two runs of Patroni's HA loop.
     pub loop_wait: u64,
     retry_timeout: u64,
     maximum_lag_on_failover: u64,
@@ -49,59 +51,60 @@ impl Dynamic {
             retry_timeout: settings.number("RETRY_TIMEOUT", 3, DAY)?.unwrap_or(10),
             maximum_lag_on_failover: settings.number("MAXIMUM_LAG_ON_FAILOVER", 0, u64::MAX)?.unwrap_or(1_048_576),
             primary_start_timeout: settings.number("PRIMARY_START_TIMEOUT", 0, DAY)?.unwrap_or(300),
-            failsafe_mode: settings.truth("FAILSAFE_MODE")?.unwrap_or(true),
+            failsafe_mode: settings.boolean("FAILSAFE_MODE")?.unwrap_or(true),
             synchronous_mode: synchronous_mode(settings, patroni)?,
-            synchronous_mode_strict: settings.truth("SYNCHRONOUS_MODE_STRICT")?.unwrap_or(false),
+            synchronous_mode_strict: settings.boolean("SYNCHRONOUS_MODE_STRICT")?.unwrap_or(false),
             synchronous_node_count: settings.number("SYNCHRONOUS_NODE_COUNT", 1, 100)?.unwrap_or(1),
             standby_cluster: standby_cluster(settings)?,
             slots: settings.list("SLOTS", slot)?.unwrap_or_default(),
         };
         let least = dynamic.loop_wait + 2 * dynamic.retry_timeout;
         if dynamic.ttl < least {
-            let origin = settings.place(&["TTL", "LOOP_WAIT", "RETRY_TIMEOUT"]);
-            bail!(
-                "{origin}TTL is {}, but LOOP_WAIT + 2 * RETRY_TIMEOUT is {least}: the primary could lose its lock while it is \
-                 still trying; raise TTL or lower the others",
-                dynamic.ttl
+            fail!(
+                at origin(settings, &["TTL", "LOOP_WAIT", "RETRY_TIMEOUT"]),
+                "TTL is {}, but LOOP_WAIT + 2 * RETRY_TIMEOUT is {least}, so the primary could lose its lock during a retry", dynamic.ttl;
+                "Raise TTL, or lower the others."
             );
         }
         if dynamic.synchronous_mode_strict && !dynamic.is_synchronous() {
-            bail!(
-                "{}SYNCHRONOUS_MODE_STRICT has no meaning without SYNCHRONOUS_MODE: set that too, or remove it",
-                settings.place(&["SYNCHRONOUS_MODE_STRICT"])
+            fail!(
+                at origin(settings, &["SYNCHRONOUS_MODE_STRICT"]),
+                "SYNCHRONOUS_MODE_STRICT has no effect without SYNCHRONOUS_MODE";
+                "Set SYNCHRONOUS_MODE too, or remove it."
             );
         }
         settings.parse("SLOTS", |_| {
             let mut seen = BTreeSet::new();
             match dynamic.slots.iter().find(|(name, _)| !seen.insert(name)) {
-                Some((twice, _)) => bail!("'{twice}' comes twice: a slot has one type"),
+                Some((twice, _)) => fail!("slot '{twice}' is defined twice"; "Remove one of the definitions."),
                 None => Ok(()),
             }
         })?;
         Ok(dynamic)
     }
 
-    /// Is a commit acknowledged only when a standby has it?
+    /// Is a commit acknowledged only after a standby has received it?
     #[must_use]
     pub fn is_synchronous(&self) -> bool {
         self.synchronous_mode != Value::Bool(false)
     }
 
-    /// Has it slots for logical replication?
+    /// Are there logical replication slots?
     #[must_use]
     pub fn has_logical_slots(&self) -> bool {
         self.slots.iter().any(|(_, options)| options.contains(&("type", "logical".to_owned())))
     }
 }
 
-/// Quorum commit is there since Patroni 4.0 (its release notes).
 fn synchronous_mode(settings: &Settings, patroni: &Patroni) -> Result<Value> {
-    let mode = settings.parse("SYNCHRONOUS_MODE", |text| match (text, patroni.older_than(Version(4, 0, 0))) {
+    let mode = settings.parse("SYNCHRONOUS_MODE", |text| match (text, patroni.lacks_quorum_commit()) {
         ("quorum", None) => Ok(json!("quorum")),
         ("quorum", Some(version)) => {
-            bail!("quorum needs Patroni 4.0, and {version} is installed: set yes, or install a newer Patroni")
+            fail!("quorum needs Patroni 4.0, but {version} is installed"; "Set yes, or install a newer Patroni.")
         }
-        _ => truth(text).map(Value::Bool).with_context(|| format!("'{text}' is none of no, yes, quorum")),
+        _ => boolean(text)
+            .map(Value::Bool)
+            .ok_or_else(|| anyhow!(trouble!("'{text}' is not a synchronous mode"; "Use no, yes or quorum."))),
     })?;
     Ok(mode.unwrap_or(Value::Bool(false)))
 }
@@ -110,10 +113,10 @@ fn standby_cluster(settings: &Settings) -> Result<Option<StandbyCluster>> {
     let hosts = settings.list("STANDBY_HOST", |text| {
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         if bare.is_empty() || !bare.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:".contains(&b)) {
-            bail!("'{text}' is not a host: write its name or address, and the port in STANDBY_PORT");
+            fail!("'{text}' is not a host"; "Write its name or address, and set its port in STANDBY_PORT.");
         }
         if bare.contains(':') && bare.parse::<std::net::Ipv6Addr>().is_err() {
-            bail!("'{text}' is not an IPv6 address: write the port in STANDBY_PORT");
+            fail!("'{text}' is not an IPv6 address"; "Set the port in STANDBY_PORT.");
         }
         Ok(bare.to_owned())
     })?;
@@ -123,9 +126,10 @@ fn standby_cluster(settings: &Settings) -> Result<Option<StandbyCluster>> {
         Some(hosts) => {
             Ok(Some(StandbyCluster { host: hosts.join(","), port: port.unwrap_or(5432), primary_slot_name: slot }))
         }
-        None if port.is_some() || slot.is_some() => bail!(
-            "{}STANDBY_PORT and STANDBY_SLOT are of a standby cluster: set STANDBY_HOST, or remove them",
-            settings.place(&["STANDBY_PORT", "STANDBY_SLOT"])
+        None if port.is_some() || slot.is_some() => fail!(
+            at origin(settings, &["STANDBY_PORT", "STANDBY_SLOT"]),
+            "STANDBY_PORT and STANDBY_SLOT have no effect without STANDBY_HOST";
+            "Set STANDBY_HOST for a standby cluster, or remove them."
         ),
         None => Ok(None),
     }
@@ -134,7 +138,6 @@ fn standby_cluster(settings: &Settings) -> Result<Option<StandbyCluster>> {
 /// `name:physical` or `name:logical:database:plugin`.
 fn slot(text: &str) -> Result<(String, Slot)> {
     let parts: Vec<&str> = text.split(':').collect();
-    let how = || format!("'{text}' is no slot: write name:physical or name:logical:database:plugin");
     let name = slot_name(parts.first().copied().unwrap_or_default())?.to_owned();
     match parts.as_slice() {
         [_, "physical"] => Ok((name, vec![("type", "physical".to_owned())])),
@@ -146,17 +149,20 @@ fn slot(text: &str) -> Result<(String, Slot)> {
                 ("plugin", (*plugin).to_owned()),
             ],
         )),
-        _ => bail!(how()),
+        _ => fail!("'{text}' is not a replication slot"; "Write name:physical or name:logical:database:plugin."),
     }
 }
 
-/// As `ReplicationSlotValidateName` in PostgreSQL has it.
+/// Checked as by `ReplicationSlotValidateName` in PostgreSQL.
 fn slot_name(text: &str) -> Result<&str> {
     const LONGEST: usize = 63;
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    (!text.is_empty() && text.len() <= LONGEST && text.bytes().all(plain))
-        .then_some(text)
-        .with_context(|| format!("'{text}' is no name of a slot: use small letters, digits and _, at most {LONGEST}"))
+    (!text.is_empty() && text.len() <= LONGEST && text.bytes().all(plain)).then_some(text).ok_or_else(|| {
+        anyhow!(trouble!(
+            "'{text}' is not the name of a replication slot";
+            "Use lower-case letters, digits and underscores, at most {LONGEST}."
+        ))
+    })
 }
 
 #[cfg(test)]

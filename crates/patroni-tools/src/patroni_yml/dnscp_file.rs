@@ -1,4 +1,4 @@
-//! What dnscp(8) has to know of the Patroni file, since it reads no YAML: `/etc/patroni/16-main.dnscp`.
+//! `/etc/patroni/16-main.dnscp`: the parts of the Patroni file that dnscp(8) needs, since it does not read YAML.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,13 +12,13 @@ use crate::files::yaml::Yaml;
 use crate::patroni::paths::patroni_file;
 use crate::patroni_yml::config::Config;
 
-/// Writes the file that goes with the text of a Patroni file, or removes it where the member has no connection point.
+/// Writes the file that belongs to the text of a Patroni file, or removes it if the member has no client endpoint.
 pub fn install(root: &Root, config: &Config, patroni: &str) -> Result<()> {
     let path = file(&config.id);
     let present = root.read(&path)?;
-    if !config.point {
+    if !config.has_endpoint {
         if present.is_some() {
-            std::fs::remove_file(root.path(&path)).with_context(|| format!("cannot remove {}", path.display()))?;
+            std::fs::remove_file(root.path(&path)).with_context(|| format!("could not remove {}", path.display()))?;
         }
         return Ok(());
     }
@@ -52,16 +52,17 @@ fn text(config: &Config, patroni: &Yaml) -> String {
     text
 }
 
-/// Whom dnscp believes and what it shows, as patronictl would with the same file; `None` where there is no TLS. A certificate that
-/// nobody has signed is believed itself. A certificate of its own dnscp needs only where one is required, as it changes nothing.
+/// The CA certificate that dnscp trusts and the certificates that it presents, as patronictl would with the same file;
+/// `None` without TLS. A self-signed certificate is trusted itself. dnscp presents a certificate only if one is required, as
+/// it changes nothing.
 fn tls(patroni: &Yaml) -> Option<Vec<(&'static str, String)>> {
     let certificate = patroni.text(&["restapi", "certfile"])?;
     let insecure = patroni.text(&["ctl", "insecure"]).as_deref() == Some("true");
-    let signers = patroni
+    let ca = patroni
         .text(&["ctl", "cacert"])
         .or_else(|| patroni.text(&["restapi", "cafile"]))
         .or_else(|| insecure.then(|| certificate.clone()));
-    let mut lines: Vec<(&str, String)> = signers.map(|signers| ("RESTAPI_CACERT", signers)).into_iter().collect();
+    let mut lines: Vec<(&str, String)> = ca.map(|ca| ("RESTAPI_CACERT", ca)).into_iter().collect();
     lines.push(("RESTAPI_CERT", certificate));
     if patroni.text(&["restapi", "verify_client"]).is_some_and(|verify| verify.eq_ignore_ascii_case("required")) {
         let own = ["ctl", "restapi"].into_iter().find(|section| patroni.text(&[section, "certfile"]).is_some())?;
@@ -72,7 +73,7 @@ fn tls(patroni: &Yaml) -> Option<Vec<(&'static str, String)>> {
     Some(lines)
 }
 
-/// Where a local program reaches who listens there; none where that is not an address.
+/// The address at which a local program reaches a server that listens there; none if that is not an address.
 fn listens(listen: &str) -> Option<String> {
     let listen: SocketAddr = listen.parse().ok()?;
     let address = match listen.ip() {
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whom_dnscp_believes_and_what_it_shows() {
+    fn certificates_that_dnscp_trusts_and_presents() {
         let lines = |text: &str| {
             let yaml = Yaml::parse(std::path::Path::new("f"), text).unwrap();
             tls(&yaml)
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_rest_api_is_asked() {
+    fn the_address_of_the_rest_api() {
         assert_eq!(listens("10.0.0.1:8008").as_deref(), Some("10.0.0.1:8008"));
         assert_eq!(listens("0.0.0.0:8008").as_deref(), Some("127.0.0.1:8008"));
         assert_eq!(listens("[::]:8008").as_deref(), Some("[::1]:8008"));

@@ -1,4 +1,4 @@
-//! From what is written on this host to the text of a Patroni file.
+//! From the settings and files of this host to the text of a Patroni file.
 
 use std::path::PathBuf;
 
@@ -13,18 +13,18 @@ use crate::patroni_yml::config::Config;
 use crate::patroni_yml::ports::{Ports, claims};
 use crate::patroni_yml::render;
 
-/// What one run of a program sets beside the settings.
+/// What the command line sets in addition to the settings.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Overrides {
     /// `KEY=VALUE`, as in `/etc/default/patroni`.
     pub(crate) set: Vec<String>,
-    /// The TCP port of PostgreSQL.
+    /// PostgreSQL's TCP port.
     pub(crate) port: Option<String>,
-    /// A template in place of `patroni.yml.j2`.
+    /// A template instead of `patroni.yml.j2`.
     pub(crate) template: Option<PathBuf>,
 }
 
-/// The settings of an instance, or of the site alone.
+/// The settings of a cluster, or only those of the site.
 pub(crate) fn settings(root: &Root, overrides: &Overrides, id: Option<&ClusterId>) -> Result<Settings> {
     let mut settings = id.map_or_else(|| Settings::read_site(root), |id| Settings::read(root, id))?;
     for assignment in &overrides.set {
@@ -44,11 +44,11 @@ pub(crate) fn render(
     key: &SiteKey,
     present: Option<&str>,
 ) -> Result<(Config, String)> {
-    // A file that is no YAML has no port; that it is wrong is said where it would be replaced.
+    // A file that is not valid YAML has no port; it is reported when it would be replaced.
     let present = present.and_then(|text| Yaml::parse(&patroni_file(id), text).ok());
     let port = present.as_ref().and_then(|yaml| yaml.port("postgresql").ok());
     let raft = present.as_ref().and_then(|yaml| yaml.text(&["raft", "self_addr"])?.rsplit_once(':')?.1.parse().ok());
-    // Its own first: what is wrong with that of another one only leads to a warning.
+    // Its own configuration first: an error in that of another cluster is only a warning.
     let own = clusters::find(root, id)?;
     let clusters = clusters::installed(root);
     let stays = port.is_some() && settings.get("PORT").is_none() && settings.text("DCS") != Some("raft");
@@ -56,12 +56,12 @@ pub(crate) fn render(
     let claimed_by = |port: u16| claims.iter().find(|(claimed, _)| *claimed == port).map(|(_, other)| other.clone());
     let ports = Ports { clusters: &clusters.known, own: own.as_ref(), present: port, claimed_by: &claimed_by, raft };
     let mut config = Config::resolve(root, id, settings, key, &ports)?;
-    config.warnings.extend(clusters.doubt());
+    config.warnings.extend(clusters.warning());
     let text = render::render(root, &config, overrides.template.as_deref())?;
     Ok((config, text))
 }
 
-/// The site key, with what is wrong with it put to the setting that names it.
+/// The site key. An error has the place of the setting that names it.
 pub(crate) fn site_key(root: &Root, settings: &Settings) -> Result<Option<SiteKey>> {
     let read = || SiteKey::read(root, &site_key_path(settings)?);
     if settings.get("SITE_KEY_FILE").is_none() {

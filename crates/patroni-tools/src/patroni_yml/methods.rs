@@ -1,6 +1,7 @@
-//! The commands of ours that Patroni calls: to bootstrap, to clone, and when the role of the member changes.
+//! The commands of this package that Patroni calls: to bootstrap a cluster, to create a replica, and after a change of role.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use host::fail;
 use host::settings::Settings;
 use serde::Serialize;
 
@@ -24,31 +25,30 @@ pub(crate) struct CloneMethod {
     options: Vec<(&'static str, String)>,
 }
 
-/// What Patroni calls. It puts event, role and scope behind the command, but nothing behind `before_stop`.
+/// The callbacks. Patroni appends event, role and scope to the command, but nothing to `before_stop`.
 pub(crate) fn callbacks(patroni: &Patroni, scope: &str) -> Callbacks {
     let command = format!("{HOOKS}/dnscp");
     let before_stop = patroni.has_before_stop().then(|| format!("{command} before_stop primary {scope}"));
     Callbacks { command, before_stop }
 }
 
-/// Patroni splits the command as a shell would; the values have none of a shell's characters.
-pub(crate) fn bootstrap_command(settings: &Settings) -> Result<String> {
+/// Patroni splits the command as a shell does; the values contain no shell metacharacters.
+pub(crate) fn bootstrap_command(settings: &Settings) -> Result<Command> {
     let plain = |text: &str| {
-        if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.@-".contains(&b)) {
-            Ok(text.to_owned())
-        } else {
-            bail!("'{text}' has a character that no name of a locale or encoding has")
+        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.@-".contains(&b)) {
+            fail!("'{text}' is not the name of a locale or encoding"; "Use a name such as C.UTF-8, de_DE.UTF-8 or UTF8.");
         }
+        Ok(text.to_owned())
     };
     let mut words = vec![format!("{HOOKS}/pg_createcluster_patroni")];
     words.extend(settings.parse("LOCALE", plain)?.map(|locale| format!("--locale={locale}")));
     words.extend(settings.parse("ENCODING", plain)?.map(|encoding| format!("--encoding={encoding}")));
-    match settings.truth("DATA_CHECKSUMS")? {
+    match settings.boolean("DATA_CHECKSUMS")? {
         Some(true) => words.push("--data-checksums".to_owned()),
         Some(false) => words.push("--no-data-checksums".to_owned()),
         None => {}
     }
-    Ok(words.join(" "))
+    Ok(Command { command: words.join(" ") })
 }
 
 pub(crate) fn clone_method(settings: &Settings) -> Result<CloneMethod> {
@@ -57,15 +57,14 @@ pub(crate) fn clone_method(settings: &Settings) -> Result<CloneMethod> {
         let digits = text.strip_suffix(['k', 'M']).unwrap_or(text);
         match digits.parse::<u32>() {
             Ok(number) if number > 0 => Ok(text.to_owned()),
-            _ => bail!("'{text}' is not a rate of pg_basebackup: write it as 50M, 900k or kilobytes per second"),
+            _ => fail!("'{text}' is not a transfer rate of pg_basebackup"; "Write it as 50M, 900k or kilobytes per second."),
         }
     })?;
     let compress = settings.parse("CLONE_COMPRESS", |text| {
-        if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-:=,".contains(&b)) {
-            Ok(text.to_owned())
-        } else {
-            bail!("'{text}' is not METHOD[:DETAIL] of pg_basebackup --compress")
+        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-:=,".contains(&b)) {
+            fail!("'{text}' is not a compression method of pg_basebackup"; "Write METHOD[:DETAIL], for example server-zstd:3.");
         }
+        Ok(text.to_owned())
     })?;
     let checkpoint = settings.choice("CLONE_CHECKPOINT", &["fast", "spread"])?.map(str::to_owned);
     for (name, value) in [("max-rate", rate), ("compress", compress), ("checkpoint", checkpoint)] {

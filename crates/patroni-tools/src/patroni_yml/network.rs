@@ -1,12 +1,15 @@
-//! The address of this member, the networks of the others, and where PostgreSQL listens.
+//! The address of this member, the networks of the others, and the addresses on which PostgreSQL listens.
 
 use std::net::IpAddr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow};
 use host::members::{self, Member};
 use host::settings::Settings;
-use host::{Root, facts};
+use host::trouble::Trouble;
+use host::{Root, facts, fail, trouble};
 use ipnet::IpNet;
+
+use crate::patroni_yml::values::origin;
 
 pub(crate) fn address_and_networks(
     root: &Root,
@@ -17,16 +20,17 @@ pub(crate) fn address_and_networks(
     let asked = settings.parse("HOST_ADDRESS", |text| {
         let address = facts::parse_address(text)?;
         if address.is_loopback() || address.is_unspecified() {
-            bail!("the other members cannot reach {address}: set the address of this host in their network");
+            fail!("the other members cannot reach {address}"; "Set the address of this host in the members' network.");
         }
         Ok(address)
     })?;
     let listed = members.map(|members| members::address_of(settings, members, name)).transpose()?;
     if let (Some(asked), Some(listed)) = (asked, listed) {
         if asked != listed {
-            bail!(
-                "{}HOST_ADDRESS is {asked}, but MEMBERS has {name}={listed}: correct one of them",
-                settings.place(&["HOST_ADDRESS"])
+            fail!(
+                at origin(settings, &["HOST_ADDRESS"]),
+                "HOST_ADDRESS is {asked}, but MEMBERS has {name}={listed}";
+                "Correct one of them."
             );
         }
     }
@@ -38,11 +42,12 @@ pub(crate) fn address_and_networks(
                 None => facts::main_address(root)?,
                 Some(address) => {
                     let key = if asked.is_some() { "HOST_ADDRESS" } else { "MEMBERS" };
-                    facts::addresses(root)?.into_iter().find(|own| own.addr() == address).with_context(|| {
-                        format!(
-                            "{}{key} {address} is on no interface of this host: correct it, or set NETWORK too",
-                            settings.place(&[key])
-                        )
+                    facts::addresses(root)?.into_iter().find(|own| own.addr() == address).ok_or_else(|| {
+                        anyhow!(trouble!(
+                            at origin(settings, &[key]),
+                            "{key} {address} is not on any interface of this host";
+                            "Correct it, or set NETWORK too."
+                        ))
                     })?
                 }
             };
@@ -51,60 +56,61 @@ pub(crate) fn address_and_networks(
     }
 }
 
-/// Members whose replication `pg_hba` would refuse.
-pub(crate) fn outsiders(settings: &Settings, members: &[Member], networks: &[IpNet]) -> Vec<String> {
+/// Members whose replication connections `pg_hba` would reject.
+pub(crate) fn outsiders(settings: &Settings, members: &[Member], networks: &[IpNet]) -> Option<Trouble> {
     let outside = members.iter().filter(|member| !networks.iter().any(|network| network.contains(&member.address)));
     let names: Vec<String> = outside.map(|member| format!("{} ({})", member.name, member.address)).collect();
-    if names.is_empty() {
-        return Vec::new();
-    }
-    vec![format!(
-        "{}MEMBERS has {}, in none of NETWORK, so that pg_hba refuses the replication from there: set NETWORK",
-        settings.place(&["MEMBERS"]),
-        names.join(", ")
-    )]
+    (!names.is_empty()).then(|| {
+        trouble!(
+            at origin(settings, &["MEMBERS"]),
+            "MEMBERS has {} outside NETWORK, so pg_hba rejects replication connections from there", names.join(", ");
+            "Set NETWORK to the networks of all members."
+        )
+    })
 }
 
-/// A virtual address on which PostgreSQL does not listen.
-pub struct Unheard {
-    /// Does it never, or only where the address is there when it starts?
-    pub never: bool,
-    /// The end of a sentence about where it listens.
-    pub what: String,
-    /// What to do about it.
-    pub remedy: String,
+/// Does PostgreSQL listen on a virtual IP address?
+pub enum Listens {
+    /// Always.
+    Always,
+    /// Only if the address is on this host when PostgreSQL starts.
+    Sometimes(Trouble),
+    /// Never.
+    Never(Trouble),
 }
 
-/// Does PostgreSQL, listening on these addresses, not listen on a virtual one?
-pub fn unheard(root: &Root, listens: &[String], vip: IpAddr) -> Result<Option<Unheard>> {
+/// Does PostgreSQL, with these addresses in the setting `name`, listen on a virtual IP address?
+pub fn listens(root: &Root, name: &str, addresses: &[String], vip: IpAddr) -> Result<Listens> {
     let (all, family) = if vip.is_ipv4() { ("0.0.0.0", "ipv4") } else { ("::", "ipv6") };
-    if listens.iter().any(|address| address == "*" || address == all) {
-        return Ok(None);
+    if addresses.iter().any(|address| address == "*" || address == all) {
+        return Ok(Listens::Always);
     }
     let sysctl = format!("net.{family}.ip_nonlocal_bind");
-    if !listens.contains(&vip.to_string()) {
-        return Ok(Some(Unheard {
-            never: true,
-            what: format!("does not have {vip} of VIPS, so nobody answers there"),
-            remedy: format!("set LISTEN_ADDRESSES to *, or add {vip} to it and set {sysctl} = 1"),
-        }));
+    if !addresses.contains(&vip.to_string()) {
+        return Ok(Listens::Never(trouble!(
+            "{name} does not include {vip} of VIPS, so PostgreSQL does not accept connections there";
+            "Set LISTEN_ADDRESSES to *, or add {vip} to it and set {sysctl} = 1."
+        )));
     }
     let nonlocal = root.read(format!("/proc/sys/{}", sysctl.replace('.', "/")))?.unwrap_or_default();
-    Ok((nonlocal.trim() != "1").then(|| Unheard {
-        never: false,
-        what: format!("has {vip}, which may be elsewhere when PostgreSQL starts"),
-        remedy: format!("set {sysctl} = 1 in /etc/sysctl.d"),
-    }))
+    if nonlocal.trim() == "1" {
+        return Ok(Listens::Always);
+    }
+    Ok(Listens::Sometimes(trouble!(
+        "{name} includes {vip}, which may be on another member when PostgreSQL starts";
+        "Set {sysctl} = 1 in /etc/sysctl.d."
+    )))
 }
 
-/// What PostgreSQL listens on: its own address, so that a new cluster is not in every network of the host; all addresses where
-/// it has a virtual one, because PostgreSQL opens its sockets once, when that address may be elsewhere.
+/// The addresses on which PostgreSQL listens. By default its own address and loopback, so that a new cluster does not listen
+/// in every network of the host. All addresses if there is a virtual one: PostgreSQL opens its sockets once, when the
+/// address may be elsewhere.
 pub(crate) fn listen_addresses(
     root: &Root,
     settings: &Settings,
     address: IpAddr,
     vips: &[IpAddr],
-    warnings: &mut Vec<String>,
+    warnings: &mut Vec<Trouble>,
 ) -> Result<String> {
     let asked = settings.list("LISTEN_ADDRESSES", |text| match text {
         "*" | "localhost" => Ok(text.to_owned()),
@@ -114,10 +120,12 @@ pub(crate) fn listen_addresses(
     let Some(asked) = asked else {
         return Ok(if vips.is_empty() { format!("{address},{loopback}") } else { "*".to_owned() });
     };
-    let place = settings.place(&["LISTEN_ADDRESSES"]);
     for vip in vips {
-        if let Some(unheard) = unheard(root, &asked, *vip)? {
-            warnings.push(format!("{place}LISTEN_ADDRESSES {}: {}", unheard.what, unheard.remedy));
+        match listens(root, "LISTEN_ADDRESSES", &asked, *vip)? {
+            Listens::Always => {}
+            Listens::Sometimes(trouble) | Listens::Never(trouble) => {
+                warnings.push(trouble.at(origin(settings, &["LISTEN_ADDRESSES"])));
+            }
         }
     }
     Ok(asked.join(","))

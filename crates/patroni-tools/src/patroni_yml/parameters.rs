@@ -1,36 +1,40 @@
-//! PostgreSQL's parameters: those of the cluster, which are in the store, and those of this member, which win over them.
+//! PostgreSQL's parameters: those of the cluster, which are in the DCS, and those of this member, which override them.
 
 use std::collections::BTreeMap;
 use std::io::{Seek, Write};
 use std::process::Stdio;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result};
 use host::settings::{PARAMETER_PREFIX, Settings, nearest};
-use host::{ClusterId, Root, conf, facts, program};
+use host::trouble::{Explain, Trouble};
+use host::{ClusterId, Root, conf, facts, fail, program, trouble};
+
+use crate::patroni_yml::bootstrap_dcs::Dynamic;
+use crate::patroni_yml::values::origin;
 
 /// Names and values, in order.
 pub type Values = Vec<(String, String)>;
 
-/// Who sets a parameter if not the administrator here, and what to do.
+/// Parameters that cannot be set here, and how they are set.
 const OTHERS: &[(&str, &str)] = &[
-    ("listen_addresses", "Patroni sets it from LISTEN_ADDRESSES"),
-    ("port", "Patroni sets it from PORT"),
-    ("cluster_name", "Patroni sets it to the scope"),
-    ("hot_standby", "Patroni keeps it on"),
-    ("wal_log_hints", "Patroni keeps it on, for pg_rewind"),
-    ("primary_conninfo", "Patroni sets it"),
-    ("primary_slot_name", "Patroni sets it"),
-    ("hba_file", "Patroni writes pg_hba.conf: use PG_HBA_FILE"),
-    ("ident_file", "Patroni writes pg_ident.conf"),
-    ("config_file", "it is where postgresql-common wants it"),
-    ("data_directory", "set it in /etc/postgresql-common/createcluster.conf"),
-    ("ssl", "use SSL"),
-    ("ssl_cert_file", "use SSL_CERT"),
-    ("ssl_key_file", "use SSL_KEY"),
-    ("ssl_ca_file", "use SSL_CACERT"),
+    ("listen_addresses", "Set LISTEN_ADDRESSES, from which Patroni sets it."),
+    ("port", "Set PORT, from which Patroni sets it."),
+    ("cluster_name", "Remove it: Patroni sets it to the scope."),
+    ("hot_standby", "Remove it: Patroni keeps it on."),
+    ("wal_log_hints", "Remove it: Patroni keeps it on, for pg_rewind."),
+    ("primary_conninfo", "Remove it: Patroni sets it."),
+    ("primary_slot_name", "Remove it: Patroni sets it."),
+    ("hba_file", "Use PG_HBA_FILE: Patroni writes pg_hba.conf."),
+    ("ident_file", "Remove it: Patroni writes pg_ident.conf."),
+    ("config_file", "Remove it: postgresql-common determines the location of this file."),
+    ("data_directory", "Set it in /etc/postgresql-common/createcluster.conf."),
+    ("ssl", "Use SSL."),
+    ("ssl_cert_file", "Use SSL_CERT."),
+    ("ssl_key_file", "Use SSL_KEY."),
+    ("ssl_ca_file", "Use SSL_CACERT."),
 ];
 
-/// Patroni takes its own default where a value is less (`ConfigHandler.CMDLINE_OPTIONS` in `patroni/postgresql/config.py`).
+/// Patroni uses its own default if a value is lower (`ConfigHandler.CMDLINE_OPTIONS` in `patroni/postgresql/config.py`).
 const LEAST: &[(&str, u64)] = &[
     ("max_connections", 25),
     ("max_wal_senders", 3),
@@ -39,56 +43,67 @@ const LEAST: &[(&str, u64)] = &[
     ("max_worker_processes", 2),
 ];
 
-/// `max_worker_processes` and `max_connections` where they are not set (`guc_tables.c`, initdb).
+/// The defaults of `max_worker_processes` and `max_connections` (`guc_tables.c`, initdb).
 const WORKERS: u64 = 8;
 const CONNECTIONS: u64 = 100;
 
-/// A value that the administrator set, and where.
+/// A value that the administrator set, and the place where it is defined.
 #[derive(Debug, Clone)]
 struct Asked {
     value: String,
     place: String,
+    /// `PG_work_mem`, or the parameter's name if it is defined in `PG_PARAMETERS_FILE`.
+    key: String,
 }
 
-/// What is set by `PG_…` and in `PG_PARAMETERS_FILE`, checked.
+/// The parameters that are set by `PG_…` and in `PG_PARAMETERS_FILE`, checked.
 #[derive(Debug, Default)]
 pub struct Parameters(BTreeMap<String, Asked>);
 
 impl Parameters {
-    /// Reads them, and asks the server of this version whether it takes them.
-    pub fn resolve(root: &Root, id: &ClusterId, settings: &Settings, synchronous: bool) -> Result<Self> {
+    /// Reads them, and asks PostgreSQL of this version whether it accepts them.
+    pub fn resolve(root: &Root, id: &ClusterId, settings: &Settings, dynamic: &Dynamic) -> Result<Self> {
         let mut asked = from_file(root, settings)?;
         for (name, setting) in settings.parameters() {
-            let place = format!("{}: {PARAMETER_PREFIX}{name}", setting.origin);
-            asked.insert(name.to_owned(), Asked { value: setting.text.clone(), place });
+            let (place, key) = (setting.origin.to_string(), format!("{PARAMETER_PREFIX}{name}"));
+            asked.insert(name.to_owned(), Asked { value: setting.text.clone(), place, key });
         }
-        for (name, Asked { value, place }) in &asked {
-            look_at(name, value, synchronous).with_context(|| place.clone())?;
+        for (name, Asked { value, place, key }) in &asked {
+            check(name, value, dynamic.is_synchronous()).context(key.clone()).at(place)?;
         }
         if !asked.is_empty() {
             ask_server(root, id, &asked)?;
         }
-        Ok(Self(asked))
+        let parameters = Self(asked);
+        if dynamic.has_logical_slots() && parameters.value("wal_level") != Some("logical") {
+            fail!(
+                at origin(settings, &["SLOTS"]),
+                "SLOTS has a logical slot, but PG_wal_level is not logical";
+                "Set PG_wal_level=logical too."
+            );
+        }
+        Ok(parameters)
     }
 
-    /// What goes into the store.
+    /// The parameters of the cluster, which Patroni writes to the DCS.
     #[must_use]
     pub fn of_cluster(&self, id: &ClusterId) -> Values {
         let mut values: Values = self.0.iter().map(|(name, asked)| (name.clone(), asked.value.clone())).collect();
-        // pg_hba asks for SCRAM, but until version 14 passwords are stored as md5 by default.
+        // pg_hba requires SCRAM, but before version 14 passwords are stored as md5 by default.
         if id.version.number() < (14, 0) && self.value("password_encryption").is_none() {
             values.push(("password_encryption".to_owned(), "scram-sha-256".to_owned()));
         }
         values
     }
 
-    /// What goes into this member's own section, but for what is set for the cluster, over which it would win.
-    pub fn of_member(&self, root: &Root, settings: &Settings, log_filename: &str, tls: Values) -> Result<Values> {
+    /// The parameters of this member. Those that are set for the cluster are left out, because these would override them.
+    pub fn of_member(&self, root: &Root, id: &ClusterId, settings: &Settings, tls: Values) -> Result<Values> {
+        let log_filename = format!("postgresql-{}.log", id.dashed());
         let mut values: Values = [
             ("unix_socket_directories", "/var/run/postgresql"),
             ("logging_collector", "on"),
             ("log_directory", "/var/log/postgresql"),
-            ("log_filename", log_filename),
+            ("log_filename", &log_filename),
             ("log_file_mode", "0640"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -115,71 +130,58 @@ impl Parameters {
     fn number(&self, name: &str) -> Option<u64> {
         self.value(name)?.parse().ok()
     }
-
-    /// Slots for logical replication need `wal_level = logical`.
-    pub fn require_logical(&self, settings: &Settings) -> Result<()> {
-        if self.value("wal_level") != Some("logical") {
-            bail!(
-                "{}SLOTS has a logical slot, which needs PG_wal_level=logical: set that too",
-                settings.place(&["SLOTS"])
-            );
-        }
-        Ok(())
-    }
 }
 
 fn from_file(root: &Root, settings: &Settings) -> Result<BTreeMap<String, Asked>> {
     let Some(path) = settings.path("PG_PARAMETERS_FILE")? else { return Ok(BTreeMap::new()) };
     let read = settings.parse("PG_PARAMETERS_FILE", |_| {
         if !root.path(&path).exists() {
-            bail!("there is no file {}", path.display());
+            fail!("there is no file {}", path.display());
         }
         conf::read(root, &path)
     })?;
-    let place = |name: &str| {
-        format!("{}PG_PARAMETERS_FILE: {}: {name}", settings.place(&["PG_PARAMETERS_FILE"]), path.display())
-    };
+    let place = format!("{}", path.display());
     Ok(read
         .unwrap_or_default()
         .into_iter()
         .map(|(name, value)| (name.to_ascii_lowercase(), value))
-        .map(|(name, value)| (name.clone(), Asked { value, place: place(&name) }))
+        .map(|(name, value)| (name.clone(), Asked { value, place: place.clone(), key: name }))
         .collect())
 }
 
-/// What Patroni would not do as it was asked.
-fn look_at(name: &str, value: &str, synchronous: bool) -> Result<()> {
+/// Refuses values that Patroni would ignore or change.
+fn check(name: &str, value: &str, synchronous: bool) -> Result<()> {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.".contains(&b);
     if !name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_') || !name.bytes().all(plain) {
-        bail!("'{name}' is no name of a parameter");
+        fail!("'{name}' is not the name of a parameter");
     }
     if value.contains(['\n', '\r', '\0']) {
-        bail!("the value has more than one line, which a parameter cannot have");
+        fail!("the value has more than one line"; "Write it on one line.");
     }
-    if let Some((_, who)) = OTHERS.iter().find(|(other, _)| *other == name) {
-        bail!("this parameter cannot be set here: {who}");
+    if let Some((_, instead)) = OTHERS.iter().find(|(other, _)| *other == name) {
+        fail!("this parameter cannot be set here"; "{instead}");
     }
     if name.starts_with("recovery_target") {
-        bail!("this parameter cannot be set here: a member of a cluster recovers to the end");
+        fail!("this parameter cannot be set here"; "Remove it: a member of a cluster always recovers to the end of WAL.");
     }
     if name == "synchronous_standby_names" && synchronous {
-        bail!("Patroni sets it in synchronous mode: remove one of it and SYNCHRONOUS_MODE");
+        fail!("Patroni sets this parameter in synchronous mode"; "Remove it or SYNCHRONOUS_MODE.");
     }
     if name == "wal_level" && !["replica", "logical"].contains(&value) {
-        bail!("'{value}' is neither replica nor logical, without which there is no replication");
+        fail!("replication is not possible with '{value}'"; "Set replica or logical.");
     }
     if let Some((_, least)) = LEAST.iter().find(|(other, _)| *other == name) {
         if value.parse::<u64>().is_ok_and(|number| number < *least) {
-            bail!("{value} is less than {least}, and Patroni would take its own default: raise it");
+            fail!("{value} is less than {least}, so Patroni would use its own default"; "Set at least {least}.");
         }
     }
     if name == "wal_keep_size" && megabytes(value).is_some_and(|size| size < 16) {
-        bail!("{value} is less than 16MB, and Patroni would take its own default: raise it");
+        fail!("{value} is less than 16MB, so Patroni would use its own default"; "Set at least 16MB.");
     }
     Ok(())
 }
 
-/// A size as PostgreSQL writes it, without a unit in MB.
+/// A size in PostgreSQL's notation; in MB if it has no unit.
 fn megabytes(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim_end();
     let number: u64 = digits.parse().ok()?;
@@ -192,19 +194,20 @@ fn megabytes(text: &str) -> Option<u64> {
     }
 }
 
-/// The server itself reads the parameters as a configuration file (`postgres -C`, which needs neither data nor a user and does not
-/// start anything): its version knows all names, units and bounds. The file has no name, and nothing is on the command line.
+/// The server itself reads the parameters as a configuration file: its version knows all names, units and bounds. `postgres
+/// -C` needs neither data nor a particular user, and starts nothing. The file has no name, and no value is on the command
+/// line.
 fn ask_server(root: &Root, id: &ClusterId, asked: &BTreeMap<String, Asked>) -> Result<()> {
-    // Any paths: the server wants to know them before it reads further, and does not look what is there.
+    // Any paths: the server requires them before it reads further, but does not open them.
     const HEAD: &str = "data_directory = '/'\nhba_file = '/'\nident_file = '/'\n";
     let server = root.path(format!("/usr/lib/postgresql/{}/bin/postgres", id.version));
-    let mut file = tempfile::tempfile().context("cannot make a temporary file")?;
+    let mut file = tempfile::tempfile().context("could not create a temporary file")?;
     let quote = |value: &str| value.replace('\\', r"\\").replace('\'', "''");
     let mut text = HEAD.to_owned();
     for (name, asked) in asked {
         text.extend([name, " = '", &quote(&asked.value), "'\n"]);
     }
-    file.write_all(text.as_bytes()).and_then(|()| file.rewind()).context("cannot write a temporary file")?;
+    file.write_all(text.as_bytes()).and_then(|()| file.rewind()).context("could not write a temporary file")?;
     let mut call = program::at(&server);
     call.args(["-C", "port", "--config-file=/dev/stdin"]).stdin(Stdio::from(file));
     let output = program::output(&mut call)?;
@@ -216,49 +219,56 @@ fn ask_server(root: &Root, id: &ClusterId, asked: &BTreeMap<String, Asked>) -> R
         let listed = program::capture(program::at(&server).arg("--describe-config")).unwrap_or_default();
         listed.lines().filter_map(|line| line.split('\t').next()).map(str::to_lowercase).collect()
     };
-    Err(explain(&said, id, asked, known))
+    Err(explain(&said, id, asked, known).into())
 }
 
-/// The server's words, with the places where the parameters were set.
-fn explain(
-    said: &str,
-    id: &ClusterId,
-    asked: &BTreeMap<String, Asked>,
-    known: impl Fn() -> Vec<String>,
-) -> anyhow::Error {
-    let mut messages: Vec<String> = Vec::new();
+/// The server's messages, with the places where the parameters are set.
+fn explain(said: &str, id: &ClusterId, asked: &BTreeMap<String, Asked>, known: impl Fn() -> Vec<String>) -> Trouble {
+    let mut found: Vec<Trouble> = Vec::new();
     for line in said.lines() {
         if let Some((_, hint)) = line.split_once(" HINT:  ") {
-            if let Some(last) = messages.last_mut() {
-                last.extend([" (", hint.trim_end_matches('.'), ")"]);
+            if let Some(last) = found.last_mut() {
+                last.hint = Some(hint.to_owned());
             }
             continue;
         }
         let Some((_, message)) = line.split_once(" LOG:  ") else { continue };
-        // As the server writes it: "DateStyle".
+        // The server writes some names in mixed case: "DateStyle".
         let lower = message.to_lowercase();
         let about = asked.iter().find(|(name, _)| lower.contains(&format!("parameter \"{name}\"")));
-        let Some((name, Asked { place, .. })) = about else { continue };
-        messages.push(if message.starts_with("unrecognized configuration parameter") {
+        let Some((name, Asked { place, key, .. })) = about else { continue };
+        found.push(if message.starts_with("unrecognized configuration parameter") {
             let known = known();
-            let meant = nearest(name, known.iter().map(String::as_str))
-                .filter(|(distance, known)| *distance <= known.len() / 3)
-                .map_or_else(String::new, |(_, known)| format!(": did you mean {known}?"));
-            format!("{place}: PostgreSQL {} has no parameter {name}{meant}", id.version)
+            let trouble = trouble!(at place, "{key}: PostgreSQL {} has no parameter {name}", id.version);
+            match nearest(name, known.iter().map(String::as_str)) {
+                Some((distance, near)) if distance <= near.len() / 3 => trouble.hint(format!("Did you mean {near}?")),
+                _ => trouble,
+            }
         } else {
-            format!("{place}: PostgreSQL {} refuses the value: {message}", id.version)
+            trouble!(at place, "{key}: PostgreSQL {} refuses the value: {message}", id.version)
         });
     }
-    if messages.is_empty() {
-        let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
-        return anyhow!("PostgreSQL {} could not be asked about its parameters: {last}", id.version);
-    }
-    anyhow!(messages.join("; "))
+    joined(found).unwrap_or_else(|| {
+        let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it printed no message");
+        trouble!("could not check the parameters with PostgreSQL {}: {last}", id.version)
+    })
 }
 
-/// Memory and processes by those of a host that has nothing else to do, as patroni.default(5) describes it: a quarter for
+/// All of them as one: a single one keeps its fields, several become one message and one hint.
+fn joined(mut found: Vec<Trouble>) -> Option<Trouble> {
+    if found.len() < 2 {
+        return found.pop();
+    }
+    let lines: Vec<String> = found.iter().map(Trouble::line).collect();
+    let hints: Vec<String> = found.into_iter().filter_map(|trouble| trouble.hint).collect();
+    let all = Trouble::new(lines.join("; "));
+    Some(if hints.is_empty() { all } else { all.hint(hints.join(" ")) })
+}
+
+/// Memory and parallelism for a dedicated host, as described in patroni.default(5): a quarter of the memory for
 /// `shared_buffers` (PostgreSQL's manual, "Resource Consumption"); a half as the size of the cache, a 16th and a 32nd for
-/// maintenance and autovacuum (as `pgpro_tune` has it); and of another quarter for `work_mem` each connection's part (`PGTune`).
+/// maintenance and autovacuum (as in `pgpro_tune`); and another quarter, divided by the number of connections, for
+/// `work_mem` (`PGTune`).
 fn tuned(megabytes: u64, processors: u64, connections: Option<u64>, workers: Option<u64>) -> Values {
     const GIGABYTE: u64 = 1024;
     let size = |megabytes: u64| format!("{}MB", megabytes.max(1));
@@ -302,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_patroni_would_not_do_is_refused() {
+    fn values_that_patroni_would_change_are_refused() {
         for (name, value, word) in [
             ("port", "5433", "PORT"),
             ("ssl_cert_file", "/x", "SSL_CERT"),
@@ -314,10 +324,10 @@ mod tests {
             ("wal_keep_size", "15MB", "16MB"),
             ("wal_keep_size", "8192kB", "16MB"),
             ("archive_command", "a\nb", "one line"),
-            ("work mem", "1", "no name"),
+            ("work mem", "1", "not the name"),
         ] {
-            let error = look_at(name, value, true).unwrap_err().to_string();
-            assert!(error.contains(word), "{name}: {error}");
+            let Trouble { what, hint, .. } = Trouble::of(&check(name, value, true).unwrap_err());
+            assert!(format!("{what} {}", hint.unwrap_or_default()).contains(word), "{name}: {what}");
         }
         for (name, value) in [
             ("max_connections", "25"),
@@ -326,15 +336,16 @@ mod tests {
             ("restore_command", "cp a b"),
             ("auto_explain.log_min_duration", "1s"),
         ] {
-            assert!(look_at(name, value, true).is_ok(), "{name}");
+            assert!(check(name, value, true).is_ok(), "{name}");
         }
-        assert!(look_at("synchronous_standby_names", "*", false).is_ok());
+        assert!(check("synchronous_standby_names", "*", false).is_ok());
     }
 
     #[test]
-    fn the_words_of_the_server_get_their_place() {
+    fn messages_of_the_server_get_their_place() {
         let asked = ["shard_buffers", "work_mem", "jit", "datestyle"].map(|name| {
-            (name.to_owned(), Asked { value: "x".to_owned(), place: format!("/etc/default/patroni:7: PG_{name}") })
+            let place = "/etc/default/patroni:7".to_owned();
+            (name.to_owned(), Asked { value: "x".to_owned(), place, key: format!("PG_{name}") })
         });
         let asked = BTreeMap::from(asked);
         let id = "17/main".parse().unwrap();
@@ -346,18 +357,21 @@ mod tests {
             2026-11-21 05:47:18.701 GMT [1] LOG:  parameter \"jit\" requires a Boolean value\n\
             2026-11-21 05:47:18.701 GMT [1] LOG:  invalid value for parameter \"DateStyle\": \"b\"\n\
             2026-11-21 05:47:18.694 GMT [1] FATAL:  configuration file \"/dev/stdin\" contains errors\n";
-        let text = explain(said, &id, &asked, || vec!["shared_buffers".to_owned(), "jit".to_owned()]).to_string();
-        let parts: Vec<&str> = text.split("; ").collect();
+        let found = explain(said, &id, &asked, || vec!["shared_buffers".to_owned(), "jit".to_owned()]);
         assert_eq!(
-            parts,
+            found.what.split("; ").collect::<Vec<_>>(),
             [
-                "/etc/default/patroni:7: PG_shard_buffers: PostgreSQL 17 has no parameter shard_buffers: did you mean shared_buffers?",
+                "/etc/default/patroni:7: PG_shard_buffers: PostgreSQL 17 has no parameter shard_buffers",
                 "/etc/default/patroni:7: PG_work_mem: PostgreSQL 17 refuses the value: invalid value for parameter \"work_mem\": \
-                 \"8XB\" (Valid units for this parameter are \"B\" and \"kB\")",
+                 \"8XB\"",
                 "/etc/default/patroni:7: PG_jit: PostgreSQL 17 refuses the value: parameter \"jit\" requires a Boolean value",
                 "/etc/default/patroni:7: PG_datestyle: PostgreSQL 17 refuses the value: invalid value for parameter \"DateStyle\": \"b\"",
             ]
         );
-        assert!(explain("boo\n", &id, &asked, Vec::new).to_string().contains("boo"));
+        let hints = "Did you mean shared_buffers? Valid units for this parameter are \"B\" and \"kB\".";
+        assert_eq!(found.hint.as_deref(), Some(hints));
+        let one = "2026 GMT [1] LOG:  parameter \"jit\" requires a Boolean value\n";
+        assert_eq!(explain(one, &id, &asked, Vec::new).place.as_deref(), Some("/etc/default/patroni:7"));
+        assert!(explain("boo\n", &id, &asked, Vec::new).what.contains("boo"));
     }
 }

@@ -1,28 +1,28 @@
-//! The port of an instance: asked for, kept, or the next one that nobody has.
+//! The port of a cluster: the requested one, the present one, or the next free one.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use host::clusters::{self, Installed};
 use host::settings::Settings;
-use host::{ClusterId, Root};
+use host::{ClusterId, Root, fail};
 
 use crate::patroni::paths::{REST_OFFSET, instances, patroni_file};
 
-/// The host as far as ports matter.
+/// The ports of this host.
 pub struct Ports<'a> {
     /// Its clusters.
     pub clusters: &'a [Installed],
-    /// The cluster that is configured here.
+    /// The cluster that is being configured.
     pub own: Option<&'a Installed>,
-    /// The port that this instance's present Patroni file has.
+    /// The port in the present Patroni file of this cluster.
     pub present: Option<u16>,
-    /// Who has claimed a port by a Patroni file of another instance.
+    /// The other cluster whose Patroni file claims a port.
     pub claimed_by: &'a dyn Fn(u16) -> Option<ClusterId>,
-    /// The port of raft that this instance's present Patroni file has.
+    /// The Raft port in the present Patroni file of this cluster.
     pub raft: Option<u16>,
 }
 
 impl Ports<'_> {
-    /// Who has this port already, for an error.
+    /// Why this port is not free, as the end of a sentence that begins with the port.
     pub(crate) fn taken(&self, root: &Root, port: u16) -> Option<String> {
         if let Some(other) = (self.claimed_by)(port) {
             return Some(format!("is claimed by {}", patroni_file(&other).display()));
@@ -35,26 +35,20 @@ impl Ports<'_> {
     }
 }
 
-/// `--port` or `PORT`, the port it has in its Patroni file, the port of the existing cluster, or the next free one.
-pub(crate) fn port(
-    root: &Root,
-    id: &ClusterId,
-    settings: &Settings,
-    ports: &Ports,
-    own: Option<&Installed>,
-) -> Result<u16> {
+/// `--port` or `PORT`, else the port in the Patroni file, else that of the existing cluster, else the next free one.
+pub(crate) fn port(root: &Root, id: &ClusterId, settings: &Settings, ports: &Ports) -> Result<u16> {
     let most = u64::from(u16::MAX - REST_OFFSET);
     let asked = settings.number("PORT", 1024, most)?.map(|port| u16::try_from(port).unwrap_or(u16::MAX));
     if let Some(port) = asked {
         let claim = settings.get("PORT").map(|setting| setting.origin.to_string()).unwrap_or_default();
         if let Some(other) = ports.clusters.iter().find(|cluster| cluster.port == port && cluster.id != *id) {
-            bail!("{claim}: port {port} belongs to the cluster {}: choose another one", other.id);
+            fail!(at claim, "port {port} belongs to the cluster {}", other.id; "Choose another port.");
         }
         if let Some(other) = (ports.claimed_by)(port).or_else(|| (ports.claimed_by)(port + REST_OFFSET)) {
-            bail!(
-                "{claim}: port {port} or {} is claimed by {}: choose another one",
-                port + REST_OFFSET,
-                patroni_file(&other).display()
+            fail!(
+                at claim,
+                "port {port} or {} is claimed by {}", port + REST_OFFSET, patroni_file(&other).display();
+                "Choose another port."
             );
         }
         return Ok(port);
@@ -62,12 +56,11 @@ pub(crate) fn port(
     if let Some(port) = ports.present {
         return Ok(port);
     }
-    if let Some(cluster) = own {
+    if let Some(cluster) = ports.own {
         if let Some(other) = (ports.claimed_by)(cluster.port) {
-            bail!(
-                "port {} of the existing cluster {id} is claimed by {}: choose another one with --port",
-                cluster.port,
-                patroni_file(&other).display()
+            fail!(
+                "port {} of the existing cluster {id} is claimed by {}", cluster.port, patroni_file(&other).display();
+                "Choose another port with --port."
             );
         }
         return Ok(cluster.port);
@@ -80,8 +73,8 @@ pub(crate) fn port(
     })
 }
 
-/// The ports that the Patroni files of other instances name. Only the lines with addresses are read: a host can have
-/// hundreds of these files, and a port too many does no harm.
+/// The ports in the Patroni files of other clusters. Only the lines with addresses are read: a host can have hundreds of these
+/// files, and one port too many does no harm.
 pub(crate) fn claims(root: &Root, id: &ClusterId) -> Result<Vec<(u16, ClusterId)>> {
     let mut claims = Vec::new();
     for other in instances(root)?.into_iter().filter(|other| other != id) {

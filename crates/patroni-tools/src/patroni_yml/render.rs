@@ -1,10 +1,11 @@
-//! Config and template make the text of the file; the text is read back before it is believed.
+//! Generates the text of the Patroni file from configuration and template, and parses it to verify it.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use host::Root;
+use anyhow::{Context, Result};
+use host::trouble::Explain;
+use host::{Root, fail};
 
 use crate::files::header::with_header;
 use crate::files::template::{environment, explain};
@@ -14,27 +15,27 @@ use crate::patroni_yml::config::Config;
 
 const NAME: &str = "patroni.yml.j2";
 
-/// The whole text of an instance's file.
+/// The text of the Patroni file.
 pub fn render(root: &Root, config: &Config, template: Option<&Path>) -> Result<String> {
     let environment = environment(root);
     let body = match template {
         None => environment.get_template(NAME).and_then(|found| found.render(config)),
         Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            // The name ends as the shipped one does, because it decides that values are quoted.
+            let text = std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
+            // The end of the name makes minijinja quote the values, as in the shipped template.
             environment.render_named_str(&format!("{}/{NAME}", path.display()), &text, config)
         }
     }
     .map_err(|error| explain(&error, NAME))?;
     let body = printable(&body);
-    let sources = format!("{} and {}", host::settings::SITE_FILE, host::settings::instance_file(&config.id).display());
+    let sources = format!("{} and {}", host::settings::SITE_FILE, host::settings::cluster_file(&config.id).display());
     let text = with_header(&body, &sources, &config.id.slashed());
     read_back(&text, config)?;
     Ok(text)
 }
 
-/// JSON is YAML but for these characters: YAML 1.1 (5.1, 5.4) takes some for line breaks and refuses the others. They can
-/// only come from values, which are in double quotes.
+/// JSON is YAML except for these characters: YAML 1.1 (5.1, 5.4) treats some as line breaks and refuses the others. They
+/// occur only in values, which are in double quotes.
 fn printable(body: &str) -> String {
     let mut out = String::with_capacity(body.len());
     for c in body.chars() {
@@ -48,42 +49,51 @@ fn printable(body: &str) -> String {
     out
 }
 
-/// The text must say what was meant, whatever the template did to it.
+/// The text must have the resolved values, whatever the template does with them.
 fn read_back(text: &str, config: &Config) -> Result<()> {
     let path = patroni_file(&config.id);
-    let yaml = Yaml::parse(&path, text).context("the template does not make YAML")?;
+    let yaml = Yaml::parse(&path, text).context("the template generates an unusable file")?;
     if yaml.document().is_none() {
-        bail!("the template makes an empty file: correct it");
+        fail!("the template generates an empty file"; "Correct the template.");
     }
     if let Some(twice) = yaml::twice(text) {
-        bail!(
-            "the template makes a key twice, of which Patroni would drop one ({twice}): put it into the block that has it already"
+        fail!(
+            "the template defines a key twice, so that Patroni would ignore one of them ({twice})";
+            "Add it to the block that defines it already."
         );
     }
     if let Some(place) = yaml.first_empty() {
-        bail!(
-            "the template leaves {place} empty, by which Patroni would ignore more than that: give it a value or leave it out"
+        fail!(
+            "the template leaves {place} empty, which makes Patroni ignore the whole section";
+            "Give it a value, or leave it out."
         );
     }
     let meant = [("scope", config.scope.as_str()), ("name", config.name.as_str())];
     for (key, meant) in meant {
         if yaml.text(&[key]).as_deref() != Some(meant) {
-            bail!("the template changes {key} from '{meant}': set MEMBER_NAME instead of changing it there");
+            fail!(
+                "the template changes {key} from '{meant}'";
+                "Remove the change from the template. The name of the member is set by MEMBER_NAME."
+            );
         }
     }
     for (section, meant) in [("postgresql", config.port), ("restapi", config.rest_port)] {
-        let port = yaml.port(section).context("the template makes a file that Patroni cannot use")?;
+        let port = yaml
+            .port(section)
+            .context("the template generates an unusable file")
+            .or_hint(|| "Correct the template.".to_owned())?;
         if port != meant {
-            bail!("the template makes {section} listen on port {port}, not on {meant}: use --port or PORT");
+            fail!(
+                "the template makes {section} listen on port {port}, not on {meant}";
+                "Remove the change from the template, and set PORT or use --port."
+            );
         }
     }
     let data_dir = yaml.text(&["postgresql", "data_dir"]).unwrap_or_default();
     if Path::new(&data_dir) != config.data_directory {
-        bail!(
-            "the template sets data_dir to '{data_dir}', but {} is in {}: set data_directory in {}",
-            config.id,
-            config.data_directory.display(),
-            host::createcluster::PATH
+        fail!(
+            "the template sets data_dir to '{data_dir}', but the data directory of {} is {}", config.id, config.data_directory.display();
+            "Set data_directory in {} instead.", host::createcluster::PATH
         );
     }
     Ok(())

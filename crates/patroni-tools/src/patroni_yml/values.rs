@@ -1,19 +1,23 @@
-//! Single values that more than one section needs.
+//! Single values that several sections need, and where a setting is defined.
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow};
 use host::settings::Settings;
-use host::{Root, facts, members};
+use host::{Root, facts, fail, members, trouble};
 
-/// Where in the store all instances are, with a slash at both ends.
+/// `FILE:LINE` of the first of these keys that is set: the place of a problem with more than one key. Empty if none is set.
+pub fn origin(settings: &Settings, keys: &[&str]) -> String {
+    keys.iter().find_map(|key| settings.get(key)).map_or_else(String::new, |setting| setting.origin.to_string())
+}
+
+/// The path in the DCS below which all clusters are, with a slash at both ends.
 pub fn namespace(settings: &Settings) -> Result<String> {
     let namespace = settings.parse("NAMESPACE", |text| {
-        if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_.-".contains(&b)) {
-            Ok(format!("/{}/", text.trim_matches('/')))
-        } else {
-            bail!("'{text}' is not a path of the store: use letters, digits, '_', '.', '-' and '/'")
+        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_.-".contains(&b)) {
+            fail!("'{text}' is not a path in the DCS"; "Use letters, digits, '_', '.', '-' and '/'.");
         }
+        Ok(format!("/{}/", text.trim_matches('/')))
     })?;
     Ok(namespace.unwrap_or_else(|| "/postgresql-common/".to_owned()))
 }
@@ -24,9 +28,11 @@ pub fn member_name(root: &Root, settings: &Settings) -> Result<String> {
     name.map_or_else(|| facts::host_name(root), Ok)
 }
 
-/// A path as Patroni takes it.
+/// A path as Patroni reads it.
 pub fn path_text(path: &Path) -> Result<String> {
-    path.to_str()
-        .map(str::to_owned)
-        .with_context(|| format!("{} is not UTF-8: Patroni cannot take this path", path.display()))
+    path.to_str().map(str::to_owned).ok_or_else(|| {
+        anyhow!(
+            trouble!("the path {} is not UTF-8", path.display(); "Choose another path: Patroni cannot use this one.")
+        )
+    })
 }

@@ -1,5 +1,5 @@
-//! One table of all instances of this host: `pg_lsclusters` for the members of clusters. Every instance is asked for itself and at
-//! the same time as the others, so that a store that is away keeps nobody else from being shown.
+//! One table of all clusters of this host: `pg_lsclusters` for the members of Patroni clusters. The clusters are asked independently and at
+//! the same time, so that an unreachable DCS does not prevent the others from being shown.
 
 use std::net::IpAddr;
 use std::panic::resume_unwind;
@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
-use host::endpoint::Point;
+use anyhow::Result;
+use host::endpoint::Endpoint;
 use host::report::{self, Level, Reporter};
+use host::trouble::{Explain, Trouble};
 use host::{ClusterId, Root, clusters};
 use serde::Serialize;
 use serde_json::Value;
@@ -21,30 +22,30 @@ use crate::patroni::paths::patroni_file;
 use crate::patroni::patronictl::{Member, Patronictl};
 use crate::pg_patronictl::{patronictl, read, rights, scope};
 
-/// How long one store may take: longer than a member of it that is away keeps patronictl waiting.
+/// How long one DCS may take: longer than patronictl waits for an unreachable server of it.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// How many are asked at a time; a host can have hundreds of instances.
+/// How many are asked at a time; a host can have hundreds of clusters.
 const AT_A_TIME: usize = 16;
 
-/// A member, or an instance of which nothing is known.
+/// A member, or a cluster that could not be asked.
 #[derive(Debug, Default, Serialize)]
 struct Row {
     version: String,
     cluster: String,
     port: Option<u16>,
     member: Option<String>,
-    /// Is it the one on this host?
+    /// Is it the member on this host?
     own: bool,
     role: Option<String>,
     state: String,
     timeline: Option<u64>,
     lag_in_mb: Option<Value>,
-    /// The addresses that this member is to have.
+    /// The virtual IP addresses that this member should have.
     vip: Vec<IpAddr>,
-    /// The name that is to lead to it.
+    /// The DNS name that should resolve to them.
     dns_name: Option<String>,
-    /// Why nothing is known.
+    /// Why the cluster could not be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -77,12 +78,12 @@ impl Row {
             vips.join(","),
             self.dns_name.clone().unwrap_or_default(),
         ];
-        // What others put into the store must not move the cursor.
+        // Text from the DCS must not move the cursor.
         cells.map(|cell| if cell.is_empty() { "-".to_owned() } else { report::plain(&cell) })
     }
 }
 
-/// Prints the table; what could not be asked is a row of it, and the reason goes to stderr.
+/// Prints the table. A cluster that could not be asked has a row; the reason is written to stderr.
 pub fn run(root: &Root, ids: &[ClusterId], json: bool, reporter: &Reporter) -> Result<()> {
     if !ids.is_empty() {
         patronictl(root)?;
@@ -93,27 +94,28 @@ pub fn run(root: &Root, ids: &[ClusterId], json: bool, reporter: &Reporter) -> R
         match looked {
             Ok(members) => rows.extend(members),
             Err(error) => {
-                let error = format!("{error:#}");
-                rows.push(Row { port: port_here(root, id), error: Some(error.clone()), ..Row::new(id, "unknown") });
-                errors.push((id, error));
+                let mut trouble = Trouble::of(&error);
+                rows.push(Row { port: port_here(root, id), error: Some(trouble.line()), ..Row::new(id, "unknown") });
+                trouble.place = Some(trouble.place.map_or_else(|| id.to_string(), |place| format!("{id}: {place}")));
+                errors.push((id, trouble));
             }
         }
     }
     report::print(&if json { format!("{}\n", serde_json::to_string_pretty(&rows)?) } else { table(&rows) });
     let files: Vec<PathBuf> = ids.iter().map(patroni_file).collect();
     let refused = rights::check(root, &files);
-    // One sentence for all files, which have the same remedy.
+    // One message for all unreadable files, which have the same hint.
     errors.retain(|(id, _)| !rights::refused(root, &patroni_file(id)));
-    let mut sentences: Vec<String> = errors.into_iter().map(|(id, error)| format!("{id}: {error}")).collect();
-    sentences.extend(refused.err().map(|error| format!("{error:#}")));
-    let last = sentences.pop();
-    for sentence in sentences {
-        reporter.say(Level::Error, sentence);
+    let mut troubles: Vec<Trouble> = errors.into_iter().map(|(_, trouble)| trouble).collect();
+    troubles.extend(refused.err().map(|error| Trouble::of(&error)));
+    let last = troubles.pop();
+    for trouble in troubles {
+        reporter.tell(Level::Error, &trouble);
     }
-    last.map_or(Ok(()), |last| Err(anyhow!(last)))
+    last.map_or(Ok(()), |last| Err(last.into()))
 }
 
-/// Does the same for all, some at a time; the answers are in the order of `ids`.
+/// Does the same for all clusters, some at a time; the answers are in the order of `ids`.
 fn all<T: Send>(ids: &[ClusterId], work: impl Fn(&ClusterId) -> Result<T> + Sync) -> Vec<Result<T>> {
     let next = AtomicUsize::new(0);
     let worker = || {
@@ -132,16 +134,16 @@ fn all<T: Send>(ids: &[ClusterId], work: impl Fn(&ClusterId) -> Result<T> + Sync
     answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
-/// The members of one instance, and this host's own even where the store does not know it.
+/// The members of one cluster, and the one on this host even if the DCS does not know it.
 fn look(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<Vec<Row>> {
     let file = patroni_file(id);
     rights::check(root, from_ref(&file))?;
     let yaml = read(root, &file)?;
-    rights::check(root, &rights::of_store(&yaml))?;
-    let remedy = format!("run patroni-gen-config --check {id}, which says why");
+    rights::check(root, &rights::of_dcs(&yaml))?;
+    let remedy = format!("See the cause with: patroni-gen-config --check {id}");
     let members = Patronictl::new(root, id, &scope(&yaml, &file)?)?.within(LIMIT, remedy).members()?;
-    let point = Point::read(root, id).unwrap_or_else(|error| {
-        reporter.warn(format!("{id}: {error:#}"));
+    let point = Endpoint::read(root, id).at(id).unwrap_or_else(|error| {
+        reporter.warn(Trouble::of(&error));
         None
     });
     let own = yaml.text(&["name"]);
@@ -154,7 +156,7 @@ fn look(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn row(id: &ClusterId, member: Member, own: Option<&str>, port: Option<u16>, point: Option<&Point>) -> Row {
+fn row(id: &ClusterId, member: Member, own: Option<&str>, port: Option<u16>, point: Option<&Endpoint>) -> Row {
     let own = own == Some(member.name.as_str());
     let leads = match member.role.as_str() {
         "Leader" => true,
@@ -175,13 +177,13 @@ fn row(id: &ClusterId, member: Member, own: Option<&str>, port: Option<u16>, poi
     }
 }
 
-/// The port of an instance whose members are not known.
+/// The port of a cluster that could not be asked.
 fn port_here(root: &Root, id: &ClusterId) -> Option<u16> {
     let listens = || Yaml::parse(&patroni_file(id), &root.read(patroni_file(id)).ok()??).ok()?.port("postgresql").ok();
     listens().or_else(|| Some(clusters::find(root, id).ok()??.port))
 }
 
-/// Aligned as by `pg_lsclusters`.
+/// Aligned like the table of `pg_lsclusters`.
 fn table(rows: &[Row]) -> String {
     let header =
         ["Ver", "Cluster", "Port", "Member", "Role", "State", "TL", "Lag in MB", "VIP", "DNS name"].map(str::to_owned);
@@ -201,9 +203,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_address_is_wanted_where_the_leader_is() {
+    fn the_leader_should_have_the_address() {
         let id: ClusterId = "16/main".parse().unwrap();
-        let point = |standby_leader| Point {
+        let point = |standby_leader| Endpoint {
             id: id.clone(),
             vips: vec![host::endpoint::Vip { address: IpAddr::from([10, 0, 3, 100]), prefix: Some(24) }],
             manager: host::endpoint::Manager::Dnscp,

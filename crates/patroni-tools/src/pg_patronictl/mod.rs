@@ -1,7 +1,7 @@
-//! `pg_patronictl`: patronictl that understands `16/main` and `PGCLUSTER`, and one table of all instances of this host.
+//! `pg_patronictl`: patronictl that understands `16/main` and `PGCLUSTER`, and one table of all clusters of this host.
 //!
-//! Reads the Patroni files and the settings and runs `patronictl`; where an instance is meant, it becomes `patronictl`. It writes
-//! nothing, and has no more rights than who calls it.
+//! It reads the Patroni files and the settings and runs `patronictl`; for one cluster it executes `patronictl` in its place. It writes
+//! nothing, and has no more permissions than its caller.
 
 mod list;
 mod rights;
@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::slice::from_ref;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context as _, Result};
 use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser};
 use host::report::Reporter;
-use host::{ClusterId, Root};
+use host::trouble::{Explain, Trouble};
+use host::{ClusterId, Root, fail, trouble};
 use nix::sys::prctl::set_dumpable;
 
 use crate::files::yaml::Yaml;
@@ -27,48 +28,54 @@ const NAME: &str = "pg_patronictl";
 
 const LIST: &str = "list";
 
-/// Commands that do not take the name of the cluster from the file (`patroni/ctl.py`). The last one says only its own version
-/// without a name.
+/// Commands that do not take the name of the cluster from the file (`patroni/ctl.py`). Without a name, the last one only prints the
+/// version of patronictl.
 const WITHOUT_SCOPE: [&str; 6] = ["flush", "reinit", "reload", "remove", "restart", "version"];
 
-/// patronictl's own options that have a value.
+/// The global options of patronictl that have a value.
 const WITH_VALUE: [&str; 5] = ["-c", "--config-file", "-d", "--dcs-url", "--dcs"];
 
-/// patronictl for the instances of this host: finds the file, and the name of the cluster where patronictl wants it.
+/// Runs patronictl for a cluster of this host with its Patroni file and scope, or lists all clusters of this host.
 #[derive(Debug, Parser)]
 #[command(
     name = NAME,
     version,
-    override_usage = "pg_patronictl [INSTANCE] COMMAND [ARGUMENT]...\n       pg_patronictl list [--json]",
-    after_help = "INSTANCE is 16/main, 16-main or the two words 16 main; without it $PGCLUSTER, or the only one that this host \
-                  has. COMMAND and what follows is for patronictl; without an instance, list shows all of this host, and marks \
-                  this host's own members with *.\n\nManual: pg_patronictl(1), patronictl(1)"
+    override_usage = "pg_patronictl [CLUSTER] COMMAND [ARGUMENT]...\n       pg_patronictl list [--json]",
+    after_help = "CLUSTER is 16/main, 16-main or the two words 16 main. The default is $PGCLUSTER, or the only cluster of this \
+                  host. COMMAND and its arguments are passed to patronictl. Without a cluster, list shows all clusters of this \
+                  host, and marks the members on this host with *.\n\nManual: pg_patronictl(1), patronictl(1)"
 )]
 struct Args {
-    /// With list and without an instance: print the table as JSON
+    /// With list and without a cluster: print the table as JSON
     #[arg(long)]
     json: bool,
-    /// The instance, and a command of patronictl with its arguments
+    /// The cluster, and a command of patronictl with its arguments
     #[arg(value_name = "WORD", trailing_var_arg = true, hide = true)]
     words: Vec<OsString>,
 }
 
-/// What is asked for.
+/// What to do.
 #[derive(Debug, PartialEq, Eq)]
 enum Call {
-    /// All instances of this host.
+    /// List all clusters of this host.
     Table { json: bool },
-    /// patronictl with the file of an instance.
+    /// Run patronictl with the file of a cluster.
     Patronictl(ClusterId, Vec<OsString>),
 }
 
-/// Why there is no call.
+/// Why there is nothing to do.
 #[derive(Debug)]
 enum Refusal {
     /// The command line is wrong, or asks for help.
     Usage(clap::Error),
-    /// It is not, but there is no such instance.
+    /// The command line is correct, but there is no such cluster.
     Failure(anyhow::Error),
+}
+
+impl From<Trouble> for Refusal {
+    fn from(trouble: Trouble) -> Self {
+        Self::Failure(trouble.into())
+    }
 }
 
 impl From<anyhow::Error> for Refusal {
@@ -81,7 +88,7 @@ impl From<anyhow::Error> for Refusal {
 #[must_use]
 pub fn main() -> ExitCode {
     let reporter = Reporter::new(NAME);
-    // A core dump would have the passwords of the Patroni files.
+    // A core dump would contain the passwords of the Patroni files.
     let _ = set_dumpable(false);
     let root = Root::from_environment();
     match parse(std::env::args_os()).and_then(|args| run(&root, args, &reporter)) {
@@ -94,8 +101,8 @@ pub fn main() -> ExitCode {
 fn parse(words: impl Iterator<Item = OsString>) -> Result<Args, Refusal> {
     Args::try_parse_from(words).map_err(|error| match error.get(ContextKind::InvalidArg) {
         Some(argument) => usage(&format!(
-            "unexpected argument '{argument}': what is for patronictl stands behind an instance, as in pg_patronictl 16/main list \
-             --extended"
+            "unexpected argument '{argument}': options of patronictl need a cluster before them, as in 'pg_patronictl 16/main list \
+             --extended'"
         )),
         None => Refusal::Usage(error),
     })
@@ -103,48 +110,47 @@ fn parse(words: impl Iterator<Item = OsString>) -> Result<Args, Refusal> {
 
 fn run(root: &Root, args: Args, reporter: &Reporter) -> Result<(), Refusal> {
     rights::check(root, &[PathBuf::from(DIRECTORY)])?;
-    let instances = instances(root)?;
-    match plan(args, std::env::var("PGCLUSTER").ok().as_deref(), &instances)? {
-        Call::Table { json } => list::run(root, &instances, json, reporter)?,
+    let clusters = instances(root)?;
+    match plan(args, std::env::var("PGCLUSTER").ok().as_deref(), &clusters)? {
+        Call::Table { json } => list::run(root, &clusters, json, reporter)?,
         Call::Patronictl(id, words) => become_patronictl(root, &id, words)?,
     }
     Ok(())
 }
 
-/// From the command line, `PGCLUSTER` and the instances of this host.
-fn plan(args: Args, environment: Option<&str>, instances: &[ClusterId]) -> Result<Call, Refusal> {
+/// Decides from the command line, `PGCLUSTER` and the clusters of this host.
+fn plan(args: Args, environment: Option<&str>, clusters: &[ClusterId]) -> Result<Call, Refusal> {
     let Args { json, mut words } = args;
-    let mut named = take_instance(&mut words)?;
+    let mut named = take_cluster(&mut words)?;
     if named.is_none() {
         let environment = environment.filter(|cluster| !cluster.is_empty());
-        named = environment.map(|cluster| cluster.parse().context("PGCLUSTER")).transpose()?;
+        named = environment.map(|cluster| cluster.parse().at("PGCLUSTER")).transpose()?;
     }
     let command = words.first().map(|word| word.to_string_lossy().into_owned());
     match (named, command.as_deref()) {
         (Some(_), _) if json => {
-            Err(usage("--json is for the list of all instances, with one write list --format json"))
+            Err(usage("--json is for the list of all clusters: for one cluster use list --format json"))
         }
-        (Some(id), _) if !instances.contains(&id) => Err(unknown(&id, instances).into()),
+        (Some(id), _) if !clusters.contains(&id) => Err(unknown(&id, clusters).into()),
         (Some(id), _) => Ok(Call::Patronictl(id, words)),
-        (None, None) => Err(usage("which command? pg_patronictl list shows all instances of this host")),
+        (None, None) => Err(usage("no command is given: 'pg_patronictl list' shows all clusters of this host")),
         (None, Some(LIST)) => {
             let rest = parse([OsString::from(NAME)].into_iter().chain(words.drain(..).skip(1)))?;
             match rest.words.first() {
                 None => Ok(Call::Table { json: json || rest.json }),
                 Some(word) => Err(usage(&format!(
-                    "unexpected argument '{}': an instance stands before the command, as in pg_patronictl 16/main list",
+                    "unexpected argument '{}': the cluster comes before the command, as in 'pg_patronictl 16/main list'",
                     word.to_string_lossy()
                 ))),
             }
         }
         (None, Some(command)) if json => Err(usage(&format!("--json is for list, not for {command}"))),
-        (None, Some(command)) => match instances {
+        (None, Some(command)) => match clusters {
             [only] => Ok(Call::Patronictl(only.clone(), words)),
-            [] => Err(anyhow!("this host has no instance: run patroni-gen-config 16/main").into()),
-            several => Err(anyhow!(
-                "which instance? name it, as in pg_patronictl {} {command}, or set PGCLUSTER: this host has {}",
-                several[0],
-                enumerate(several)
+            [] => Err(trouble!("this host has no Patroni file"; "Create one with: patroni-gen-config 16/main").into()),
+            several => Err(trouble!(
+                "no cluster is given, and this host has several: {}", enumerate(several);
+                "Add one, as in 'pg_patronictl {} {command}', or set PGCLUSTER.", several[0]
             )
             .into()),
         },
@@ -155,24 +161,21 @@ fn usage(message: &str) -> Refusal {
     Refusal::Usage(Args::command().error(ErrorKind::UnknownArgument, message))
 }
 
-fn unknown(id: &ClusterId, instances: &[ClusterId]) -> anyhow::Error {
-    let file = patroni_file(id);
-    let file = file.display();
-    if instances.is_empty() {
-        return anyhow!("{file} does not exist, and this host has no other instance: run patroni-gen-config {id}");
-    }
-    anyhow!(
-        "{file} does not exist: run patroni-gen-config {id}, or name an instance of this host: {}",
-        enumerate(instances)
-    )
+fn unknown(id: &ClusterId, clusters: &[ClusterId]) -> Trouble {
+    let missing = trouble!("{} does not exist", patroni_file(id).display());
+    missing.hint(if clusters.is_empty() {
+        format!("Create it with: patroni-gen-config {id}")
+    } else {
+        format!("Create it with 'patroni-gen-config {id}', or use a cluster of this host: {}.", enumerate(clusters))
+    })
 }
 
-fn enumerate(instances: &[ClusterId]) -> String {
-    instances.iter().map(ClusterId::slashed).collect::<Vec<_>>().join(", ")
+fn enumerate(clusters: &[ClusterId]) -> String {
+    clusters.iter().map(ClusterId::slashed).collect::<Vec<_>>().join(", ")
 }
 
-/// Takes `16/main`, `16-main` or `16 main` from the front. No command of patronictl begins with a digit or has a slash.
-fn take_instance(words: &mut Vec<OsString>) -> Result<Option<ClusterId>> {
+/// Removes `16/main`, `16-main` or `16 main` from the front. No command of patronictl starts with a digit or contains a slash.
+fn take_cluster(words: &mut Vec<OsString>) -> Result<Option<ClusterId>> {
     let texts: Vec<&str> = words.iter().map_while(|word| word.to_str()).take(2).collect();
     let count = match texts.first() {
         Some(first) if first.contains('/') => 1,
@@ -190,35 +193,40 @@ fn take_instance(words: &mut Vec<OsString>) -> Result<Option<ClusterId>> {
     Ok(Some(id))
 }
 
-/// Never returns but with an error.
+/// Returns only if it fails.
 fn become_patronictl(root: &Root, id: &ClusterId, words: Vec<OsString>) -> Result<()> {
     let file = patroni_file(id);
     rights::check(root, from_ref(&file))?;
     let yaml = read(root, &file)?;
-    rights::check(root, &rights::of_store(&yaml))?;
+    rights::check(root, &rights::of_dcs(&yaml))?;
     let mut command = Command::new(patronictl(root)?);
     command.arg("-c").arg(root.path(&file)).args(with_scope(words, &scope(&yaml, &file)?));
     only_the_file(&mut command);
-    Err(command.exec()).context("cannot run patronictl")
+    Err(command.exec()).context("could not run patronictl")
 }
 
 fn patronictl(root: &Root) -> Result<PathBuf> {
-    root.program("patronictl").map_err(|_| anyhow!("patronictl is missing: run apt install patroni"))
+    let Ok(program) = root.program("patronictl") else {
+        fail!("patronictl is not installed"; "Install it with: apt install patroni");
+    };
+    Ok(program)
 }
 
 fn read(root: &Root, file: &Path) -> Result<Yaml> {
     match root.read(file)? {
         Some(text) => Yaml::parse(file, &text),
-        None => bail!("{} does not exist any more: somebody has just removed it", file.display()),
+        None => fail!("{} has just been removed", file.display()),
     }
 }
 
 fn scope(yaml: &Yaml, file: &Path) -> Result<String> {
     yaml.text(&["scope"])
-        .with_context(|| format!("{}: scope is missing: add it, it is the name of the cluster", file.display()))
+        .context("scope is missing")
+        .at(file.display())
+        .or_hint(|| "Add it: it is the name of the Patroni cluster.".to_owned())
 }
 
-/// Puts the name of the cluster behind a command that needs it, unless it is there.
+/// Inserts the name of the cluster after a command that needs it, if it is missing.
 fn with_scope(mut words: Vec<OsString>, scope: &str) -> Vec<OsString> {
     let is = |word: &OsStr, known: &[&str]| known.iter().any(|known| word == *known);
     let mut value = false;
@@ -239,23 +247,26 @@ fn with_scope(mut words: Vec<OsString>, scope: &str) -> Vec<OsString> {
 mod tests {
     use super::*;
 
-    fn call(line: &str, environment: Option<&str>, instances: &str) -> String {
-        let instances: Vec<ClusterId> = instances.split_whitespace().map(|id| id.parse().unwrap()).collect();
+    fn call(line: &str, environment: Option<&str>, clusters: &str) -> String {
+        let clusters: Vec<ClusterId> = clusters.split_whitespace().map(|id| id.parse().unwrap()).collect();
         let words = [NAME].into_iter().chain(line.split_whitespace()).map(OsString::from);
-        match parse(words).and_then(|args| plan(args, environment, &instances)) {
+        match parse(words).and_then(|args| plan(args, environment, &clusters)) {
             Ok(Call::Table { json }) => if json { "json" } else { "table" }.to_owned(),
             Ok(Call::Patronictl(id, words)) => format!("{id}: {}", words.join(OsStr::new(" ")).to_string_lossy()),
             Err(Refusal::Usage(error)) => {
                 format!("{}: {}", error.exit_code(), error.to_string().lines().next().unwrap_or_default())
             }
-            Err(Refusal::Failure(error)) => format!("1: {error:#}"),
+            Err(Refusal::Failure(error)) => {
+                let trouble = Trouble::of(&error);
+                format!("1: {} | {}", trouble.line(), trouble.hint.unwrap_or_default())
+            }
         }
     }
 
     #[test]
-    fn an_instance_is_named_in_front_by_the_environment_or_is_the_only_one() {
+    fn the_cluster_comes_first_or_from_the_environment_or_is_the_only_one() {
         let several = "16/main 16/my-db 17/main";
-        for (line, environment, instances, expected) in [
+        for (line, environment, clusters, expected) in [
             ("16/main list", None, several, "16/main: list"),
             ("16-my-db list -e", None, several, "16/my-db: list -e"),
             ("16 main -k restart --help", None, several, "16/main: -k restart --help"),
@@ -269,50 +280,50 @@ mod tests {
                 "list --help",
                 None,
                 several,
-                "0: patronictl for the instances of this host: finds the file, and the name of the cluster where patronictl wants it",
+                "0: Runs patronictl for a cluster of this host with its Patroni file and scope, or lists all clusters of this host",
             ),
             ("--json list", None, several, "json"),
             ("show-config", None, "16/main", "16/main: show-config"),
         ] {
-            assert_eq!(call(line, environment, instances), expected, "{line}");
+            assert_eq!(call(line, environment, clusters), expected, "{line}");
         }
     }
 
     #[test]
-    fn what_is_wrong_is_said_in_one_sentence() {
+    fn errors_say_what_is_wrong() {
         let several = "16/main 17/main";
-        for (line, environment, instances, expected) in [
-            ("", None, several, "2: error: which command?"),
+        for (line, environment, clusters, expected) in [
+            ("", None, several, "2: error: no command is given"),
             ("-x list", None, several, "2: error: unexpected argument '-x'"),
             ("list -e", None, several, "2: error: unexpected argument '-e'"),
             ("list 16/main", None, several, "2: error: unexpected argument '16/main'"),
-            ("--json 16/main list", None, several, "2: error: --json is for the list of all instances"),
+            ("--json 16/main list", None, several, "2: error: --json is for the list of all clusters"),
             ("--json history", None, several, "2: error: --json is for list"),
             (
                 "pause",
                 None,
                 several,
-                "1: which instance? name it, as in pg_patronictl 16/main pause, or set PGCLUSTER: this",
+                "1: no cluster is given, and this host has several: 16/main, 17/main | Add one, as in 'pg_patronictl 16/main pause'",
             ),
-            ("pause", None, "", "1: this host has no instance"),
+            ("pause", None, "", "1: this host has no Patroni file"),
             (
                 "16/x list",
                 None,
                 several,
-                "1: /etc/patroni/16-x.yml does not exist: run patroni-gen-config 16/x, or name an",
+                "1: /etc/patroni/16-x.yml does not exist | Create it with 'patroni-gen-config 16/x', or use",
             ),
             ("16 list", None, several, "1: /etc/patroni/16-list.yml does not exist"),
             ("16", None, several, "1: '16' does not name a cluster"),
             ("main/16 list", None, several, "1: 'main' is not a PostgreSQL version"),
             ("pause", Some("main"), several, "1: PGCLUSTER: 'main' does not name a cluster"),
         ] {
-            let said = call(line, environment, instances);
+            let said = call(line, environment, clusters);
             assert!(said.starts_with(expected), "{line}: {said}");
         }
     }
 
     #[test]
-    fn the_name_of_the_cluster_goes_where_patronictl_wants_it() {
+    fn the_name_of_the_cluster_is_inserted_after_the_commands_that_need_it() {
         for (line, expected) in [
             ("restart pg1", "restart 16-main pg1"),
             ("restart 16-main pg1", "restart 16-main pg1"),

@@ -1,28 +1,28 @@
-//! May who calls read what patronictl has to read? patronictl itself answers with a stack trace, or not at all.
+//! Checks that the caller can read what patronictl has to read. patronictl itself would print a stack trace, or nothing.
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
-use host::Root;
+use anyhow::Result;
 use host::files::{Named, Opener};
+use host::{Root, fail};
 use nix::unistd::{Uid, User};
 
 use crate::files::yaml::Yaml;
 
-/// Where the Patroni file names files for the way to the store: sections and keys.
-const STORES: [&str; 4] = ["etcd3", "etcd", "consul", "zookeeper"];
+/// The files for the connection to the DCS in the Patroni file: sections and keys.
+const DCS: [&str; 4] = ["etcd3", "etcd", "consul", "zookeeper"];
 const FILES: [&str; 3] = ["cacert", "cert", "key"];
 
-/// The certificates and the key with which patronictl asks the store.
-pub fn of_store(yaml: &Yaml) -> Vec<PathBuf> {
-    let sections = STORES.iter().flat_map(|store| FILES.map(|file| [*store, file]));
+/// The certificates and the key with which patronictl connects to the DCS.
+pub fn of_dcs(yaml: &Yaml) -> Vec<PathBuf> {
+    let sections = DCS.iter().flat_map(|dcs| FILES.map(|file| [*dcs, file]));
     sections.filter_map(|path| yaml.text(&path).map(PathBuf::from)).collect()
 }
 
-/// Is a file there which the caller cannot read? One that is not there is for others to tell.
+/// Does a file exist that the caller cannot read? A missing one is reported elsewhere.
 pub fn refused(root: &Root, path: &Path) -> bool {
     let denied = |error: anyhow::Error| {
         error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::PermissionDenied)
@@ -30,7 +30,7 @@ pub fn refused(root: &Root, path: &Path) -> bool {
     !Uid::effective().is_root() && Opener::new(root, Named::Here).open(path).is_err_and(denied)
 }
 
-/// Says which of the files the caller cannot read, and what to do.
+/// Fails if the caller cannot read all of the files, and says what to do.
 pub fn check(root: &Root, paths: &[PathBuf]) -> Result<()> {
     let refused: Vec<&PathBuf> = paths.iter().filter(|path| refused(root, path)).collect();
     if refused.is_empty() {
@@ -38,23 +38,24 @@ pub fn check(root: &Root, paths: &[PathBuf]) -> Result<()> {
     }
     let names = refused.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
     let groups: Option<BTreeSet<String>> = refused.iter().map(|path| group(root, path)).collect();
-    let Some(groups) = groups else { bail!("you cannot read {names}: run it as root (sudo)") };
+    let Some(groups) = groups else { fail!("you cannot read {names}"; "Run this as root (sudo).") };
     let user = Uid::effective();
     let user = User::from_uid(user).ok().flatten().map_or_else(|| user.to_string(), |user| user.name);
     let commands = groups.iter().map(|group| format!("adduser {user} {group}")).collect::<Vec<_>>().join(", ");
-    bail!(
-        "you cannot read {names}: run it as root (sudo), or become a member of group {} ({commands}, and log in again)",
+    fail!(
+        "you cannot read {names}";
+        "Run this as root (sudo), or become a member of group {} ({commands}, and log in again).",
         groups.into_iter().collect::<Vec<_>>().join(" and ")
     )
 }
 
-/// The group, other than root's, that may what the caller may not: read the file, or enter the directory before it.
+/// The group other than root that has the permission which the caller lacks: to read the file, or to enter the directory before it.
 fn group(root: &Root, path: &Path) -> Option<String> {
     const READ: u32 = 0o040;
     const ENTER: u32 = 0o010;
     let (barrier, found) = path.ancestors().find_map(|barrier| Some((barrier, root.path(barrier).metadata().ok()?)))?;
-    let right = if barrier == path { READ } else { ENTER };
-    if found.gid() == 0 || found.mode() & right == 0 {
+    let permission = if barrier == path { READ } else { ENTER };
+    if found.gid() == 0 || found.mode() & permission == 0 {
         return None;
     }
     let groups = root.read("/etc/group").ok()??;

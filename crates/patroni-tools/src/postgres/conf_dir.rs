@@ -1,4 +1,4 @@
-//! The configuration of one instance, `/etc/postgresql/VERSION/NAME`, for a data directory that is there already.
+//! The configuration of one cluster, `/etc/postgresql/VERSION/NAME`, for a data directory that already exists.
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, Permissions};
@@ -6,14 +6,16 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use host::clusters::{self, config_directory};
-use host::{ClusterId, Root, conf, createcluster};
+use host::trouble::Explain;
+use host::{ClusterId, Root, conf, createcluster, fail, trouble};
 
 use crate::context::Context;
 use crate::postgres::child;
+use crate::postgres::programs::server_program;
 
-/// The server certificate of Debian (package ssl-cert), which `pg_createcluster` takes where it can be read.
+/// The server certificate of Debian (package ssl-cert), which `pg_createcluster` uses if it can be read.
 pub(crate) const CERTIFICATE: &str = "/etc/ssl/certs/ssl-cert-snakeoil.pem";
 
 /// What Patroni and postgresql-common read at every start, newest first.
@@ -34,9 +36,9 @@ const WRITTEN: [&str; 11] = [
     "pg_ident.conf.backup",
 ];
 
-/// The copies that Patroni keeps of the configuration; upstream's keeps them in the data directory, whence a base backup
-/// brings the primary's to the replica.
-pub(crate) const COPIES: [&str; 4] =
+/// Patroni's copies of the configuration. Upstream's Patroni keeps them in the data directory, so that a base backup contains those of the
+/// primary.
+const COPIES: [&str; 4] =
     ["postgresql.conf.backup", "postgresql.base.conf.backup", "pg_hba.conf.backup", "pg_ident.conf.backup"];
 
 /// Where this project prepares a configuration before it is put in place as a whole.
@@ -45,23 +47,21 @@ const STAGE: &str = ".new";
 /// Settings by name.
 pub(crate) type Settings = BTreeMap<&'static str, String>;
 
-/// Has the instance a configuration from which Patroni can start it?
+/// Has the cluster a configuration from which Patroni can start it?
 pub(crate) fn exists(root: &Root, id: &ClusterId) -> bool {
     MAIN_FILES.iter().any(|name| root.path(config_directory(id).join(name)).symlink_metadata().is_ok())
 }
 
-/// Refuses a configuration that leads PostgreSQL to another directory than the one that Patroni watches. PostgreSQL
-/// takes `data_directory` from its file, whatever `-D` says, and Patroni gives only `-D`.
+/// Refuses a configuration with which PostgreSQL would use another directory than the one that Patroni watches. PostgreSQL
+/// prefers `data_directory` in its file to `-D`, and Patroni passes only `-D`.
 pub(crate) fn check_data_directory(root: &Root, id: &ClusterId, directory: &Path) -> Result<()> {
     for name in MAIN_FILES {
         let file = config_directory(id).join(name);
         if let Some(other) = conf::read(root, &file)?.get("data_directory") {
             if !same(root, Path::new(other), directory) {
-                bail!(
-                    "{} names the data directory {other}, but Patroni's is {}: nothing was touched; correct \
-                     postgresql.data_dir in the Patroni file or data_directory there",
-                    file.display(),
-                    directory.display()
+                fail!(
+                    at file.display(), "data_directory is {other}, but Patroni's is {}", directory.display();
+                    "Nothing was changed. Correct postgresql.data_dir in the Patroni file, or data_directory in {}.", file.display()
                 );
             }
         }
@@ -69,29 +69,29 @@ pub(crate) fn check_data_directory(root: &Root, id: &ClusterId, directory: &Path
     Ok(())
 }
 
-/// Is what is there only the rest of a cluster that somebody dropped? `pg_dropcluster` takes `postgresql.conf` away but not
-/// Patroni's `postgresql.base.conf`, which Patroni would prefer to the new cluster's configuration.
+/// Is the configuration only what is left of a cluster that was dropped? `pg_dropcluster` removes `postgresql.conf` but not
+/// Patroni's `postgresql.base.conf`, which Patroni would prefer to the configuration of a new cluster.
 pub(crate) fn is_dropped(root: &Root, id: &ClusterId, directory: &Path) -> bool {
     let present = |name: &str| root.path(config_directory(id).join(name)).symlink_metadata().is_ok();
-    let holds_cluster = |directory: &Path| root.path(directory).join("PG_VERSION").exists();
-    if present("postgresql.conf") || !present("postgresql.base.conf") || holds_cluster(directory) {
+    let has_cluster = |directory: &Path| root.path(directory).join("PG_VERSION").exists();
+    if present("postgresql.conf") || !present("postgresql.base.conf") || has_cluster(directory) {
         return false;
     }
     let base = conf::read(root, config_directory(id).join("postgresql.base.conf")).unwrap_or_default();
-    !base.get("data_directory").is_some_and(|other| holds_cluster(Path::new(other)))
+    !base.get("data_directory").is_some_and(|other| has_cluster(Path::new(other)))
 }
 
-/// Sees to it that the configuration, if there is one, is that of this data directory: the rest of a dropped cluster is moved
-/// aside, that of another directory is refused.
+/// Ensures that the configuration, if there is one, belongs to this data directory: what is left of a dropped cluster is moved
+/// aside, a configuration for another directory is refused.
 pub(crate) fn settle(context: &Context, id: &ClusterId, directory: &Path) -> Result<()> {
     if is_dropped(&context.root, id, directory) {
-        tell_moved(context, id, "a dropped cluster", &set_aside(&context.root, id)?);
+        report_moved(context, id, "a dropped cluster", &set_aside(&context.root, id)?);
     }
     check_data_directory(&context.root, id, directory)
 }
 
-/// Tells what [`set_aside`] moved.
-pub(crate) fn tell_moved(context: &Context, id: &ClusterId, whose: &str, files: &[&str]) {
+/// Reports what [`set_aside`] has moved.
+pub(crate) fn report_moved(context: &Context, id: &ClusterId, whose: &str, files: &[&str]) {
     if !files.is_empty() {
         let directory = config_directory(id);
         context.reporter.info(format!(
@@ -103,16 +103,16 @@ pub(crate) fn tell_moved(context: &Context, id: &ClusterId, whose: &str, files: 
     }
 }
 
-/// Refuses a directory that another cluster of this host has in its configuration.
+/// Refuses a directory that is in the configuration of another cluster of this host.
 pub(crate) fn check_owner(context: &Context, id: &ClusterId, directory: &Path) -> Result<()> {
     let clusters = clusters::installed(&context.root);
-    // A file of another instance that cannot be read is no reason to have no replica of this one.
-    if let Some(doubt) = clusters.doubt() {
-        context.reporter.warn(format!("cannot tell whether {} is another cluster's too: {doubt}", directory.display()));
+    // An unreadable file of another cluster must not prevent a replica of this one.
+    if let Some(doubt) = clusters.warning() {
+        context.reporter.warn(trouble!("could not check if another cluster uses {}: {doubt}", directory.display()));
     }
     for other in clusters.known.iter().filter(|other| other.id != *id) {
         if other.data_directory.as_ref().is_some_and(|other| same(&context.root, other, directory)) {
-            bail!("{} is the data directory of {}: choose another for {id}", directory.display(), other.id);
+            fail!("{} is the data directory of {}", directory.display(), other.id; "Choose another one for {id}.");
         }
     }
     Ok(())
@@ -128,8 +128,8 @@ fn same(root: &Root, one: &Path, other: &Path) -> bool {
     }
 }
 
-/// Moves what an earlier, failed bootstrap left into `replaced`, and tells what. `pg_createcluster` refuses to work beside
-/// it, and Patroni would prefer its `postgresql.base.conf` to the new file. What else is there stays.
+/// Moves the files of an earlier, failed bootstrap into `replaced`, and returns their names. `pg_createcluster` fails if they are
+/// there, and Patroni would prefer their `postgresql.base.conf` to the new file. Other files stay.
 pub(crate) fn set_aside(root: &Root, id: &ClusterId) -> Result<Vec<&'static str>> {
     let directory = config_directory(id);
     let real = root.path(&directory);
@@ -143,7 +143,7 @@ pub(crate) fn set_aside(root: &Root, id: &ClusterId) -> Result<Vec<&'static str>
     make_directory(&replaced)?;
     for name in &found {
         std::fs::rename(real.join(name), replaced.join(name))
-            .with_context(|| format!("cannot move {} aside", directory.join(name).display()))?;
+            .with_context(|| format!("could not move {} aside", directory.join(name).display()))?;
     }
     Ok(found)
 }
@@ -151,7 +151,7 @@ pub(crate) fn set_aside(root: &Root, id: &ClusterId) -> Result<Vec<&'static str>
 fn remove_tree(real: &Path) -> Result<()> {
     match std::fs::remove_dir_all(real) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", real.display()))
+            Err(error).with_context(|| format!("could not remove {}", real.display()))
         }
         _ => Ok(()),
     }
@@ -162,38 +162,39 @@ fn make_directory(real: &Path) -> Result<()> {
         .recursive(true)
         .mode(0o755)
         .create(real)
-        .with_context(|| format!("cannot make the directory {}: it must belong to postgres", real.display()))
+        .with_context(|| format!("could not create the directory {}", real.display()))
+        .or_hint(|| "The directory above it must belong to postgres.".to_owned())
 }
 
-/// A configuration in the making, as `pg_createcluster` would have made it together with the data.
+/// A configuration that is being created, as `pg_createcluster` would have created it together with the data.
 ///
-/// `pg_createcluster` works on a stand-in that has nothing but the three files which it wants to move: when it fails, it runs
-/// `pg_dropcluster`, which removes the directory that the new configuration names, and that must not be somebody's data.
-/// So it can also work while the data is still being copied.
+/// `pg_createcluster` works on a stand-in that contains only the three files which it moves: when it fails, it runs
+/// `pg_dropcluster`, which removes the data directory of the new configuration, and that must not be one with data.
+/// So it can also work while the data are still being copied.
 pub(crate) struct Draft {
-    making: Option<Child>,
+    running: Option<Child>,
     directory: PathBuf,
     real: PathBuf,
-    made: PathBuf,
-    /// Was the directory not there before?
+    created: PathBuf,
+    /// Did the directory not exist before?
     new: bool,
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if let Some(mut making) = self.making.take() {
-            let _ = making.kill();
-            let _ = making.wait();
+        if let Some(mut running) = self.running.take() {
+            let _ = running.kill();
+            let _ = running.wait();
         }
         let _ = remove_tree(&self.real.join(STAGE));
         if self.new {
-            // Only where there is nothing else in it.
+            // This fails if there is anything else in it, which then stays.
             let _ = std::fs::remove_dir(&self.real);
         }
     }
 }
 
-/// Begins a configuration.
+/// Starts to create a configuration.
 pub(crate) fn begin(context: &Context, id: &ClusterId, port: Option<u16>) -> Result<Draft> {
     let directory = config_directory(id);
     let real = context.root.path(&directory);
@@ -202,8 +203,8 @@ pub(crate) fn begin(context: &Context, id: &ClusterId, port: Option<u16>) -> Res
     remove_tree(&stage)?;
     let stand_in = stage.join("data");
     make_directory(&stand_in)?;
-    let made = stage.join(id.version.as_str()).join(id.name.as_str());
-    let mut draft = Draft { making: None, directory, real, made, new };
+    let created = stage.join(id.version.as_str()).join(id.name.as_str());
+    let mut draft = Draft { running: None, directory, real, created, new };
     for (name, text) in samples(&context.root, id)? {
         write(&stand_in.join(name), &text, 0o600)?;
     }
@@ -215,22 +216,22 @@ pub(crate) fn begin(context: &Context, id: &ClusterId, port: Option<u16>) -> Res
         call.arg(format!("--port={port}"));
     }
     call.args([id.version.as_str(), id.name.as_str()]).stdout(Stdio::null()).stderr(Stdio::piped());
-    draft.making = Some(call.spawn().context("cannot run pg_createcluster")?);
+    draft.running = Some(call.spawn().context("could not run pg_createcluster")?);
     Ok(draft)
 }
 
 impl Draft {
-    /// Ends it for this data directory: file by file, `postgresql.conf` last, and never over a file that is there.
+    /// Completes it for this data directory: file by file, `postgresql.conf` last. No existing file is replaced.
     pub(crate) fn finish(mut self, context: &Context, data: &Path, settings: &Settings) -> Result<()> {
-        let making = self.making.take().context("pg_createcluster was not run")?;
-        let output = making.wait_with_output().context("cannot wait for pg_createcluster")?;
+        let running = self.running.take().context("pg_createcluster was not run")?;
+        let output = running.wait_with_output().context("could not wait for pg_createcluster")?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            bail!("pg_createcluster failed ({}): {}", output.status, said.trim().replace('\n', "; "));
+            fail!("pg_createcluster failed ({}): {}", output.status, said.trim().replace('\n', "; "));
         }
-        let conf_file = self.made.join("postgresql.conf");
+        let conf_file = self.created.join("postgresql.conf");
         let mut text =
-            std::fs::read_to_string(&conf_file).with_context(|| format!("cannot read {}", conf_file.display()))?;
+            std::fs::read_to_string(&conf_file).with_context(|| format!("could not read {}", conf_file.display()))?;
         let in_place = |name: &str| self.directory.join(name).display().to_string();
         text = set_value(&text, "data_directory", &data.display().to_string());
         text = set_value(&text, "hba_file", &in_place("pg_hba.conf"));
@@ -239,29 +240,43 @@ impl Draft {
             text = set_value(&text, key, value);
         }
         write(&conf_file, &text, 0o644)?;
-        put_in_place(&self.made, &self.real)
+        put_in_place(&self.created, &self.real)
     }
 }
 
-fn put_in_place(made: &Path, real: &Path) -> Result<()> {
+fn put_in_place(created: &Path, real: &Path) -> Result<()> {
     let list = |directory: &Path| -> std::io::Result<Vec<std::ffi::OsString>> {
         std::fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.file_name())).collect()
     };
-    let mut names = list(made).with_context(|| format!("cannot list {}", made.display()))?;
+    let mut names = list(created).with_context(|| format!("could not list {}", created.display()))?;
     names.sort_by_key(|name| name == "postgresql.conf");
     for name in names {
         let target = real.join(&name);
         if target.symlink_metadata().is_err() {
-            std::fs::rename(made.join(&name), &target)
-                .with_context(|| format!("cannot put {} in place", target.display()))?;
+            std::fs::rename(created.join(&name), &target)
+                .with_context(|| format!("could not put {} in place", target.display()))?;
         }
     }
     File::open(real)
         .and_then(|directory| directory.sync_all())
-        .with_context(|| format!("cannot sync {}", real.display()))
+        .with_context(|| format!("could not sync {}", real.display()))
 }
 
-/// Adds `pg_hba.conf` and `pg_ident.conf` where they are missing beside a configuration that names them, and tells which.
+/// Removes from a base backup the copies that Patroni made of the primary's configuration.
+pub(crate) fn remove_copies(root: &Root, data: &Path) -> Result<()> {
+    for name in COPIES {
+        match std::fs::remove_file(root.path(data).join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error)
+                    .with_context(|| format!("could not remove the primary's {name} from the base backup"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Adds `pg_hba.conf` and `pg_ident.conf` if they are missing beside a configuration that names them, and returns their names.
 pub(crate) fn complete(root: &Root, id: &ClusterId) -> Result<Vec<&'static str>> {
     let real = root.path(config_directory(id));
     let mut added = Vec::new();
@@ -292,14 +307,16 @@ fn write(real: &Path, text: &str, mode: u32) -> Result<()> {
         file.sync_all()?;
         std::fs::rename(&temporary, real)
     };
-    write().with_context(|| format!("cannot write {}", real.display()))
+    write().with_context(|| format!("could not write {}", real.display()))
 }
 
-/// The three files with which a data directory of this version begins.
+/// The three files that initdb puts into a data directory of this version.
 fn samples(root: &Root, id: &ClusterId) -> Result<[(&'static str, String); 3]> {
     let sample = |name: &str| -> Result<String> {
         let path = format!("/usr/share/postgresql/{}/{name}.sample", id.version);
-        root.read(&path)?.with_context(|| format!("{path} is missing: install postgresql-{}", id.version))
+        root.read(&path)?
+            .with_context(|| format!("{path} does not exist"))
+            .or_hint(|| format!("Install it with: apt install postgresql-{}", id.version))
     };
     Ok([
         ("postgresql.conf", sample("postgresql.conf")?),
@@ -344,8 +361,8 @@ local   all             postgres                                peer
     out
 }
 
-/// Has PostgreSQL a certificate by postgresql-common? An instance that is there as its configuration says, a new one as
-/// `pg_createcluster` will set it.
+/// Has PostgreSQL a certificate from postgresql-common? For an existing cluster its configuration says so; a new one gets what
+/// `pg_createcluster` sets.
 pub(crate) fn has_tls(root: &Root, id: &ClusterId) -> Result<bool> {
     let files = ["postgresql.base.conf", "postgresql.conf"].map(|name| config_directory(id).join(name));
     match files.iter().find(|file| root.path(file).exists()) {
@@ -354,10 +371,10 @@ pub(crate) fn has_tls(root: &Root, id: &ClusterId) -> Result<bool> {
     }
 }
 
-/// The server certificate as `pg_createcluster` would set it for a new cluster; it leaves it out for one that it adopts.
+/// The server certificate as `pg_createcluster` would set it for a new cluster; it does not for a cluster that it adopts.
 fn tls(root: &Root) -> Result<Settings> {
     const KEY: &str = "/etc/ssl/private/ssl-cert-snakeoil.key";
-    const AUTHORITY: &str = "/etc/postgresql-common/root.crt";
+    const CA: &str = "/etc/postgresql-common/root.crt";
     const CRL: &str = "/etc/postgresql-common/root.crl";
     let site_wide = conf::read(root, createcluster::PATH)?;
     let mut found = Settings::new();
@@ -369,19 +386,19 @@ fn tls(root: &Root) -> Result<Settings> {
         found.insert("ssl_cert_file", CERTIFICATE.to_owned());
         found.insert("ssl_key_file", KEY.to_owned());
     }
-    if root.read(AUTHORITY).is_ok_and(|text| text.is_some_and(|text| text.contains("-----BEGIN CERTIFICATE-----"))) {
-        found.insert("ssl_ca_file", AUTHORITY.to_owned());
+    if root.read(CA).is_ok_and(|text| text.is_some_and(|text| text.contains("-----BEGIN CERTIFICATE-----"))) {
+        found.insert("ssl_ca_file", CA.to_owned());
     }
     if root.path(CRL).exists() {
         found.insert("ssl_crl_file", CRL.to_owned());
     }
-    // createcluster.conf's own values are in the file already.
+    // The values of createcluster.conf are already in the file.
     found.retain(|key, _| *key == "ssl" || !site_wide.contains_key(*key));
     Ok(found)
 }
 
-/// Sets a value in the text of a `postgresql.conf` where it stands, or where it stands as a comment, or at the end, and
-/// keeps the comment behind it (as `PgCommon::set_conf_value` does).
+/// Sets a value in the text of a `postgresql.conf` where it is set, or where it is commented out, or at the end, and
+/// keeps the comment after it (as `PgCommon::set_conf_value` does).
 fn set_value(text: &str, key: &str, value: &str) -> String {
     let plain = !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     let value = if plain { value.to_owned() } else { format!("'{}'", value.replace('\'', "''")) };
@@ -403,7 +420,7 @@ fn set_value(text: &str, key: &str, value: &str) -> String {
         .collect()
 }
 
-/// What follows the value in a line that sets `key` (or would, without its `#`).
+/// What follows the value in a line that sets `key`, or would without its `#`.
 fn tail<'l>(line: &'l str, key: &str, commented: bool) -> Option<&'l str> {
     let line = line.trim_end_matches('\n');
     let line = if commented { line.trim_start().strip_prefix('#')? } else { line }.trim_start();
@@ -421,20 +438,20 @@ fn tail<'l>(line: &'l str, key: &str, commented: bool) -> Option<&'l str> {
     (end > 0 && (tail.trim().is_empty() || tail.trim_start().starts_with('#'))).then(|| tail.trim_end())
 }
 
-/// The settings that initdb chooses and `pg_createcluster` does not, where they follow from the data directory.
+/// The settings that initdb chooses and `pg_createcluster` does not, as far as they follow from the data directory.
 pub(crate) fn from_data(context: &Context, id: &ClusterId, data: &Path) -> Result<Settings> {
-    // What initdb finds on every machine that is not a toy.
+    // What initdb chooses on every host with enough memory.
     let mut settings = Settings::from([
         ("max_connections", "100".to_owned()),
         ("shared_buffers", "128MB".to_owned()),
         ("dynamic_shared_memory_type", "posix".to_owned()),
     ]);
-    let program = context.root.path(format!("/usr/lib/postgresql/{}/bin/pg_controldata", id.version));
+    let program = server_program(&context.root, id, "pg_controldata");
     let said = host::program::capture(host::program::at(&program).arg("-D").arg(context.root.path(data)))?;
     let segment = said
         .lines()
         .find_map(|line| line.strip_prefix("Bytes per WAL segment:")?.trim().parse::<u64>().ok())
-        .with_context(|| format!("{} did not tell the size of a WAL segment", program.display()))?;
+        .with_context(|| format!("{} did not print the size of a WAL segment", program.display()))?;
     // A server with large segments does not start with the built-in minimum (initdb's pretty_wal_size).
     let megabytes = segment / (1024 * 1024);
     let pretty = |segments: u64| match megabytes * segments {
@@ -452,7 +469,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sets_a_value_where_it_stands() {
+    fn sets_a_value_in_its_line() {
         let text = "#ssl = off\nport = 5432\t\t# (change requires restart)\n# port 1\n#log_timezone = 'x y' # c\n";
         assert_eq!(set_value(text, "ssl", "on").lines().next(), Some("ssl = on"));
         assert_eq!(set_value(text, "port", "5433").lines().nth(1), Some("port = 5433\t\t# (change requires restart)"));
@@ -509,7 +526,7 @@ mod tests {
         for holder in ["/srv/a", "/srv/b"] {
             std::fs::create_dir_all(root.path(holder)).unwrap();
             std::fs::write(root.path(holder).join("PG_VERSION"), "17").unwrap();
-            assert!(!dropped(), "{holder} holds data");
+            assert!(!dropped(), "{holder} has data");
             std::fs::remove_file(root.path(holder).join("PG_VERSION")).unwrap();
         }
         std::fs::write(etc.join("postgresql.conf"), "").unwrap();

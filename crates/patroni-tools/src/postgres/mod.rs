@@ -3,3 +3,6 @@
 pub(crate) mod child;
 pub(crate) mod conf_dir;
 pub(crate) mod data_dir;
+pub(crate) mod programs;
+pub(crate) mod psql;
+pub(crate) mod units;

@@ -5,22 +5,23 @@ usual_network
 usual_store
 ours || exit 0
 
-# refused WORDS SETTING: is it refused, with these words?
+# refused WORDS SETTING: is it refused once, with these words in the error or its hint?
 refused() {
     words=$1
     shift
     if patroni-gen-config 17 main "$@" 2> /tmp/said; then wrong "$* is taken"; fi
     grep -qF -- "$words" /tmp/said || wrong "$*: $(cat /tmp/said)"
-    [ "$(wc -l < /tmp/said)" = 1 ] || wrong "$*: more than one line: $(cat /tmp/said)"
+    [ "$(grep -vc ': hint: ' /tmp/said)" = 1 ] || wrong "$*: more than one error: $(cat /tmp/said)"
 }
 
-refused 'has no parameter shard_buffers: did you mean shared_buffers?' --set PG_shard_buffers=1GB
+refused 'has no parameter shard_buffers' --set PG_shard_buffers=1GB
+refused 'Did you mean shared_buffers?' --set PG_shard_buffers=1GB
 refused 'Valid units for this parameter are' --set PG_work_mem=10XB
 refused 'outside the valid range' --set PG_max_connections=5000000
 refused 'requires a Boolean value' --set PG_jit=maybe
 refused 'PostgreSQL 17 refuses the value' --set "PG_datestyle=b'c\\"
 printf 'work_mem = 1MB\nwork_mam = 1MB\n' > /tmp/parameters
-refused 'PG_PARAMETERS_FILE: /tmp/parameters: work_mam: PostgreSQL 17 has no parameter work_mam' \
+refused '/tmp/parameters: work_mam: PostgreSQL 17 has no parameter work_mam' \
     --set PG_PARAMETERS_FILE=/tmp/parameters
 [ ! -e "$(file 17 main)" ] || wrong 'a file was written'
 

@@ -16,7 +16,7 @@ has() {
 }
 
 if apply --yes; then wrong 'a cluster that does not exist is changed'; fi
-grep -q 'no configuration in the store yet' /tmp/said || wrong "no cluster: $(cat /tmp/said)"
+grep -q 'no configuration in the DCS yet' /tmp/said || wrong "no cluster: $(cat /tmp/said)"
 
 etcdctl put /postgresql-common/17-main/config \
     '{"ttl":30,"pause":true,"postgresql":{"parameters":{"work_mem":"4MB","auto_explain.log_min_duration":"1s"}}}' > /dev/null
@@ -30,7 +30,7 @@ PG_archive_command="cp '%p' \\ é"
 PG_PARAMETERS_FILE=/tmp/parameters
 EOF
 if apply < /dev/null; then wrong 'it changes the cluster without asking'; fi
-grep -q 'nobody can be asked' /tmp/said || wrong "not asked: $(cat /tmp/said)"
+grep -q 'stdin is not a terminal' /tmp/said || wrong "not asked: $(cat /tmp/said)"
 [ "$(has ttl)" = 30 ] || wrong 'it changed the cluster without asking'
 
 # Asked on a terminal.
@@ -45,7 +45,7 @@ parameters() { has postgresql parameters "$1"; }
 [ "$(parameters archive_command)" = "\"cp '%p' \\\\ é\"" ] || wrong "$(cat /tmp/config.yml)"
 
 apply || wrong "a second time: $(cat /tmp/said)"
-grep -q 'has what the settings want' /tmp/said || wrong "a second time: $(cat /tmp/said)"
-grep -q 'stays as it is: postgresql.parameters.work_mem' /tmp/said || wrong "$(cat /tmp/said)"
+grep -q 'the running cluster is up to date' /tmp/said || wrong "a second time: $(cat /tmp/said)"
+grep -q 'kept (--prune removes it): postgresql.parameters.work_mem' /tmp/said || wrong "$(cat /tmp/said)"
 apply --yes --prune || wrong "--prune: $(cat /tmp/said)"
 [ "$(parameters work_mem) $(has pause)" = 'KeyError True' ] || wrong "$(cat /tmp/config.yml)"

@@ -66,7 +66,7 @@ impl Session<'_> {
         match serde_json::from_str::<Value>(&answer.body) {
             Ok(Value::String(leader)) if leader.is_empty() => Err(no_leader()),
             Ok(Value::String(_)) => Ok(()),
-            _ => Err(self.question.complain(&self.server.host, &Fault::Foreign)),
+            _ => Err(self.question.complain(&self.server.host, &Fault::OtherProtocol)),
         }
     }
 

@@ -8,7 +8,7 @@ use openssl::base64;
 use serde_json::{Value, json};
 
 use crate::doctor::dcs::{Complaint, Content, Question, Said};
-use crate::patroni::version::Version;
+use crate::patroni::version::{Version, etcd_gateway};
 use crate::patroni_yml::dcs::{Kind, users_need};
 
 struct Session<'a> {
@@ -28,12 +28,9 @@ pub fn ask(question: &Question, host: &str, port: u16, end: Instant) -> Result<S
     if question.kind == Kind::Etcd {
         return session.second_api();
     }
-    if version < Version(3, 3, 0) {
-        return Err(Complaint::error(format!("it is etcd {version}, which Patroni does not work with"), "upgrade it"));
-    }
-    if version < Version(3, 4, 0) {
-        session.prefix = "/v3beta";
-    }
+    session.prefix = etcd_gateway(version).ok_or_else(|| {
+        Complaint::error(format!("it is etcd {version}, which Patroni does not work with"), "upgrade it")
+    })?;
     let mut notes = Vec::new();
     session.log_in(version, &mut notes)?;
     let content = session.content()?;
@@ -57,14 +54,14 @@ impl Session<'_> {
         let answer = self.call("/version", None).map_err(|fault| self.complain(&fault))?;
         let body: Option<Value> = serde_json::from_str(&answer.body).ok();
         let version = body.as_ref().and_then(|body| body.get("etcdserver")?.as_str()).and_then(Version::parse);
-        version.ok_or_else(|| self.complain(&Fault::Foreign))
+        version.ok_or_else(|| self.complain(&Fault::OtherProtocol))
     }
 
     /// A call of the third API: the answer, or etcd's own words for why not.
     fn rpc(&self, method: &str, body: &Value) -> Result<Result<Value, String>, Complaint> {
         let answer = self.call(&format!("{}{method}", self.prefix), Some(body)).map_err(|fault| match fault {
             // It has said its version, so what is missing are the others, without whom it decides nothing.
-            Fault::Silent => no_leader(),
+            Fault::Unresponsive => no_leader(),
             fault => self.complain(&fault),
         })?;
         // `accessController.ServeHTTP` in etcd's `embed/serve.go`, where it has users and verifies certificates.
@@ -74,7 +71,7 @@ impl Session<'_> {
                 "have DCS_CERT issued with a subject without one, such as O=Example",
             ));
         }
-        let body: Value = serde_json::from_str(&answer.body).map_err(|_| self.complain(&Fault::Foreign))?;
+        let body: Value = serde_json::from_str(&answer.body).map_err(|_| self.complain(&Fault::OtherProtocol))?;
         if answer.status == 200 {
             return Ok(Ok(body));
         }
@@ -107,11 +104,8 @@ impl Session<'_> {
                 ));
             }
         }
-        match self.question.patroni.0.and_then(|patroni| users_need(version, patroni)) {
-            Some(why) => {
-                let (what, remedy) = why.split_once(": ").unwrap_or((&why, "upgrade Patroni"));
-                Err(Complaint::error(what, remedy))
-            }
+        match users_need(version, &self.question.patroni) {
+            Some(trouble) => Err(Complaint::error(trouble.what, trouble.hint.unwrap_or_default())),
             None => Ok(()),
         }
     }

@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use crate::doctor::finding::{Finding, Level};
 use crate::doctor::instance::{Instance, LIMIT};
 use crate::patroni::version::{self, Patroni};
-use crate::patroni_yml::dcs::{self, Kind};
+use crate::patroni_yml::dcs::{self, Kind, Limit};
 
 /// How much longer than a server may take we wait for what cannot be bounded: the resolver.
 const GRACE: Duration = Duration::from_secs(1);
@@ -54,10 +54,14 @@ pub fn section(instance: &Instance) -> Result<Vec<Finding>> {
         findings.push(Finding::fatal(format!("{} has no options", kind.name()), "add its hosts"));
         return Ok(findings);
     };
-    let on_host = dcs::host_findings(instance.root, kind)?;
-    for finding in dcs::look(kind, options, &instance.patroni).into_iter().chain(on_host) {
-        let level = if finding.fatal { Level::Fatal } else { Level::Warning };
-        findings.push(Finding::new(level, finding.what, finding.remedy));
+    let on_host = dcs::host_limits(instance.root, kind)?;
+    for Limit { fatal, trouble, .. } in dcs::limits(kind, options, &instance.patroni).into_iter().chain(on_host) {
+        let level = if fatal { Level::Fatal } else { Level::Warning };
+        let finding = Finding::new(level, trouble.what, trouble.hint.unwrap_or_default());
+        findings.push(match trouble.place {
+            Some(place) => finding.at(place),
+            None => finding,
+        });
     }
     if kind == Kind::Raft {
         findings.extend(raft_directory(instance));
@@ -155,11 +159,11 @@ impl Question {
         let (what, remedy) = match fault {
             Fault::Name(_) => (fault.to_string(), "correct DCS_HOSTS, or the resolver of this host".to_owned()),
             Fault::Unreachable(_) => (fault.to_string(), "start it, or correct DCS_HOSTS or the firewall".to_owned()),
-            Fault::Silent => (
+            Fault::Unresponsive => (
                 format!("it did not answer within {} s", LIMIT.as_secs()),
                 "see its log, and whether more than half of the servers run".to_owned(),
             ),
-            Fault::Broken(error) => (
+            Fault::Closed(error) => (
                 format!("it ended the connection ({})", reason(error)),
                 match (self.tls.is_some(), certificate) {
                     (false, _) => self.then_generate("see its log; or, if it wants TLS, set DCS_CACERT"),
@@ -173,12 +177,12 @@ impl Question {
                 fault.to_string(),
                 self.then_generate("turn TLS on there, or remove DCS_CACERT and DCS_CERT and set DCS_PROTOCOL=http"),
             ),
-            Fault::WantsTls => (fault.to_string(), self.then_generate("set DCS_CACERT, or DCS_PROTOCOL=https")),
-            Fault::Foreign => (
+            Fault::RequiresTls => (fault.to_string(), self.then_generate("set DCS_CACERT, or DCS_PROTOCOL=https")),
+            Fault::OtherProtocol => (
                 format!("what answers there is not {}", self.kind.name().trim_end_matches('3')),
                 self.then_generate("correct DCS_HOSTS"),
             ),
-            Fault::Unsigned(why) => match &self.files.signers {
+            Fault::Untrusted(why) => match &self.files.ca_file {
                 Some(path) => (
                     format!("its certificate is not signed by {} ({why})", path.display()),
                     "put the certificate of the authority that signed it into that file (DCS_CACERT)".to_owned(),
@@ -193,11 +197,11 @@ impl Question {
                 (fault.to_string(), "correct the clock of this host, or the certificate".to_owned())
             }
             Fault::OtherName(shown) => (
-                format!("its certificate is for {}, not for {host}", shown.names()),
+                format!("its certificate is for {}, not for {host}", shown.summary.names),
                 self.then_generate("name it so in DCS_HOSTS, or have it issued for that"),
             ),
-            Fault::Unfit(_) => (fault.to_string(), "have it issued anew".to_owned()),
-            Fault::Refused(why) => match &self.files.own {
+            Fault::Invalid(_) => (fault.to_string(), "have it issued anew".to_owned()),
+            Fault::Rejected(why) => match &self.files.own {
                 Some(own) => (
                     format!("it refuses our certificate {} ({why})", own.certificate.display()),
                     "correct DCS_CERT, or the authority that it believes".to_owned(),
@@ -225,10 +229,10 @@ pub fn ask(instance: &Instance, known: &[Finding]) -> Answered {
     let question = Arc::new(Question {
         kind,
         options: options.clone(),
-        verifies: files.signers.is_some() || kind != Kind::Etcd3 || verifies_by_default(instance),
+        verifies: files.ca_file.is_some() || kind != Kind::Etcd3 || verifies_by_default(instance),
         tls,
         files,
-        patroni: Patroni(instance.patroni.0),
+        patroni: instance.patroni,
         id: instance.id.slashed(),
         namespace: instance.text(&["namespace"]).unwrap_or_else(|| "service".to_owned()),
         scope: instance.text(&["scope"]).unwrap_or_default(),
@@ -250,10 +254,8 @@ fn unasked(kind: Kind, known: &[Finding], error: &anyhow::Error) -> Vec<Finding>
     vec![Finding::warning(format!("{} was not asked: {error:#}", kind.name()), "run this check as root")]
 }
 
-/// urllib3 verifies without being told to since its version 2, which Debian 13 has (its release notes).
 fn verifies_by_default(instance: &Instance) -> bool {
-    let packages = version::packages(instance.root).unwrap_or_default();
-    !packages.iter().any(|name| name.starts_with("urllib3-1."))
+    version::urllib3_verifies(instance.root).unwrap_or(true)
 }
 
 /// Where the store is, and how it is talked to.
@@ -275,19 +277,19 @@ fn target(kind: Kind, options: &Map<String, Value>) -> Option<Target> {
         certificate: certificate.into(),
         password: text("key_password"),
     });
-    let files = Files { signers: text("cacert").map(PathBuf::from), own };
+    let files = Files { ca_file: text("cacert").map(PathBuf::from), own };
     let url = text("url").or_else(|| text("proxy"));
     let secure = |option: &str| url.as_ref().or(text(option).as_ref()).is_some_and(|text| text.starts_with("https"));
     let (port, tls) = match kind {
         Kind::Etcd3 | Kind::Etcd => (2379, secure("protocol").then_some(Verify::Name)),
         Kind::Consul => {
             let verify =
-                if truth("verify") == Some(false) && files.signers.is_none() { Verify::Nothing } else { Verify::Name };
+                if truth("verify") == Some(false) && files.ca_file.is_none() { Verify::Nothing } else { Verify::Name };
             (8500, secure("scheme").then_some(verify))
         }
         // kazoo looks at no name (`create_tcp_connection` in `handlers/utils.py`).
         Kind::Zookeeper => {
-            let verify = if truth("verify") == Some(false) { Verify::Nothing } else { Verify::Signer };
+            let verify = if truth("verify") == Some(false) { Verify::Nothing } else { Verify::Issuer };
             (2181, (truth("use_ssl") == Some(true)).then_some(verify))
         }
         // Exhibitor only says where ZooKeeper is; the others have no server.
@@ -348,8 +350,10 @@ fn each_server(question: &Arc<Question>, servers: &[(String, u16)]) -> Answers {
         });
     }
     drop(sender);
-    let mut answers: Answers =
-        servers.iter().map(|(host, port)| (shown(host, *port), Err(question.complain(host, &Fault::Silent)))).collect();
+    let mut answers: Answers = servers
+        .iter()
+        .map(|(host, port)| (shown(host, *port), Err(question.complain(host, &Fault::Unresponsive))))
+        .collect();
     while let Some(left) = (end + GRACE).checked_duration_since(Instant::now()) {
         let Ok((index, said)) = receiver.recv_timeout(left) else { break };
         answers[index].1 = said;
@@ -420,7 +424,7 @@ mod tests {
                 one("a", 1),
                 Some(Verify::Nothing),
             ),
-            (Kind::Zookeeper, json!({"hosts": ["a"], "use_ssl": true}), one("a", 2181), Some(Verify::Signer)),
+            (Kind::Zookeeper, json!({"hosts": ["a"], "use_ssl": true}), one("a", 2181), Some(Verify::Issuer)),
         ] {
             let target = target_of(kind, options.clone()).unwrap();
             assert_eq!((target.servers, target.tls), (expected, tls), "{options}");
@@ -437,7 +441,7 @@ mod tests {
             tls: None,
             files: Files::default(),
             verifies: true,
-            patroni: Patroni(None),
+            patroni: Patroni::UNKNOWN,
             id: "16/main".to_owned(),
             namespace: "/a/".to_owned(),
             scope: "16-main".to_owned(),

@@ -96,7 +96,7 @@ impl Session<'_> {
         let mut length = [0; 4];
         self.stream.read_exact(&mut length).map_err(|error| self.io(error))?;
         let length = usize::try_from(i32::from_be_bytes(length)).ok().filter(|length| *length <= MOST);
-        let mut packet = vec![0; length.ok_or_else(|| self.complain(&Fault::Foreign))?];
+        let mut packet = vec![0; length.ok_or_else(|| self.complain(&Fault::OtherProtocol))?];
         self.stream.read_exact(&mut packet).map_err(|error| self.io(error))?;
         Ok(packet)
     }
@@ -110,7 +110,7 @@ impl Session<'_> {
         let mut answer = Reader(&answer);
         match (answer.int(), answer.int()) {
             (Some(0), Some(1..)) => Ok(()),
-            _ => Err(self.complain(&Fault::Foreign)),
+            _ => Err(self.complain(&Fault::OtherProtocol)),
         }
     }
 
@@ -126,7 +126,7 @@ impl Session<'_> {
         let packet = self.read()?;
         let mut answer = Reader(&packet);
         let head = answer.int().zip(answer.take(8)).and_then(|_| answer.int());
-        let code = head.ok_or_else(|| self.complain(&Fault::Foreign))?;
+        let code = head.ok_or_else(|| self.complain(&Fault::OtherProtocol))?;
         Ok((code, answer.0.to_vec()))
     }
 

@@ -1,16 +1,18 @@
-//! Consul: one agent, which knows the servers (`patroni/dcs/consul.py`).
+//! Consul: one agent, which forwards requests to the servers (`patroni/dcs/consul.py`).
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use host::settings::Settings;
-use host::{Root, envfile};
+use host::trouble::in_line;
+use host::{Root, envfile, fail, trouble};
 use serde_json::json;
 
 use crate::patroni::version;
 use crate::patroni_yml::dcs::hosts::{is_name, server};
 use crate::patroni_yml::dcs::tls::Tls;
-use crate::patroni_yml::dcs::{Finding, Options, push};
+use crate::patroni_yml::dcs::{Limit, Options, push};
+use crate::patroni_yml::values::origin;
 
-/// What the unit gives Patroni as its environment.
+/// The environment file of Patroni's unit.
 const ENVIRONMENT: &str = "/etc/patroni/env.conf";
 
 /// The section's options.
@@ -20,21 +22,20 @@ pub fn options(root: &Root, settings: &Settings) -> Result<Options> {
     let host = match settings.list("DCS_HOSTS", |text| server(text, port))?.as_deref() {
         None => format!("127.0.0.1:{port}"),
         Some([one]) => one.to_string(),
-        Some(several) => bail!(
-            "{}DCS_HOSTS has {} servers, but Patroni talks to one: name the Consul agent of this host, which knows the \
-             servers, or one name that has all their addresses",
-            settings.place(&["DCS_HOSTS"]),
-            several.len()
+        Some(several) => fail!(
+            at origin(settings, &["DCS_HOSTS"]),
+            "DCS_HOSTS has {} servers, but Patroni connects to only one", several.len();
+            "Use the Consul agent of this host, which knows the servers, or one name that resolves to all their addresses."
         ),
     };
     let mut options = vec![("host".to_owned(), json!(host))];
     if let Some(tls) = tls {
-        let authority = tls.files.iter().any(|(option, _)| option == "cacert");
-        if authority && tls.verify == Some(false) {
-            bail!(
-                "{}DCS_VERIFY is no, but with DCS_CACERT Patroni verifies Consul's certificate whatever else is set: remove \
-                 one of them",
-                settings.place(&["DCS_VERIFY"])
+        let has_ca = tls.files.iter().any(|(option, _)| option == "cacert");
+        if has_ca && tls.verify == Some(false) {
+            fail!(
+                at origin(settings, &["DCS_VERIFY"]),
+                "DCS_VERIFY is no, but with DCS_CACERT Patroni always verifies Consul's certificate";
+                "Remove one of them."
             );
         }
         options.push(("scheme".to_owned(), json!("https")));
@@ -44,13 +45,14 @@ pub fn options(root: &Root, settings: &Settings) -> Result<Options> {
     push(&mut options, "token", settings.secret(root, "DCS_TOKEN_FILE")?);
     push(&mut options, "dc", settings.parse("CONSUL_DC", |text| word(text, "datacenter"))?);
     push(&mut options, "checks", settings.list("CONSUL_CHECKS", |text| Ok(text.to_owned()))?);
-    let register = settings.truth("CONSUL_REGISTER_SERVICE")?;
+    let register = settings.boolean("CONSUL_REGISTER_SERVICE")?;
     push(&mut options, "register_service", register.filter(|register| *register));
     let tags = settings.list("CONSUL_SERVICE_TAGS", |text| word(text, "tag"))?;
     if tags.is_some() && register != Some(true) {
-        bail!(
-            "{}CONSUL_SERVICE_TAGS are tags of the service: set CONSUL_REGISTER_SERVICE=yes, or remove them",
-            settings.place(&["CONSUL_SERVICE_TAGS"])
+        fail!(
+            at origin(settings, &["CONSUL_SERVICE_TAGS"]),
+            "CONSUL_SERVICE_TAGS has no effect without CONSUL_REGISTER_SERVICE";
+            "Set CONSUL_REGISTER_SERVICE=yes, or remove it."
         );
     }
     push(&mut options, "service_tags", tags);
@@ -58,31 +60,30 @@ pub fn options(root: &Root, settings: &Settings) -> Result<Options> {
 }
 
 fn word(text: &str, what: &str) -> Result<String> {
-    if is_name(text) {
-        Ok(text.to_owned())
-    } else {
-        bail!("'{text}' is not a name of a {what}: use letters, digits, '-', '_' and '.'")
+    if !is_name(text) {
+        fail!("'{text}' is not the name of a {what}"; "Use letters, digits, '-', '_' and '.'.");
     }
+    Ok(text.to_owned())
 }
 
-/// Variables of Patroni's environment that win over its file: in every client the token; in python-consul 0.7 of
-/// Debian 12 also host, port, scheme and verification, and it ends on an address such as `http://HOST:PORT`
-/// (`consul/base.py`, `Consul`).
-pub fn environment(root: &Root) -> Result<Vec<Finding>> {
-    let old = version::packages(root)?.iter().any(|name| name.starts_with("python_consul-0."));
-    // What cannot be read as a settings file is for systemd to say.
-    let variables = envfile::parse(&root.read(ENVIRONMENT)?.unwrap_or_default()).unwrap_or_default();
+/// Variables in Patroni's environment that override its file: with every client the token; with an old python-consul also
+/// others (see [`version::consul_client_reads_environment`]).
+pub fn environment(root: &Root) -> Result<Vec<Limit>> {
+    let old = version::consul_client_reads_environment(root)?;
+    // systemd reports a file that it cannot parse.
+    let variables = envfile::parse(ENVIRONMENT, &root.read(ENVIRONMENT)?.unwrap_or_default()).unwrap_or_default();
     let variables =
         variables.iter().filter(|variable| variable.key.starts_with("CONSUL_HTTP_") && !variable.value.is_empty());
     Ok(variables
         .map(|variable| {
-            let place = format!("{ENVIRONMENT}:{}: {}", variable.line, variable.key);
-            if old && variable.key == "CONSUL_HTTP_ADDR" && variable.value.split(':').count() != 2 {
-                let what = format!("{place} is not HOST:PORT, at which python3-consul 0.7 ends");
-                return Finding { fatal: true, option: "host", what, remedy: "remove it".to_owned() };
-            }
-            let what = format!("{place} can win over what the Patroni file says about Consul");
-            Finding { fatal: false, option: "host", what, remedy: "remove it".to_owned() }
+            let fatal = old && variable.key == "CONSUL_HTTP_ADDR" && variable.value.split(':').count() != 2;
+            let what = if fatal {
+                "is not HOST:PORT, which makes python3-consul 0.7 fail"
+            } else {
+                "can override what the Patroni file defines about Consul"
+            };
+            let trouble = trouble!(at in_line(ENVIRONMENT, variable.line), "{} {what}", variable.key; "Remove it.");
+            Limit { fatal, option: "host", trouble }
         })
         .collect())
 }

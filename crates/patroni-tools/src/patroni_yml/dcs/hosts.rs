@@ -1,14 +1,15 @@
-//! Servers as a person writes them: `host`, `host:port`, `[fd00::1]:port`.
+//! Servers as administrators write them: `host`, `host:port`, `[fd00::1]:port`.
 
 use std::fmt;
 use std::net::Ipv6Addr;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use host::fail;
 
-/// A server. Patroni's validator 3.0 wants the port to be there, so it always is.
+/// A server. It always has a port, because the validator of Patroni 3.0 requires one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// A name or an address, IPv6 without brackets.
+    /// A name or an address; IPv6 without brackets.
     pub host: String,
     /// Its TCP port.
     pub port: u16,
@@ -28,11 +29,11 @@ impl fmt::Display for Server {
 pub fn server(text: &str, default_port: u16) -> Result<Server> {
     let (host, port) = match text.rsplit_once(':') {
         _ if text.contains("://") => {
-            bail!("'{text}': write HOST or HOST:PORT alone, and http or https in DCS_PROTOCOL")
+            fail!("'{text}' is a URL"; "Write HOST or HOST:PORT, and set DCS_PROTOCOL to http or https.")
         }
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, port.to_owned()),
         Some(_) if !text.ends_with(']') => {
-            bail!("'{text}': put brackets around the IPv6 address, as in [fd00::1]:{default_port}")
+            fail!("'{text}' is an IPv6 address without brackets"; "Write it as [fd00::1]:{default_port}.")
         }
         _ => (text, default_port.to_string()),
     };
@@ -43,11 +44,11 @@ pub fn server(text: &str, default_port: u16) -> Result<Server> {
     };
     match port.parse::<u16>() {
         Ok(port) if port > 0 && valid_host => Ok(Server { host: address.unwrap_or(host).to_owned(), port }),
-        _ => bail!("'{text}' is not HOST or HOST:PORT"),
+        _ => fail!("'{text}' is not HOST or HOST:PORT"),
     }
 }
 
-/// Has this only characters of a host name?
+/// Does this consist only of characters of host names?
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))

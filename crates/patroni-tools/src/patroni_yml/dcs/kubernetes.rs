@@ -1,8 +1,8 @@
-//! Kubernetes: the state is in its own objects, found by labels (`patroni/dcs/kubernetes.py`).
+//! Kubernetes: the state is in its own objects, selected by labels (`patroni/dcs/kubernetes.py`).
 
-use anyhow::{Result, bail};
-use host::facts;
+use anyhow::Result;
 use host::settings::Settings;
+use host::{facts, fail};
 use serde_json::{Map, Value, json};
 
 use crate::patroni_yml::dcs::{Member, Options, push};
@@ -11,23 +11,22 @@ use crate::patroni_yml::dcs::{Member, Options, push};
 pub fn options(settings: &Settings, member: &Member) -> Result<Options> {
     let mut options = Options::new();
     let namespace = settings.parse("KUBERNETES_NAMESPACE", |text| {
-        if plain(text) {
-            Ok(text.to_owned())
-        } else {
-            bail!("'{text}' is not a namespace: use letters, digits and '-'")
+        if !plain(text) {
+            fail!("'{text}' is not a namespace"; "Use letters, digits and '-'.");
         }
+        Ok(text.to_owned())
     })?;
     push(&mut options, "namespace", namespace);
     let labels = settings.list("KUBERNETES_LABELS", |text| match text.split_once('=') {
         Some((name, value)) if plain(name) && (value.is_empty() || plain(value)) => Ok((name.to_owned(), json!(value))),
-        _ => bail!("'{text}' is not a label: write it as application=patroni"),
+        _ => fail!("'{text}' is not a label"; "Write it as application=patroni."),
     })?;
     let labels = labels.unwrap_or_else(|| vec![("application".to_owned(), json!("patroni"))]);
     options.push(("labels".to_owned(), Value::Object(labels.into_iter().collect::<Map<_, _>>())));
-    let endpoints = settings.truth("KUBERNETES_USE_ENDPOINTS")?;
+    let endpoints = settings.boolean("KUBERNETES_USE_ENDPOINTS")?;
     push(&mut options, "use_endpoints", endpoints);
     let address = settings.parse("KUBERNETES_POD_IP", facts::parse_address)?;
-    // Endpoints need it.
+    // Endpoints require it.
     let address = address.or_else(|| (endpoints == Some(true)).then_some(member.address));
     push(&mut options, "pod_ip", address);
     Ok(options)

@@ -1,60 +1,52 @@
-//! What a Patroni makes of a store's section: combinations that cannot work, and such that do not do what they seem to.
-//! It knows nothing of settings, so that it holds for files that others wrote, too.
+//! Limits of Patroni with the options of a DCS: combinations that cannot work, and those that have another effect than they
+//! seem to. Independent of the settings, so that it also applies to files that were written by hand.
 
+use host::trouble;
+use host::trouble::Trouble;
 use serde_json::{Map, Value};
 
-use crate::patroni::version::{Patroni, Version};
+use crate::patroni::version::Patroni;
 use crate::patroni_yml::dcs::Kind;
 
-/// Something about a section.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// Patroni cannot work so.
+/// A problem with an option.
+#[derive(Debug)]
+pub struct Limit {
+    /// Patroni cannot work with it.
     pub fatal: bool,
-    /// The option that it is about; the store's name where it is about the store.
+    /// The option; the name of the DCS if it is about the DCS as a whole.
     pub option: &'static str,
-    /// What is wrong.
-    pub what: String,
-    /// What to do about it.
-    pub remedy: String,
+    /// What is wrong, and what to do about it.
+    pub trouble: Trouble,
 }
 
-impl Finding {
-    /// Both, for one sentence.
-    #[must_use]
-    pub fn text(&self) -> String {
-        format!("{}: {}", self.what, self.remedy)
-    }
-}
-
-/// Looks at a section; without a known version of Patroni as a new one would.
+/// The limits of this Patroni with the options of a section; those of a new one if its version is unknown.
 #[must_use]
-pub fn look(kind: Kind, options: &Map<String, Value>, patroni: &Patroni) -> Vec<Finding> {
-    let mut found = Findings { options, found: Vec::new() };
-    found.texts(kind);
+pub fn limits(kind: Kind, options: &Map<String, Value>, patroni: &Patroni) -> Vec<Limit> {
+    let mut section = Section { options, found: Vec::new() };
+    section.strings(kind);
     match kind {
-        Kind::Etcd3 | Kind::Etcd => found.etcd(kind),
-        Kind::Consul => found.consul(),
-        Kind::Zookeeper => found.zookeeper(patroni),
-        Kind::Kubernetes => found.kubernetes(),
-        Kind::Exhibitor => found.exhibitor(),
-        Kind::Raft => found.raft(),
+        Kind::Etcd3 | Kind::Etcd => section.etcd(kind),
+        Kind::Consul => section.consul(),
+        Kind::Zookeeper => section.zookeeper(patroni),
+        Kind::Kubernetes => section.kubernetes(),
+        Kind::Exhibitor => section.exhibitor(),
+        Kind::Raft => section.raft(),
     }
-    found.found
+    section.found
 }
 
-struct Findings<'a> {
+struct Section<'a> {
     options: &'a Map<String, Value>,
-    found: Vec<Finding>,
+    found: Vec<Limit>,
 }
 
-impl Findings<'_> {
-    fn fatal(&mut self, option: &'static str, what: impl Into<String>, remedy: &str) {
-        self.found.push(Finding { fatal: true, option, what: what.into(), remedy: remedy.to_owned() });
+impl Section<'_> {
+    fn fatal(&mut self, option: &'static str, what: impl Into<String>, hint: &str) {
+        self.found.push(Limit { fatal: true, option, trouble: Trouble::new(what).hint(hint) });
     }
 
-    fn warn(&mut self, option: &'static str, what: impl Into<String>, remedy: &str) {
-        self.found.push(Finding { fatal: false, option, what: what.into(), remedy: remedy.to_owned() });
+    fn warn(&mut self, option: &'static str, what: impl Into<String>, hint: &str) {
+        self.found.push(Limit { fatal: false, option, trouble: Trouble::new(what).hint(hint) });
     }
 
     fn has(&self, option: &str) -> bool {
@@ -65,23 +57,19 @@ impl Findings<'_> {
         self.options.get(option).and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// Which of the options of TLS there are.
-    fn tls_files(&self) -> Option<&'static str> {
+    /// The first of the TLS options that is set.
+    fn tls_option(&self) -> Option<&'static str> {
         ["cacert", "cert", "key"].into_iter().find(|option| self.has(option))
     }
 
-    /// A value that Patroni joins with others or sends as it is must be a text; YAML makes a number of 1234.
-    fn texts(&mut self, kind: Kind) {
+    /// A value that Patroni joins with others or sends unchanged must be a string, but YAML reads 1234 as a number.
+    fn strings(&mut self, kind: Kind) {
         for option in
             ["username", "password", "token", "host", "url", "proxy", "srv", "dc", "self_addr", "key_password"]
         {
             if matches!(self.options.get(option), Some(Value::Number(_) | Value::Bool(_))) {
-                let name = kind.name();
-                self.fatal(
-                    option,
-                    format!("{name}.{option} is a number or a truth value, but Patroni needs a text"),
-                    "put it in quotes",
-                );
+                let what = format!("{}.{option} is a number or Boolean, but Patroni requires a string", kind.name());
+                self.fatal(option, what, "Quote it.");
             }
         }
     }
@@ -90,38 +78,40 @@ impl Findings<'_> {
         if kind == Kind::Etcd {
             self.warn(
                 "etcd",
-                "the store 'etcd' is the second API of etcd, which etcd 3.6 does not have and 3.4 and 3.5 have only with \
-                 --enable-v2",
-"use etcd3",
+                "the section 'etcd' uses the v2 API of etcd, which etcd 3.4 and 3.5 provide only with --enable-v2, and 3.6 not at all",
+                "Use etcd3.",
             );
         }
         let sources = ["host", "hosts", "srv", "url", "proxy"];
         if !sources.iter().any(|option| self.has(option)) {
-            self.fatal("hosts", format!("{} names no server", kind.name()), "add hosts");
+            self.fatal("hosts", format!("{} has no server", kind.name()), "Add hosts.");
         }
-        // `get_etcd_client` takes user and password from the URL then, also where it has none.
+        // `get_etcd_client` then takes user and password from the URL, even if it contains none.
         for option in ["url", "proxy"] {
             if self.has(option) && self.has("username") {
                 self.warn(
                     "username",
-                    format!("with {option} Patroni takes user and password from there alone"),
-                    "use hosts and protocol in its place",
+                    format!("with {option} Patroni uses only the user and password in that URL"),
+                    "Use hosts and protocol instead.",
                 );
             }
         }
         let plain = sources[..2].iter().any(|option| self.has(option)) && self.text("protocol") != "https";
-        if let Some(file) = self.tls_files().filter(|_| plain) {
+        if let Some(option) = self.tls_option().filter(|_| plain) {
             self.warn(
                 "protocol",
-                format!("{} has {file}, but not protocol: https, so Patroni talks to it in the clear", kind.name()),
-                "add it",
+                format!(
+                    "{} has {option}, but without protocol: https Patroni does not encrypt the connection",
+                    kind.name()
+                ),
+                "Add protocol: https.",
             );
         }
         if self.has("username") != self.has("password") && !self.has("url") && !self.has("proxy") {
             self.warn(
                 "username",
-                format!("{}: username and password go together, Patroni uses neither alone", kind.name()),
-                "set both",
+                format!("{} has only one of username and password, which Patroni ignores", kind.name()),
+                "Set both.",
             );
         }
     }
@@ -129,41 +119,41 @@ impl Findings<'_> {
     fn consul(&mut self) {
         let host = self.text("host").to_owned();
         if !self.has("host") && !self.has("url") {
-            self.fatal("host", "consul names no agent", "add host");
+            self.fatal("host", "consul has no agent", "Add host.");
         }
         if host.contains("://") {
             self.fatal(
                 "host",
-                "consul.host is a URL, which Patroni takes for a host name",
-                "write HOST:PORT there, and http or https in scheme",
+                "consul.host is a URL, but Patroni requires a host name",
+                "Write HOST:PORT there, and set scheme to http or https.",
             );
         } else if host.contains(',') {
             self.fatal(
                 "host",
-                "consul.host has several servers, but Patroni talks to one",
-                "name the agent of this host",
+                "consul.host has several servers, but Patroni connects to only one",
+                "Use the agent of this host.",
             );
         }
         let https = self.text("scheme") == "https" || self.text("url").starts_with("https:");
-        if let Some(file) = self.tls_files().filter(|_| !https) {
+        if let Some(option) = self.tls_option().filter(|_| !https) {
             self.warn(
                 "scheme",
-                format!("consul has {file}, but not scheme: https, so Patroni talks to it in the clear"),
-                "add it",
+                format!("consul has {option}, but without scheme: https Patroni does not encrypt the connection"),
+                "Add scheme: https.",
             );
         }
         if self.has("cacert") && self.options.get("verify") == Some(&Value::Bool(false)) {
             self.warn(
                 "verify",
-                "consul.verify: false has no effect beside cacert, with which Patroni always verifies",
-                "remove one of them",
+                "consul.verify: false has no effect together with cacert, with which Patroni always verifies",
+                "Remove one of them.",
             );
         }
         if self.has("service_tags") && self.options.get("register_service") != Some(&Value::Bool(true)) {
             self.warn(
                 "service_tags",
                 "consul.service_tags has no effect without register_service",
-                "add register_service: true",
+                "Add register_service: true.",
             );
         }
     }
@@ -171,51 +161,48 @@ impl Findings<'_> {
     fn zookeeper(&mut self, patroni: &Patroni) {
         let quoted = self.text("hosts").contains(['\'', '"']);
         if !self.has("hosts") {
-            self.fatal("hosts", "zookeeper names no server", "add hosts");
+            self.fatal("hosts", "zookeeper has no server", "Add hosts.");
         } else if quoted {
             self.fatal(
                 "hosts",
-                "zookeeper.hosts has quotes inside of a text, which become part of the names",
-                "write a list",
+                "zookeeper.hosts has quotes within the string, which become part of the names",
+                "Write a list.",
             );
         }
         let tls = self.options.get("use_ssl") == Some(&Value::Bool(true));
-        if let Some(file) = self.tls_files().filter(|_| !tls) {
+        if let Some(option) = self.tls_option().filter(|_| !tls) {
             self.warn(
                 "use_ssl",
-                format!("zookeeper has {file}, but not use_ssl: true, so Patroni talks to it in the clear"),
-                "add it",
+                format!("zookeeper has {option}, but without use_ssl: true Patroni does not encrypt the connection"),
+                "Add use_ssl: true.",
             );
         }
         if tls && self.has("cert") != self.has("key") {
             self.warn(
                 "cert",
-                "zookeeper: cert and key go together, Patroni shows no certificate with only one of them",
-                "set both",
+                "zookeeper has only one of cert and key, so Patroni presents no certificate",
+                "Set both.",
             );
         }
-        // Patroni writes these ACLs, and is then nobody among those whom they admit.
+        // Patroni creates its nodes with these ACLs, which would then not admit itself.
         if self.has("set_acls") && !(tls && self.has("cert") && self.has("key")) {
             self.fatal(
                 "set_acls",
-                "zookeeper.set_acls admits owners of certificates, but Patroni shows none, and would be locked out of what it \
-                 makes itself",
- "add use_ssl: true, cert and key",
+                "zookeeper.set_acls admits certificates, but Patroni presents none and would lock itself out",
+                "Add use_ssl: true, cert and key.",
             );
         }
         if self.has("auth_data") {
-            match patroni.older_than(Version(3, 3, 0)) {
+            match patroni.lacks_zookeeper_users() {
                 Some(version) => self.fatal(
                     "auth_data",
-                    format!(
-                        "Patroni {version} cannot give ZooKeeper a user and ignores it, which is possible since 3.3"
-                    ),
-                    "use certificates, or upgrade Patroni",
+                    format!("zookeeper.auth_data needs Patroni 3.3, but {version} is installed, which ignores it"),
+                    "Use certificates, or upgrade Patroni.",
                 ),
                 _ if !self.has("set_acls") => self.warn(
                     "auth_data",
-                    "a user opens what others have protected in ZooKeeper, but what Patroni makes is open to everybody",
-                    "only certificates with set_acls (ZOOKEEPER_ACL) protect it",
+                    "zookeeper.auth_data logs in a user, but everyone can change the nodes that Patroni creates",
+                    "To protect them, use certificates and set_acls (ZOOKEEPER_ACL).",
                 ),
                 _ => {}
             }
@@ -224,32 +211,32 @@ impl Findings<'_> {
 
     fn kubernetes(&mut self) {
         if !self.has("labels") {
-            self.fatal("labels", "kubernetes has no labels, by which Patroni finds its objects", "add them");
+            self.fatal("labels", "kubernetes has no labels, by which Patroni selects its objects", "Add labels.");
         }
         if self.options.get("use_endpoints") == Some(&Value::Bool(true)) && !self.has("pod_ip") {
-            self.fatal("pod_ip", "kubernetes.use_endpoints needs pod_ip", "add the address of the pod");
+            self.fatal("pod_ip", "kubernetes.use_endpoints needs pod_ip", "Add the address of the pod.");
         }
     }
 
     fn exhibitor(&mut self) {
         if !matches!(self.options.get("hosts"), Some(Value::Array(_))) {
-            self.fatal("hosts", "exhibitor.hosts is not a list", "write one");
+            self.fatal("hosts", "exhibitor.hosts is not a list", "Write a list.");
         }
         if !self.has("port") {
-            self.fatal("port", "exhibitor has no port", "add the port of its servers");
+            self.fatal("port", "exhibitor has no port", "Add the port of its servers.");
         }
     }
 
     fn raft(&mut self) {
         self.warn(
             "raft",
-            "Patroni has deprecated raft in its version 3.0 and will remove it",
-            "good for a trial, for everything else use etcd3, consul or zookeeper",
+            "Raft is deprecated since Patroni 3.0 and will be removed",
+            "Use etcd3, consul or zookeeper, except for testing.",
         );
         let partners = match self.options.get("partner_addrs") {
             Some(Value::Array(partners)) => partners.len(),
             Some(_) => {
-                self.fatal("partner_addrs", "raft.partner_addrs is not a list", "write one");
+                self.fatal("partner_addrs", "raft.partner_addrs is not a list", "Write a list.");
                 return;
             }
             None => 0,
@@ -257,20 +244,18 @@ impl Findings<'_> {
         if partners == 1 {
             self.warn(
                 "partner_addrs",
-                "raft of two members stands still as soon as one is away",
-                "add a third member, or patroni_raft_controller on a third host",
+                "a two-member Raft loses its quorum when either member fails",
+                "Add a third member, or patroni_raft_controller on a third host.",
             );
         }
         let addresses = self.options.get("partner_addrs").and_then(Value::as_array).into_iter().flatten();
         let addresses = addresses.chain(self.options.get("self_addr")).filter_map(Value::as_str);
         if addresses.into_iter().any(|address| address.contains('[')) {
-            self.found.push(Finding {
-                fatal: partners > 0,
-                option: "self_addr",
-                what: "raft reaches nobody by an IPv6 address in brackets, which pysyncobj does not understand"
-                    .to_owned(),
-                remedy: "write fd00::1:2222".to_owned(),
-            });
+            let trouble = trouble!(
+                "pysyncobj cannot connect to an IPv6 address in brackets";
+                "Write it without brackets, as in fd00::1:2222."
+            );
+            self.found.push(Limit { fatal: partners > 0, option: "self_addr", trouble });
         }
     }
 }
@@ -280,17 +265,17 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// The options that are complained about, those that are fatal with a '!'.
-    fn complaints(kind: Kind, options: Value, patroni: Option<Version>) -> Vec<String> {
+    /// The options with a limit, fatal ones with a '!'.
+    fn found(kind: Kind, options: Value, patroni: Patroni) -> Vec<String> {
         let Value::Object(options) = options else { panic!("not a section") };
-        look(kind, &options, &Patroni(patroni))
+        limits(kind, &options, &patroni)
             .into_iter()
-            .map(|finding| format!("{}{}", finding.option, if finding.fatal { "!" } else { "" }))
+            .map(|limit| format!("{}{}", limit.option, if limit.fatal { "!" } else { "" }))
             .collect()
     }
 
     #[test]
-    fn what_works_is_not_complained_about() {
+    fn options_that_work_have_no_limit() {
         for (kind, options) in [
             (
                 Kind::Etcd3,
@@ -310,12 +295,12 @@ mod tests {
             (Kind::Kubernetes, json!({"labels": {"a": "b"}, "use_endpoints": true, "pod_ip": "10.0.0.1"})),
             (Kind::Exhibitor, json!({"hosts": ["a"], "port": 8080})),
         ] {
-            assert_eq!(complaints(kind, options.clone(), Some(Version(3, 0, 3))), Vec::<String>::new(), "{options}");
+            assert_eq!(found(kind, options.clone(), Patroni::version("3.0.3")), Vec::<String>::new(), "{options}");
         }
     }
 
     #[test]
-    fn what_cannot_work_is() {
+    fn options_that_cannot_work_have_one() {
         for (kind, options, expected) in [
             (Kind::Etcd, json!({"hosts": "a:1"}), vec!["etcd"]),
             (Kind::Etcd3, json!({"protocol": "http"}), vec!["hosts!"]),
@@ -341,10 +326,10 @@ mod tests {
                 vec!["raft", "self_addr!"],
             ),
         ] {
-            assert_eq!(complaints(kind, options.clone(), Some(Version(3, 2, 9))), expected, "{options}");
+            assert_eq!(found(kind, options.clone(), Patroni::version("3.2.9")), expected, "{options}");
         }
         let digest = json!({"hosts": "a:1", "auth_data": {"digest": "u:p"}});
-        assert_eq!(complaints(Kind::Zookeeper, digest.clone(), Some(Version(3, 3, 0))), ["auth_data"]);
-        assert_eq!(complaints(Kind::Zookeeper, digest, None), ["auth_data"]);
+        assert_eq!(found(Kind::Zookeeper, digest.clone(), Patroni::version("3.3.0")), ["auth_data"]);
+        assert_eq!(found(Kind::Zookeeper, digest, Patroni::UNKNOWN), ["auth_data"]);
     }
 }

@@ -1,5 +1,6 @@
-//! The store (DCS): settings, or Debian's `dcs.yml`, become the section of the Patroni file that describes it. One
-//! module per store makes the options; `limits` says which of them cannot work. Reads the files that settings name.
+//! The DCS (etcd, Consul, ZooKeeper): its section of the Patroni file, from the settings or from Debian's `dcs.yml`. One
+//! module for each DCS generates the options; `limits` reports those that cannot work. Reads the files that the settings
+//! name.
 
 mod consul;
 mod dcs_yml;
@@ -13,34 +14,36 @@ mod zookeeper;
 
 use std::net::IpAddr;
 
-use anyhow::{Result, anyhow, bail};
-use host::Root;
+use anyhow::Result;
 use host::settings::{KEYS, Settings};
+use host::trouble::Trouble;
+use host::{Root, fail, trouble};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::patroni::version::{self, Patroni};
+use crate::patroni_yml::values::origin;
 pub use etcd::users_need;
 pub use hosts::{Server, is_name, server};
-pub use limits::{Finding, look};
+pub use limits::{Limit, limits};
 pub use tls::Tls;
 
-/// What Patroni calls its stores.
+/// The DCSs that Patroni supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// etcd by its third API.
+    /// etcd, v3 API.
     Etcd3,
-    /// etcd by its second API.
+    /// etcd, v2 API.
     Etcd,
     /// Consul.
     Consul,
     /// ZooKeeper.
     Zookeeper,
-    /// The objects of Kubernetes.
+    /// Objects of Kubernetes.
     Kubernetes,
-    /// Exhibitor, which tells where ZooKeeper is.
+    /// Exhibitor, which reports the servers of ZooKeeper.
     Exhibitor,
-    /// The members among themselves.
+    /// Raft, among the members themselves.
     Raft,
 }
 
@@ -49,7 +52,7 @@ impl Kind {
     pub const ALL: [Self; 7] =
         [Self::Etcd3, Self::Etcd, Self::Consul, Self::Zookeeper, Self::Kubernetes, Self::Exhibitor, Self::Raft];
 
-    /// As the section of the Patroni file is called.
+    /// The name of its section in the Patroni file.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -63,13 +66,13 @@ impl Kind {
         }
     }
 
-    /// The store of this name.
+    /// The DCS with this name.
     #[must_use]
     pub fn of(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// The module of Python that Patroni needs for it, and Debian's package with it. For Kubernetes Patroni needs none.
+    /// The Python module that Patroni needs for it, and Debian's package of that module. None is needed for Kubernetes.
     #[must_use]
     pub fn client(self) -> Option<(&'static str, &'static str)> {
         match self {
@@ -81,7 +84,7 @@ impl Kind {
         }
     }
 
-    /// The settings that mean something for it, besides `DCS`.
+    /// The settings that apply to it, in addition to `DCS`.
     fn keys(self) -> &'static [&'static str] {
         match self {
             Self::Etcd3 | Self::Etcd => &[
@@ -132,7 +135,7 @@ impl Kind {
     }
 }
 
-/// All names, for people.
+/// All names, for messages.
 #[must_use]
 pub fn names() -> String {
     Kind::ALL.map(Kind::name).join(", ")
@@ -141,129 +144,129 @@ pub fn names() -> String {
 /// Options of a section, in order.
 pub type Options = Vec<(String, Value)>;
 
-/// Puts an option at the end, where there is a value.
+/// Appends an option, if it has a value.
 fn push<T: Serialize>(options: &mut Options, name: &str, value: Option<T>) {
     options.extend(value.map(|value| (name.to_owned(), json!(value))));
 }
 
-/// The member, as far as a store asks.
+/// The member, as far as the options of a DCS depend on it.
 pub struct Member<'a> {
     /// Patroni's name of the cluster.
     pub scope: &'a str,
-    /// The address by which the others reach it.
+    /// The address by which the other members reach it.
     pub address: IpAddr,
     /// PostgreSQL's port.
     pub port: u16,
     /// The Patroni that runs it.
     pub patroni: &'a Patroni,
-    /// Who has a port already, as the end of a sentence that begins with the port.
+    /// Why a port is not free, as the end of a sentence that begins with the port.
     pub taken: &'a dyn Fn(u16) -> Option<String>,
 }
 
-/// The store, resolved.
+/// The resolved DCS.
 #[derive(Debug)]
-pub struct Store {
+pub struct Dcs {
     /// Which one.
     pub kind: Kind,
     /// Its options.
     pub options: Options,
-    /// What works, but needs a look.
-    pub warnings: Vec<String>,
+    /// Problems that do not prevent it from working.
+    pub warnings: Vec<Trouble>,
 }
 
-impl Store {
-    /// The store by our settings; or, where none of them is set, as `dcs.yml` has it; or etcd on this host.
+impl Dcs {
+    /// The DCS in the settings; if none of them is set, the one in `dcs.yml`, else etcd on this host.
     pub fn resolve(root: &Root, settings: &Settings, member: &Member) -> Result<Self> {
         let set = keys_set(settings);
-        let from_debian = if set.is_empty() { dcs_yml::store(root)? } else { None };
-        let store = if let Some((kind, options)) = from_debian {
-            Self::checked(kind, options, member.patroni, |_| format!("{}: ", dcs_yml::FILE))?
-        } else {
-            let kind = settings.parse("DCS", |text| {
-                Kind::of(text).ok_or_else(|| anyhow!("'{text}' is not a store of Patroni: set one of {}", names()))
-            })?;
-            let kind = kind.unwrap_or(Kind::Etcd3);
-            refuse_others(settings, kind, &set)?;
-            let options = match kind {
-                Kind::Etcd3 | Kind::Etcd => etcd::options(root, settings, kind)?,
-                Kind::Consul => consul::options(root, settings)?,
-                Kind::Zookeeper => zookeeper::options(root, settings)?,
-                Kind::Kubernetes => kubernetes::options(settings, member)?,
-                Kind::Exhibitor => zookeeper::exhibitor(settings)?,
-                Kind::Raft => raft::options(root, settings, member)?,
-            };
-            Self::checked(kind, options, member.patroni, |option| settings.place(&[settings_key(option), "DCS"]))?
+        let from_debian = if set.is_empty() { dcs_yml::read(root)? } else { None };
+        if let Some((kind, options)) = from_debian {
+            return Self::checked(kind, options, member.patroni, |_| dcs_yml::FILE.to_owned());
+        }
+        let kind = settings.parse("DCS", |text| match Kind::of(text) {
+            Some(kind) => Ok(kind),
+            None => fail!("'{text}' is not a DCS that Patroni supports"; "Use one of {}.", names()),
+        })?;
+        let kind = kind.unwrap_or(Kind::Etcd3);
+        refuse_others(settings, kind, &set)?;
+        let options = match kind {
+            Kind::Etcd3 | Kind::Etcd => etcd::options(root, settings, kind)?,
+            Kind::Consul => consul::options(root, settings)?,
+            Kind::Zookeeper => zookeeper::options(root, settings)?,
+            Kind::Kubernetes => kubernetes::options(settings, member)?,
+            Kind::Exhibitor => zookeeper::exhibitor(settings)?,
+            Kind::Raft => raft::options(root, settings, member)?,
         };
-        Ok(store)
+        Self::checked(kind, options, member.patroni, |option| origin(settings, &[settings_key(option), "DCS"]))
     }
 
-    /// What cannot work is refused, the rest said.
+    /// Refuses options that cannot work, and warns of the others.
     fn checked(kind: Kind, options: Options, patroni: &Patroni, place: impl Fn(&str) -> String) -> Result<Self> {
         let map: Map<String, Value> = options.iter().cloned().collect();
         let mut warnings = Vec::new();
-        for finding in look(kind, &map, patroni) {
-            let text = format!("{}{}", place(finding.option), finding.text());
-            if finding.fatal {
-                bail!(text);
+        for Limit { fatal, option, trouble } in limits(kind, &map, patroni) {
+            let trouble = trouble.at(place(option));
+            if fatal {
+                return Err(trouble.into());
             }
-            warnings.push(text);
+            warnings.push(trouble);
         }
         Ok(Self { kind, options, warnings })
     }
 }
 
-/// What is missing on this host for Patroni to talk to the store, and what wins over what its file says.
-pub fn host_findings(root: &Root, kind: Kind) -> Result<Vec<Finding>> {
-    let mut findings = Vec::new();
+/// What Patroni lacks on this host to use the DCS, and what on this host overrides its file.
+pub fn host_limits(root: &Root, kind: Kind) -> Result<Vec<Limit>> {
+    let mut limits = Vec::new();
     if let Some((module, package)) = kind.client() {
         if !version::finds_module(root, module)? {
-            let what = format!("Patroni cannot talk to {} without {package}", kind.name());
-            let remedy = format!("run apt install {package}");
-            findings.push(Finding { fatal: true, option: kind.name(), what, remedy });
+            let trouble = trouble!(
+                "Patroni cannot use {} without {package}", kind.name();
+                "Install it with: apt install {package}"
+            );
+            limits.push(Limit { fatal: true, option: kind.name(), trouble });
         }
     }
     if kind == Kind::Consul {
-        findings.extend(consul::environment(root)?);
+        limits.extend(consul::environment(root)?);
     }
-    Ok(findings)
+    Ok(limits)
 }
 
-/// Every setting about stores that is set.
+/// The settings about the DCS that are set.
 fn keys_set(settings: &Settings) -> Vec<&'static str> {
-    let about_stores = |name: &str| {
+    let about_dcs = |name: &str| {
         name == "DCS"
             || ["DCS_", "CONSUL_", "ZOOKEEPER_", "RAFT_", "KUBERNETES_"].iter().any(|start| name.starts_with(start))
     };
-    KEYS.iter().map(|key| key.name).filter(|name| about_stores(name) && settings.get(name).is_some()).collect()
+    KEYS.iter().map(|key| key.name).filter(|name| about_dcs(name) && settings.get(name).is_some()).collect()
 }
 
-/// A setting that would do nothing is a mistake: a token for etcd, a user for Consul.
+/// A setting without effect is a mistake: a token for etcd, a user for Consul.
 fn refuse_others(settings: &Settings, kind: Kind, set: &[&str]) -> Result<()> {
     let Some(other) = set.iter().find(|key| **key != "DCS" && !kind.keys().contains(key)) else { return Ok(()) };
-    let for_whom: Vec<&str> =
-        Kind::ALL.into_iter().filter(|kind| kind.keys().contains(other)).map(Kind::name).collect();
-    bail!(
-        "{}{other} is for {}, but the store is {}: remove it, or correct DCS",
-        settings.place(&[other]),
-        for_whom.join(", "),
-        kind.name()
+    let kinds: Vec<&str> = Kind::ALL.into_iter().filter(|kind| kind.keys().contains(other)).map(Kind::name).collect();
+    fail!(
+        at origin(settings, &[other]),
+        "{other} applies to {}, but the DCS is {}", kinds.join(", "), kind.name();
+        "Remove it, or correct DCS."
     );
 }
 
-/// User and password, which go together.
+/// User and password, which must be set together.
 fn credentials(root: &Root, settings: &Settings) -> Result<Option<(String, String)>> {
     let password = settings.secret(root, "DCS_PASSWORD_FILE")?;
     match (settings.text("DCS_USERNAME"), password) {
         (Some(user), Some(password)) => Ok(Some((user.to_owned(), password))),
         (None, None) => Ok(None),
-        _ => bail!(
-            "{}DCS_USERNAME and DCS_PASSWORD_FILE go together: set both, or none",
-            settings.place(&["DCS_USERNAME", "DCS_PASSWORD_FILE"])
+        _ => fail!(
+            at origin(settings, &["DCS_USERNAME", "DCS_PASSWORD_FILE"]),
+            "DCS_USERNAME and DCS_PASSWORD_FILE must be set together";
+            "Set both or none."
         ),
     }
 }
 
-/// The setting from which an option came.
+/// The setting from which an option is derived.
 fn settings_key(option: &str) -> &'static str {
     match option {
         "hosts" | "host" | "partner_addrs" => "DCS_HOSTS",

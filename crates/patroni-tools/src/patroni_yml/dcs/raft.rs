@@ -1,29 +1,31 @@
-//! Patroni's own store: no server, the members agree among themselves (`patroni/dcs/raft.py`). Deprecated by Patroni.
+//! Raft, Patroni's own DCS: without servers, the members agree among themselves (`patroni/dcs/raft.py`). Deprecated by Patroni.
 
-use anyhow::{Result, bail};
-use host::Root;
+use anyhow::Result;
 use host::settings::Settings;
+use host::{Root, fail};
 use serde_json::json;
 
 use crate::patroni_yml::dcs::hosts::{Server, server};
 use crate::patroni_yml::dcs::{Member, Options, push};
+use crate::patroni_yml::values::origin;
 
-/// Its port is PostgreSQL's less this, so that 5432 gives 2222, as in Patroni's documentation.
+/// Its port is PostgreSQL's minus this, so that 5432 gives 2222, as in Patroni's documentation.
 const OFFSET: u16 = 5432 - 2222;
 
 /// The section's options.
 pub fn options(root: &Root, settings: &Settings, member: &Member) -> Result<Options> {
     let port = default_port(member.port);
-    // Where there is none, it has to be written, and then nothing uses this one.
+    // If none can be derived, RAFT_ADDRESS must have a port, and this one is not used.
     let default_port = port.unwrap_or(2222);
     let own = settings.parse("RAFT_ADDRESS", |text| {
         if port.is_none() && server(text, 1).ok() != server(text, 2).ok() {
-            bail!("'{text}' has no port, and PORT is too low to derive one: write ADDRESS:PORT");
+            fail!("'{text}' has no port, and PORT is too low to derive one"; "Write ADDRESS:PORT.");
         }
         let own = server(text, default_port)?;
         if ["127.0.0.1", "0.0.0.0", "::", "::1", "localhost"].contains(&own.host.as_str()) {
-            bail!(
-                "'{text}' is for this host alone, which Patroni refuses: write the address that the other members reach"
+            fail!(
+                "'{text}' is a loopback or wildcard address, which Patroni refuses";
+                "Use the address by which the other members reach this host."
             );
         }
         Ok(own)
@@ -31,21 +33,21 @@ pub fn options(root: &Root, settings: &Settings, member: &Member) -> Result<Opti
     let own = match (own, port) {
         (Some(own), _) => own,
         (None, Some(port)) => Server { host: member.address.to_string(), port },
-        (None, None) => bail!(
-            "{}PORT is {}, from which no port for raft can be derived: set RAFT_ADDRESS",
-            settings.place(&["PORT", "DCS"]),
-            member.port
+        (None, None) => fail!(
+            at origin(settings, &["PORT", "DCS"]),
+            "PORT is {}, which is too low to derive a port for Raft", member.port;
+            "Set RAFT_ADDRESS."
         ),
     };
     if let Some(owner) = (member.taken)(own.port) {
-        bail!(
-            "{}port {} of raft {owner}: set RAFT_ADDRESS to ADDRESS:PORT with another one",
-            settings.place(&["RAFT_ADDRESS", "DCS"]),
-            own.port
+        fail!(
+            at origin(settings, &["RAFT_ADDRESS", "DCS"]),
+            "port {} of Raft {owner}", own.port;
+            "Set RAFT_ADDRESS to ADDRESS:PORT with another port."
         );
     }
     let partners = settings.list("DCS_HOSTS", |text| server(text, own.port))?.unwrap_or_default();
-    // The same list can stand on all members.
+    // The same list can be used on all members.
     let partners: Vec<String> = partners.iter().filter(|partner| **partner != own).map(address).collect();
     let directory = settings
         .path("RAFT_DATA_DIR")?
@@ -59,12 +61,13 @@ pub fn options(root: &Root, settings: &Settings, member: &Member) -> Result<Opti
     Ok(options)
 }
 
-/// None where PostgreSQL's port is too low.
+/// None if PostgreSQL's port is too low.
 fn default_port(postgresql: u16) -> Option<u16> {
     postgresql.checked_sub(OFFSET).filter(|port| *port >= 1024)
 }
 
-/// Beside the data. The generator makes it: Patroni would, too, but so would patronictl, which wants to write there.
+/// Next to the data. The generator creates it, because otherwise patronictl could be the first to do so, which writes there,
+/// too.
 fn default_directory(scope: &str) -> String {
     format!("/var/lib/postgresql/{scope}.raft")
 }
@@ -79,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_is_derived_where_there_is_room() {
+    fn a_port_is_derived_if_possible() {
         assert_eq!(default_port(5432), Some(2222));
         assert_eq!(default_port(4234), Some(1024));
         assert_eq!(default_port(4233), None);

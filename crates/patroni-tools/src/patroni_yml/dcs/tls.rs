@@ -1,39 +1,43 @@
-//! TLS to a store: `DCS_PROTOCOL`, `DCS_CACERT`, `DCS_CERT`, `DCS_KEY` and `DCS_VERIFY`.
+//! TLS to the DCS: `DCS_PROTOCOL`, `DCS_CACERT`, `DCS_CERT`, `DCS_KEY` and `DCS_VERIFY`.
 
-use anyhow::{Result, anyhow, bail};
-use host::Root;
+use anyhow::Result;
 use host::settings::Settings;
+use host::{Root, fail};
 use serde_json::{Value, json};
 
-/// What is set about TLS.
+use crate::patroni_yml::values::origin;
+
+/// The TLS settings.
 #[derive(Debug)]
 pub struct Tls {
-    /// The files that are set, as options that every store calls the same: `cacert`, `cert`, `key`.
+    /// The files, as options that have the same names for every DCS: `cacert`, `cert`, `key`.
     pub files: Vec<(String, Value)>,
-    /// Whether the store's certificate has to be one that we believe; only where that is set.
+    /// Is the DCS's certificate verified? None if that is not set.
     pub verify: Option<bool>,
 }
 
 impl Tls {
-    /// None where the store is talked to in the clear.
+    /// None if the connection is not encrypted.
     pub fn read(root: &Root, settings: &Settings) -> Result<Option<Self>> {
         let certificate = ["DCS_CACERT", "DCS_CERT"].iter().any(|key| settings.get(key).is_some());
         let protocol = settings.choice("DCS_PROTOCOL", &["http", "https"])?;
         if certificate && protocol == Some("http") {
-            bail!(
-                "{}DCS_PROTOCOL is http, but a certificate is set: remove one of them",
-                settings.place(&["DCS_PROTOCOL"])
+            fail!(
+                at origin(settings, &["DCS_PROTOCOL"]),
+                "DCS_PROTOCOL is http, but a certificate is set";
+                "Remove one of them."
             );
         }
         if settings.get("DCS_CERT").is_some() != settings.get("DCS_KEY").is_some() {
-            bail!("{}DCS_CERT and DCS_KEY go together: set both, or none", settings.place(&["DCS_CERT", "DCS_KEY"]));
+            fail!(at origin(settings, &["DCS_CERT", "DCS_KEY"]), "DCS_CERT and DCS_KEY must be set together"; "Set both or none.");
         }
-        let verify = settings.truth("DCS_VERIFY")?;
+        let verify = settings.boolean("DCS_VERIFY")?;
         if !certificate && protocol != Some("https") {
             if verify.is_some() {
-                bail!(
-                    "{}DCS_VERIFY is about TLS, which is not used: set DCS_CACERT or DCS_PROTOCOL=https, or remove it",
-                    settings.place(&["DCS_VERIFY"])
+                fail!(
+                    at origin(settings, &["DCS_VERIFY"]),
+                    "DCS_VERIFY has no effect without TLS";
+                    "Set DCS_CACERT or DCS_PROTOCOL=https, or remove it."
                 );
             }
             return Ok(None);
@@ -42,7 +46,10 @@ impl Tls {
         for (key, option) in [("DCS_CACERT", "cacert"), ("DCS_CERT", "cert"), ("DCS_KEY", "key")] {
             if let Some(path) = settings.path(key)? {
                 settings.parse(key, |text| {
-                    if root.path(text).exists() { Ok(()) } else { Err(anyhow!("there is no file {text}")) }
+                    if !root.path(text).exists() {
+                        fail!("there is no file {text}");
+                    }
+                    Ok(())
                 })?;
                 files.push((option.to_owned(), json!(path)));
             }

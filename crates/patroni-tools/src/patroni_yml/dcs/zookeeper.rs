@@ -1,37 +1,40 @@
-//! ZooKeeper, and Exhibitor, which tells where it is (`patroni/dcs/zookeeper.py`, `exhibitor.py`).
+//! ZooKeeper, and Exhibitor, which reports its servers (`patroni/dcs/zookeeper.py`, `exhibitor.py`).
 
-use anyhow::{Result, bail};
-use host::Root;
+use anyhow::Result;
 use host::settings::Settings;
+use host::{Root, fail};
 use serde_json::{Map, Value, json};
 
 use crate::patroni_yml::dcs::hosts::server;
 use crate::patroni_yml::dcs::tls::Tls;
-use crate::patroni_yml::dcs::{Options, credentials, push};
+use crate::patroni_yml::dcs::{Options, credentials, dcs_yml, push};
+use crate::patroni_yml::values::origin;
 
-/// The section's options. The hosts are a list: Patroni's validator does not understand the other form.
+/// The section's options. The hosts are a list, because Patroni's validator rejects the other form.
 pub fn options(root: &Root, settings: &Settings) -> Result<Options> {
     let hosts = settings.list("DCS_HOSTS", |text| Ok(server(text, 2181)?.to_string()))?;
     let mut options = vec![("hosts".to_owned(), json!(hosts.unwrap_or_else(|| vec!["127.0.0.1:2181".to_owned()])))];
     if let Some(tls) = Tls::read(root, settings)? {
-        // Without it Patroni ignores every other option of TLS.
+        // Without it Patroni ignores every other TLS option.
         options.push(("use_ssl".to_owned(), json!(true)));
         push(&mut options, "verify", tls.verify);
         options.extend(tls.files);
     }
     let subjects = settings.parse("ZOOKEEPER_ACL", subjects)?;
     if subjects.is_some() && settings.get("DCS_CERT").is_none() {
-        bail!(
-            "{}ZOOKEEPER_ACL names subjects of certificates, but this member shows none: set DCS_CERT and DCS_KEY",
-            settings.place(&["ZOOKEEPER_ACL"])
+        fail!(
+            at origin(settings, &["ZOOKEEPER_ACL"]),
+            "ZOOKEEPER_ACL lists certificate subjects, but this member presents no certificate";
+            "Set DCS_CERT and DCS_KEY."
         );
     }
     push(&mut options, "set_acls", subjects);
     if let Some((user, password)) = credentials(root, settings)? {
         if user.contains(':') {
-            bail!(
-                "{}DCS_USERNAME has a ':', which ends a user name in a digest: choose another user",
-                settings.place(&["DCS_USERNAME"])
+            fail!(
+                at origin(settings, &["DCS_USERNAME"]),
+                "DCS_USERNAME contains ':', which a digest user name cannot have";
+                "Choose another user."
             );
         }
         options.push(("auth_data".to_owned(), json!({ "digest": format!("{user}:{password}") })));
@@ -39,40 +42,37 @@ pub fn options(root: &Root, settings: &Settings) -> Result<Options> {
     Ok(options)
 }
 
-/// `CN=pg1,O=Example;CN=pg2,O=Example`: a subject has commas itself.
+/// `CN=pg1,O=Example;CN=pg2,O=Example`: separated by semicolons, because a subject contains commas.
 fn subjects(text: &str) -> Result<Value> {
     let mut acl = Map::new();
     for subject in text.split(';').map(str::trim).filter(|subject| !subject.is_empty()) {
         if !subject.contains('=') {
-            bail!("'{subject}' is not the subject of a certificate: write it as CN=pg1,O=Example");
+            fail!("'{subject}' is not the subject of a certificate"; "Write it as CN=pg1,O=Example.");
         }
-        // A key of YAML has 1024 characters at most, and one of ours can become six.
+        // A YAML key has at most 1024 characters, and a character can be escaped to six.
         if subject.len() > 160 {
-            bail!(
-                "'{subject}' is longer than 160 characters: describe the store in {}",
-                crate::patroni_yml::dcs::dcs_yml::FILE
-            );
+            fail!("'{subject}' is longer than 160 characters"; "Configure the DCS in {} instead.", dcs_yml::FILE);
         }
         acl.insert(subject.to_owned(), json!(["ALL"]));
     }
     if acl.is_empty() {
-        bail!("'{text}' names nobody: write it as CN=pg1;CN=pg2");
+        fail!("'{text}' lists no subjects"; "Write it as CN=pg1;CN=pg2.");
     }
     Ok(Value::Object(acl))
 }
 
-/// Exhibitor's options: its servers, which have one port.
+/// Exhibitor's options: its servers, which all have the same port.
 pub fn exhibitor(settings: &Settings) -> Result<Options> {
     let servers = settings.list("DCS_HOSTS", |text| server(text, 8080))?;
     let Some(servers) = servers else {
-        bail!("{}DCS=exhibitor needs its servers: set DCS_HOSTS", settings.place(&["DCS"]));
+        fail!(at origin(settings, &["DCS"]), "DCS is exhibitor, but DCS_HOSTS is not set"; "Set DCS_HOSTS to its servers.");
     };
     let port = servers.first().map_or(8080, |server| server.port);
     if let Some(other) = servers.iter().find(|server| server.port != port) {
-        bail!(
-            "{}DCS_HOSTS has the ports {port} and {}, but Patroni knows one port for all servers of Exhibitor: make them the same",
-            settings.place(&["DCS_HOSTS"]),
-            other.port
+        fail!(
+            at origin(settings, &["DCS_HOSTS"]),
+            "DCS_HOSTS has the ports {port} and {}, but Patroni uses the same port for all Exhibitor servers", other.port;
+            "Use the same port for all servers."
         );
     }
     let hosts: Vec<&str> = servers.iter().map(|server| server.host.as_str()).collect();

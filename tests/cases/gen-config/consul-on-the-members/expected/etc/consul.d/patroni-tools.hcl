@@ -1,6 +1,6 @@
 # Written by patroni-gen-config from /etc/default/patroni.
 # Change it there or in /etc/patroni/templates, and run: patroni-gen-config --for consul
-# Checksum of what follows: cfb9a20c50968a69e91310ad700060a2612e6e8a9f2d8b7d9f38e9063aa9bdbf
+# Checksum of what follows: 185f67b22333ae49d3a8e9f5b16ee4c5f8119de756bb769c9f2e67bf58fb9899
 node_name   = "pg1"
 datacenter  = "dc1"
 data_dir    = "/var/lib/consul"
@@ -9,7 +9,7 @@ client_addr = "127.0.0.1"
 server = false
 retry_join = ["10.0.3.142"]
 
-# From the site key, the same on all members.
+# Derived from the site key, so it is the same on all members.
 encrypt = "qcOqmAifrKQKkLobFpJ+ivDFsG+/7QyEkgzK8GafejY="
 
 ports {

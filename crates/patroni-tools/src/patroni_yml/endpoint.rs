@@ -1,0 +1,40 @@
+//! The client endpoint (virtual IP addresses and DNS name), as far as the Patroni file depends on it.
+
+use std::net::IpAddr;
+
+use host::endpoint::{Endpoint, Manager};
+use host::settings::Settings;
+use host::trouble::Trouble;
+use host::{Root, trouble};
+
+use crate::patroni_yml::bootstrap_dcs::Dynamic;
+use crate::patroni_yml::values::origin;
+
+/// Its virtual IP addresses.
+pub fn vips(endpoint: Option<&Endpoint>) -> Vec<IpAddr> {
+    endpoint.iter().flat_map(|endpoint| &endpoint.vips).map(|vip| vip.address).collect()
+}
+
+/// The lease must have expired before another member can acquire the leader lock.
+pub fn long_lease(settings: &Settings, endpoint: &Endpoint, dynamic: &Dynamic) -> Option<Trouble> {
+    let used = endpoint.lease.as_secs() + dynamic.loop_wait;
+    (!endpoint.vips.is_empty() && endpoint.manager != Manager::VipManager && used >= dynamic.ttl).then(|| {
+        trouble!(
+            at origin(settings, &["VIP_LEASE", "TTL", "LOOP_WAIT"]),
+            "VIP_LEASE + LOOP_WAIT is {used}, but TTL is {}: a hung primary could still have the virtual IP address when a new primary \
+             acquires it", dynamic.ttl;
+            "Lower VIP_LEASE."
+        )
+    })
+}
+
+/// Programs that are missing for the DNS registration. Reported now, and not only when the first primary registers.
+pub fn missing_programs(root: &Root, endpoint: &Endpoint) -> Vec<Trouble> {
+    let programs = endpoint.dns.as_ref().map_or(&[] as &[_], |dns| dns.auth.programs());
+    let missing = programs.iter().filter(|(program, _)| root.program(program).is_err());
+    missing
+        .map(|(program, package)| {
+            trouble!("DNS_AUTH=gss needs {program}, which is not installed"; "Install it with: apt install {package}")
+        })
+        .collect()
+}

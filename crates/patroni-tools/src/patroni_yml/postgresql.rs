@@ -1,0 +1,71 @@
+//! The section `postgresql`: the addresses on which PostgreSQL listens, its directories, and the parameters of this member.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use host::clusters::{self, Installed};
+use host::createcluster::CreateCluster;
+use host::{ClusterId, Root, facts, fail};
+use serde::Serialize;
+
+use crate::patroni_yml::parameters::Values;
+use crate::patroni_yml::values::path_text;
+
+/// The values of the section.
+#[derive(Debug, Serialize)]
+pub struct PostgreSql {
+    listen: String,
+    connect_address: String,
+    data_dir: String,
+    bin_dir: String,
+    config_dir: String,
+    pgpass: String,
+    parameters: Values,
+}
+
+/// The location of one cluster.
+pub struct Location<'a> {
+    /// The address by which the other members reach it.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// The addresses on which it listens, as in `listen_addresses`.
+    pub listen: &'a str,
+    /// The directory of its data.
+    pub data_directory: &'a Path,
+    /// The directory of its programs.
+    pub bin_dir: &'a Path,
+}
+
+impl PostgreSql {
+    /// The section of a cluster.
+    pub fn of(id: &ClusterId, location: &Location, parameters: Values) -> Result<Self> {
+        Ok(Self {
+            listen: format!("{}:{}", location.listen, location.port),
+            connect_address: facts::host_port(location.address, location.port),
+            data_dir: path_text(location.data_directory)?,
+            bin_dir: path_text(location.bin_dir)?,
+            config_dir: path_text(&clusters::config_directory(id))?,
+            pgpass: format!("/var/lib/postgresql/{}.pgpass", id.dashed()),
+            parameters,
+        })
+    }
+}
+
+/// The directory of PostgreSQL's programs.
+pub fn bin_dir(root: &Root, id: &ClusterId) -> Result<PathBuf> {
+    let directory = PathBuf::from("/usr/lib/postgresql").join(id.version.as_str()).join("bin");
+    if !root.path(directory.join("initdb")).exists() {
+        fail!("PostgreSQL {} is not installed", id.version; "Install it with: apt install postgresql-{}", id.version);
+    }
+    Ok(directory)
+}
+
+/// The data directory of the existing cluster, else the one in which postgresql-common would create it.
+pub fn data_directory(root: &Root, id: &ClusterId, own: Option<&Installed>) -> Result<PathBuf> {
+    match own.and_then(|cluster| cluster.data_directory.clone()) {
+        Some(directory) => Ok(directory),
+        None => CreateCluster::read(root)?.data_directory(id),
+    }
+}

@@ -1,0 +1,94 @@
+//! The one caller of psql: an environment that does not change what is asked or answered, no password prompt, and an end.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+use host::{ClusterId, Root, program};
+use nix::unistd::Uid;
+
+use crate::postgres::child;
+use crate::postgres::programs::server_program;
+
+/// How long a call may take; more than libpq waits for a host that does not respond on a usual network.
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// Variables of libpq that make a session different, over whatever connection.
+const OF_THE_SESSION: [&str; 5] = ["PGCLIENTENCODING", "PGDATESTYLE", "PGGEQO", "PGOPTIONS", "PGTZ"];
+
+/// A psql of a cluster's version.
+pub(crate) struct Psql {
+    call: Command,
+}
+
+/// How a call has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Everything that was asked has been done.
+    Done,
+    /// There was no connection, or it broke.
+    NoConnection,
+    /// The server refused something.
+    Refused,
+}
+
+/// What a call has given.
+pub(crate) struct Answer {
+    pub(crate) state: State,
+    /// What was printed, unaligned.
+    pub(crate) rows: String,
+    /// The lines of errors and notices.
+    pub(crate) messages: Vec<String>,
+}
+
+impl Psql {
+    /// For the server of this host, over its socket and as its superuser, who is also the user to log in as. The first error ends the
+    /// call. Nothing of the caller's environment counts.
+    pub(crate) fn local(root: &Root, id: &ClusterId, socket_directory: &str, port: u16) -> Result<Self> {
+        let mut call = program::at(&server_program(root, id, "psql"));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
+            call.env_remove(name);
+        }
+        if Uid::effective().is_root() {
+            call.uid(root.user_id("postgres")?).gid(root.group_id("postgres")?);
+        }
+        call.current_dir("/").args(["--quiet", "--tuples-only", "--set=ON_ERROR_STOP=1", "--dbname=postgres"]);
+        call.args(["--username=postgres", "--host", socket_directory, "--port", &port.to_string()]);
+        Ok(Self::usual(call))
+    }
+
+    /// For a member that is to be copied, over a connection for physical replication, which knows only the commands of replication.
+    /// It ends together with the hook. The environment says how to connect, as Patroni passes the password (`PGPASSFILE`).
+    pub(crate) fn replication(root: &Root, id: &ClusterId, source: &str, application: &str) -> Result<Self> {
+        let mut call = child::command(root, &server_program(root, id, "psql"))?;
+        for name in OF_THE_SESSION {
+            call.env_remove(name);
+        }
+        call.env("PGAPPNAME", application).args(["--pset=footer=off", "--pset=pager=off"]);
+        call.arg(OsString::from(format!("--dbname={source} replication=true")));
+        Ok(Self::usual(call))
+    }
+
+    fn usual(mut call: Command) -> Self {
+        call.args(["--no-psqlrc", "--no-password", "--no-align"]);
+        Self { call }
+    }
+
+    /// Does what stands in `commands`, which is on no command line.
+    pub(crate) fn run(mut self, commands: &str) -> Result<Answer> {
+        const NO_CONNECTION: i32 = 2;
+        let output = program::output_within(&mut self.call, commands, LIMIT)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        Ok(Answer {
+            state: match output.status.code() {
+                Some(0) => State::Done,
+                Some(NO_CONNECTION) => State::NoConnection,
+                _ => State::Refused,
+            },
+            rows: String::from_utf8_lossy(&output.stdout).into_owned(),
+            messages: said.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect(),
+        })
+    }
+}

@@ -1,0 +1,17 @@
+//! The units that can run a cluster, `postgresql@` and `patroni@`, as their control groups show them: without systemctl, which a
+//! container need not have.
+
+use std::path::Path;
+
+use host::Root;
+
+/// Where systemd mounts the control groups; the second is that of version 1.
+const GROUPS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/systemd"];
+
+/// The slice of both units.
+const SLICE: &str = "system.slice/system-postgresql.slice";
+
+/// Is a unit active?
+pub(crate) fn is_active(root: &Root, unit: &str) -> bool {
+    GROUPS.iter().any(|group| root.path(Path::new(group).join(SLICE).join(unit)).exists())
+}
