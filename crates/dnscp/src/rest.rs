@@ -133,7 +133,13 @@ impl Api {
     #[must_use]
     pub fn doubts(&self) -> Vec<Trouble> {
         let doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        doubts.into_iter().map(|doubt| doubt.at(format!("Patroni's REST API at {}", self.address))).collect()
+        // A doubt may have a place of its own, such as a file.
+        let at_api = |doubt: Trouble| {
+            let mut shown = Trouble::new(doubt.line()).at(format!("Patroni's REST API at {}", self.address));
+            shown.hint = doubt.hint;
+            shown
+        };
+        doubts.into_iter().map(at_api).collect()
     }
 
     fn ask(&self, standby_leader: bool, limit: Duration) -> Result<PatroniStatus> {
