@@ -97,7 +97,7 @@ fn certificates() -> (Authority, Authority) {
     (site, other)
 }
 
-/// What the doctor says with this section, and how long it took: its lines without `patroni-gen-config: ` and dates.
+/// The findings of the doctor with this section, each with its hint behind a colon, and without dates.
 fn doctor(section: &str, more: &str) -> Vec<String> {
     ours(
         "17-main.yml",
@@ -119,7 +119,14 @@ fn doctor(section: &str, more: &str) -> Vec<String> {
     let failed = err.lines().any(|line| line.contains(": error: "));
     assert_eq!(output.status.code(), Some(i32::from(failed)), "{out}{err}");
     assert_eq!(out.is_empty(), failed, "{out}{err}");
-    err.lines().map(|line| without_date(line.strip_prefix("patroni-gen-config: ").unwrap_or(line))).collect()
+    let mut findings: Vec<String> = Vec::new();
+    for line in err.lines().map(|line| without_date(line.strip_prefix("patroni-gen-config: ").unwrap_or(line))) {
+        match (line.strip_prefix("hint: "), findings.last_mut()) {
+            (Some(hint), Some(finding)) => finding.extend([": ", hint]),
+            _ => findings.push(line),
+        }
+    }
+    findings
 }
 
 /// `Nov 21 06:00:00 2026 GMT` is DATE; what OpenSSL 3.2 calls otherwise, too.
@@ -161,13 +168,13 @@ fn plain_etcd(image: Image, name: &str) {
     }
     let section = &format!("etcd3:\n  hosts: ['{SERVER}:2379']");
     let refused = format!(
-        "error: etcd3 at {SERVER}:2379: it is unreachable (Connection refused): start it, or correct DCS_HOSTS or the firewall"
+        "error: etcd3 at {SERVER}:2379: it is unreachable (Connection refused): Start the server, or correct DCS_HOSTS or the firewall."
     );
     assert_eq!(doctor(section, ""), [refused]);
     let server = etcd(&url("http"));
     assert_eq!(doctor(section, ""), [""; 0]);
     // One of several that answers is enough; nobody answers at the second address.
-    let away = "etcd3 at 10.99.0.1:2379: it is unreachable (no answer): start it, or correct DCS_HOSTS or the firewall";
+    let away = "etcd3 at 10.99.0.1:2379: it is unreachable (no answer): Start the server, or correct DCS_HOSTS or the firewall.";
     let both = &format!("etcd3:\n  hosts: ['10.99.0.1:2379', '{SERVER}:2379']");
     assert_eq!(doctor(both, ""), [format!("warning: {away}")]);
     assert_eq!(doctor("etcd3:\n  hosts: ['10.99.0.1:2379']", ""), [format!("error: {away}")]);
@@ -176,8 +183,8 @@ fn plain_etcd(image: Image, name: &str) {
     assert_eq!(
         doctor(&format!("{section}\n  protocol: https\n  cacert: /etc/patroni/ca.pem"), ""),
         [format!(
-            "error: etcd3 at {SERVER}:2379: it does not use TLS: turn TLS on there, or remove DCS_CACERT and DCS_CERT and set \
-             DCS_PROTOCOL=http, and run patroni-gen-config 17/main"
+            "error: etcd3 at {SERVER}:2379: it does not use TLS: Enable TLS on the server, or remove DCS_CACERT and DCS_CERT and \
+             set DCS_PROTOCOL=http, then run: patroni-gen-config 17/main"
         )]
     );
     // A user where there are none.
@@ -185,8 +192,8 @@ fn plain_etcd(image: Image, name: &str) {
     assert_eq!(
         doctor(user, ""),
         [format!(
-            "warning: etcd3 at {SERVER}:2379: it has no users, so that anybody who reaches it can change what is there: run etcdctl auth \
-             enable, or remove DCS_USERNAME"
+            "warning: etcd3 at {SERVER}:2379: authentication is off, so all clients can change its data: Remove DCS_USERNAME, or run: \
+             etcdctl auth enable"
         )]
     );
     others(section);
@@ -202,7 +209,7 @@ fn plain_etcd(image: Image, name: &str) {
     assert_eq!(
         doctor(&format!("etcd3:\n  hosts: ['{OWN}:2379']"), ""),
         [format!(
-            "error: etcd3 at {OWN}:2379: what answers there is not etcd: correct DCS_HOSTS, and run patroni-gen-config 17/main"
+            "error: etcd3 at {OWN}:2379: the server is not etcd: Correct DCS_HOSTS, then run: patroni-gen-config 17/main"
         )]
     );
     // What it tells its clients is what Patroni uses.
@@ -215,8 +222,8 @@ fn plain_etcd(image: Image, name: &str) {
     assert_eq!(
         doctor(section, ""),
         [format!(
-            "warning: etcd3 at {SERVER}:2379: it tells its clients, and so Patroni, to use http://localhost:2379: correct \
-             ETCD_ADVERTISE_CLIENT_URLS there"
+            "warning: etcd3 at {SERVER}:2379: it advertises http://localhost:2379 to its clients, including Patroni: Correct \
+             ETCD_ADVERTISE_CLIENT_URLS on that host."
         )]
     );
 }
@@ -239,15 +246,15 @@ fn others(section: &str) {
     assert_eq!(
         doctor(section, tag),
         [
-            "warning: /etc/patroni/17-main.yml: the site key of pg3 (cccccccc) is not that of this member and the primary (aaaaaaaa): copy \
-          the file from here to there, and run patroni-gen-config there, or finish the change of the passwords"
+            "warning: /etc/patroni/17-main.yml: the site key of pg3 (cccccccc) differs from that of this member and the primary (aaaaaaaa): Copy \
+          the file from this host to that one and run patroni-gen-config there, or finish the password rotation."
         ]
     );
     assert_eq!(
         doctor(section, "tags: {site_key: 'cccccccc'}\n"),
         [
-            "error: /etc/patroni/17-main.yml: the site key of this member (cccccccc) is not that of pg2 (aaaaaaaa): copy the file from there \
-          (SITE_KEY_FILE), or finish the change of the passwords, and run patroni-gen-config 17/main"
+            "error: /etc/patroni/17-main.yml: the site key of this member (cccccccc) differs from that of pg2 (aaaaaaaa): Copy the file (SITE_KEY_FILE) \
+          from that host or finish the password rotation, then run: patroni-gen-config 17/main"
         ]
     );
     put("members/pg1", &member("10.77.0.9", "aaaaaaaa"));
@@ -255,8 +262,8 @@ fn others(section: &str) {
     assert_eq!(
         doctor(section, tag),
         [
-            "error: /etc/patroni/17-main.yml: the cluster has a member pg1 already, at 10.77.0.9: set MEMBER_NAME to a name that is free, or \
-          stop that one, and run patroni-gen-config 17/main"
+            "error: /etc/patroni/17-main.yml: the cluster already has a member pg1, at 10.77.0.9: Set MEMBER_NAME to an unused name, or stop \
+          that member, then run: patroni-gen-config 17/main"
         ]
     );
     // Data of another cluster.
@@ -273,8 +280,8 @@ fn others(section: &str) {
     assert_eq!(
         doctor(section, ""),
         [
-            "error: /etc/patroni/17-main.yml: /data is of another cluster: its system identifier is 8, that of the cluster is 7: if nothing \
-          in it is needed, run pg_dropcluster 17 main, and Patroni clones the cluster"
+            "error: /etc/patroni/17-main.yml: /data belongs to another cluster: its system identifier is 8, that of the cluster is 7: If nothing \
+          in it is needed, let Patroni create a replica after: pg_dropcluster 17 main"
         ]
     );
     fs::write(format!("{MACHINE}/data/global/pg_control"), 7u64.to_ne_bytes()).unwrap();
@@ -286,8 +293,8 @@ fn others(section: &str) {
     assert_eq!(
         doctor(section, ""),
         [
-            "warning: /etc/patroni/17-main.yml: a bootstrap of this cluster was begun and has not come to its end, for which all members \
-          wait: if none is bootstrapping now, run patronictl -c /etc/patroni/17-main.yml remove 17-main"
+            "warning: /etc/patroni/17-main.yml: a bootstrap of this cluster was started but not finished, and all members wait for it: If \
+          no member is bootstrapping now, run: patronictl -c /etc/patroni/17-main.yml remove 17-main"
         ]
     );
     sh(&etcdctl("del --prefix /lab/17-main/")).unwrap();
@@ -346,45 +353,45 @@ fn etcd_with_tls_and_users() {
         doctor(section.trim_end(), "").join("\n").replace(&format!("error: etcd3 at {SERVER}:2379: "), "")
     };
     let good = || with("ca", "own", "patroni", "secret");
-    let then = ", and run patroni-gen-config 17/main";
+    let then = ", then run: patroni-gen-config 17/main";
     assert_eq!(good(), "");
     assert_eq!(
         with("other", "own", "patroni", "secret"),
-        "its certificate is not signed by /etc/patroni/other.pem (self-signed certificate in certificate chain): put the certificate of the \
-         authority that signed it into that file (DCS_CACERT)"
+        "its certificate is not signed by /etc/patroni/other.pem (self-signed certificate in certificate chain): Add the CA \
+         certificate that signed it to that file (DCS_CACERT)."
             .replace("self-signed certificate in certificate chain", "unable to get local issuer certificate")
     );
     assert_eq!(
         with("ca", "", "patroni", "secret"),
-        format!("it wants a certificate of ours (tlsv13 alert certificate required): set DCS_CERT and DCS_KEY{then}")
+        format!("it requires a client certificate (tlsv13 alert certificate required): Set DCS_CERT and DCS_KEY{then}")
     );
     assert_eq!(
         with("ca", "foreign", "patroni", "secret"),
-        "it refuses our certificate /etc/patroni/foreign.pem (tlsv1 alert unknown ca): correct DCS_CERT, or the authority that it believes"
+        "it rejects the client certificate /etc/patroni/foreign.pem (tlsv1 alert unknown ca): Correct DCS_CERT, or the CA certificate on the \
+         server."
     );
     assert_eq!(
         with("ca", "named", "patroni", "secret"),
-        "it has users, and then takes no certificate that has a common name (CN) from us: have DCS_CERT issued with a subject without one, \
-         such as O=Example"
+        "it has users, and therefore accepts no client certificate with a common name (CN): Reissue DCS_CERT with a subject without one, \
+         such as O=Example."
     );
     // Once, though the server refuses it too.
     assert_eq!(
         with("ca", "expired", "patroni", "secret"),
-        "error: /etc/patroni/17-main.yml: etcd3.cert /etc/patroni/expired.pem has expired (DATE): renew it"
+        "error: /etc/patroni/17-main.yml: etcd3.cert /etc/patroni/expired.pem has expired (DATE): Renew it."
     );
     assert_eq!(
         with("ca", "own", "patroni", "wrong"),
         format!(
-            "it refuses the user patroni (authentication failed, invalid user ID or password): correct DCS_USERNAME or the password in \
+            "it rejects the user patroni (authentication failed, invalid user ID or password): Correct DCS_USERNAME or the password in \
              DCS_PASSWORD_FILE{then}"
         )
     );
     assert_eq!(
         with("ca", "own", "", ""),
-        format!("it wants a user (permission denied): set DCS_USERNAME and DCS_PASSWORD_FILE{then}")
+        format!("it requires a user (permission denied): Set DCS_USERNAME and DCS_PASSWORD_FILE{then}")
     );
-    let grant =
-        "run etcdctl role grant-permission ROLE --prefix=true readwrite /lab/17-main/, with a role of this user";
+    let grant = "Grant it to a role of this user with: etcdctl role grant-permission ROLE --prefix=true readwrite /lab/17-main/";
     assert_eq!(
         with("ca", "own", "nobody", "secret"),
         format!("the user nobody may neither read nor write the keys below /lab/17-main/ (permission denied): {grant}")
@@ -397,23 +404,23 @@ fn etcd_with_tls_and_users() {
     assert_eq!(
         clear,
         format!(
-            "error: etcd3 at {SERVER}:2379: it closed the connection (without an answer): see its log; or, if it wants TLS, \
-             set DCS_CACERT{then}"
+            "error: etcd3 at {SERVER}:2379: it closed the connection (without an answer): Check its log, or, if it requires \
+             TLS, set DCS_CACERT{then}"
         )
     );
     // The server reads its files for each connection.
     theirs(&site.issue(address(SERVER), PAST, true));
-    assert_eq!(good(), "its certificate (CN=member) has expired (DATE): renew it there");
+    assert_eq!(good(), "its certificate (CN=member) has expired (DATE): Renew it on the server.");
     theirs(&site.issue(address(SERVER), 5..30, true));
     assert_eq!(
         good(),
-        "its certificate (CN=member) is not valid before DATE: correct the clock of this host, or the certificate"
+        "its certificate (CN=member) is not valid before DATE: Correct the clock of this host, or the certificate."
     );
     theirs(&site.issue(address(OWN), NOW, true));
     assert_eq!(
         good(),
         format!(
-            "its certificate is for {OWN}, not for {SERVER}: name it so in DCS_HOSTS, or have it issued for that{then}"
+            "its certificate is for {OWN}, not for {SERVER}: Use that name in DCS_HOSTS, or reissue the certificate{then}"
         )
     );
     theirs(&other.issue(address(SERVER), NOW, true));
@@ -450,8 +457,8 @@ fn etcd_without_a_leader() {
     assert_eq!(
         doctor(&section, ""),
         [format!(
-            "error: etcd3 at {SERVER}:239: it answers, but has no leader: start the other servers of etcd, of which more than half have to \
-             run (etcdctl endpoint status --cluster)"
+            "error: etcd3 at {SERVER}:239: it responds, but etcd has no leader: Start the other servers of etcd: more than half must be running \
+             (see etcdctl endpoint status --cluster)."
         )]
     );
 }
@@ -505,22 +512,28 @@ fn consul_with_acl_and_tls() {
         let section = format!("consul:\n  host: {SERVER}:8500\n  register_service: true\n{token}{more}");
         doctor(section.trim_end(), "").join("\n").replace(&place(8500), "")
     };
-    let then = ", and run patroni-gen-config 17/main";
+    let then = ", then run: patroni-gen-config 17/main";
     assert_eq!(with(TOKEN, ""), "");
     assert_eq!(
         with("6f6e2a57-7b52-4c1c-8bd4-000000000000", ""),
-        format!("it refuses our token (ACL not found): correct the token in DCS_TOKEN_FILE{then}")
+        format!("it rejects the token (ACL not found): Correct the token in DCS_TOKEN_FILE{then}")
     );
     let rights = r#"key_prefix "lab/17-main/" { policy = "write" } session_prefix "" { policy = "write" } service_prefix "17-main" { policy = "write" }"#;
-    assert_eq!(with(READER, ""), format!("our token does not allow what Patroni does there: give its policy {rights}"));
+    assert_eq!(
+        with(READER, ""),
+        format!("the token lacks permissions that Patroni needs: Add to its policy: {rights}")
+    );
     let some = rights.replace(r#" session_prefix "" { policy = "write" }"#, "");
     assert_eq!(
         with("", ""),
         format!(
-            "it does not allow what Patroni does there without a token: set DCS_TOKEN_FILE to a token with {some}{then}"
+            "without a token, Patroni lacks permissions that it needs: Set DCS_TOKEN_FILE to a token with {some}{then}"
         )
     );
-    assert_eq!(with(TOKEN, "  dc: nowhere\n"), format!("it knows no datacenter nowhere: correct CONSUL_DC{then}"));
+    assert_eq!(
+        with(TOKEN, "  dc: nowhere\n"),
+        format!("it does not know the datacenter nowhere: Correct CONSUL_DC{then}")
+    );
     assert_eq!(with(TOKEN, "  dc: lab\n"), "");
     let secure = |ca: &str, own: &str| {
         let own = if own.is_empty() {
@@ -537,15 +550,15 @@ fn consul_with_acl_and_tls() {
     assert!(secure("other", "own").starts_with("its certificate is not signed by /etc/patroni/other.pem ("));
     assert_eq!(
         secure("ca", ""),
-        format!("it wants a certificate of ours (sslv3 alert bad certificate): set DCS_CERT and DCS_KEY{then}")
+        format!("it requires a client certificate (sslv3 alert bad certificate): Set DCS_CERT and DCS_KEY{then}")
     );
     let clear = doctor(&format!("consul:\n  host: {SERVER}:8501"), "");
-    assert_eq!(clear, [format!("{}it requires TLS: set DCS_CACERT, or DCS_PROTOCOL=https{then}", place(8501))]);
+    assert_eq!(clear, [format!("{}it requires TLS: Set DCS_CACERT or DCS_PROTOCOL=https{then}", place(8501))]);
     drop(server);
     theirs(&site.issue(address(SERVER), PAST, true));
     let _server = start();
     until_ok(&consul("catalog datacenters"), "/run/consul.log").unwrap();
-    assert_eq!(secure("ca", "own"), "its certificate (CN=member) has expired (DATE): renew it there");
+    assert_eq!(secure("ca", "own"), "its certificate (CN=member) has expired (DATE): Renew it on the server.");
 }
 
 const ZOOKEEPER: &str = "tickTime=1000
@@ -600,12 +613,12 @@ fn zookeeper(image: Image, name: &str) {
         thread::sleep(Duration::from_millis(200));
     }
     sh(&format!("nsenter --net=/run/netns/dns chroot {SECOND} python3 /etc/lab/protect.py")).unwrap();
-    let then = ", and run patroni-gen-config 17/main";
+    let then = ", then run: patroni-gen-config 17/main";
     let place = format!("error: zookeeper at {SERVER}:2181: ");
     assert_eq!(
         doctor(&section, ""),
         [format!(
-            "{place}we may not read /lab there (NoAuth): set DCS_USERNAME and DCS_PASSWORD_FILE, or DCS_CERT{then}"
+            "{place}reading /lab is not permitted (NoAuth): Set DCS_USERNAME and DCS_PASSWORD_FILE, or DCS_CERT{then}"
         )]
     );
     let user = |password: &str| doctor(&format!("{section}\n  auth_data: {{digest: 'patroni:{password}'}}"), "");
@@ -613,7 +626,7 @@ fn zookeeper(image: Image, name: &str) {
     assert!(user("secret").len() == 1 && user("secret")[0].contains(open), "{:?}", user("secret"));
     assert_eq!(
         user("wrong")[1],
-        format!("{place}we may not read /lab there (NoAuth): correct DCS_USERNAME and DCS_PASSWORD_FILE{then}")
+        format!("{place}reading /lab is not permitted (NoAuth): Correct DCS_USERNAME and DCS_PASSWORD_FILE{then}")
     );
     let secure = |ca: &str, own: &str| {
         let own = if own.is_empty() {
@@ -627,18 +640,18 @@ fn zookeeper(image: Image, name: &str) {
         // The first handshakes of a Java program take seconds on a busy host.
         let asked = (0..20).map(|_| doctor(&section, ""));
         let said =
-            asked.into_iter().find(|said| !said.iter().any(|line| line.contains("did not answer within"))).unwrap();
+            asked.into_iter().find(|said| !said.iter().any(|line| line.contains("did not respond within"))).unwrap();
         let said: Vec<&String> = said.iter().filter(|line| !line.contains(open)).collect();
         said.first().map_or_else(String::new, |line| line.replace(&format!("error: zookeeper at {SERVER}:2281: "), ""))
     };
     assert_eq!(secure("ca", "own"), "");
     assert!(secure("other", "own").starts_with("its certificate is not signed by /etc/patroni/other.pem ("));
-    assert!(secure("ca", "").contains("a certificate of ours"), "{}", secure("ca", ""));
+    assert!(secure("ca", "").contains("requires a client certificate"), "{}", secure("ca", ""));
     assert!(secure("ca", "foreign").contains("/etc/patroni/foreign.pem"), "{}", secure("ca", "foreign"));
     // Without TLS at the port that has it.
     let clear = doctor(&format!("zookeeper:\n  hosts: ['{SERVER}:2281']"), "");
     assert!(
-        clear[0].contains("if this is a port of TLS, set DCS_CACERT") || clear[0].contains("if it wants TLS"),
+        clear[0].contains("If this is a TLS port, set DCS_CACERT") || clear[0].contains("if it requires TLS"),
         "{clear:?}"
     );
 }
@@ -692,16 +705,16 @@ fn the_others_rest_apis() {
     assert_eq!(
         said,
         [
-            "warning: the REST API of pg2: its certificate (CN=member) has expired (DATE): renew RESTAPI_CERT there"
+            "warning: REST API of pg2: its certificate (CN=member) has expired (DATE): Renew RESTAPI_CERT on that host."
                 .to_owned(),
             format!(
-                "warning: the REST API of pg3: its certificate is for {SERVER}, not for {OWN}: have it issued for that address"
+                "warning: REST API of pg3: its certificate is for {SERVER}, not for {OWN}: Reissue the certificate for that address."
             ),
         ]
     );
     assert!(
-        last.starts_with("warning: the REST API of pg4: its certificate is not signed by /etc/patroni/ca.pem ("),
+        last.starts_with("warning: REST API of pg4: its certificate is not signed by /etc/patroni/ca.pem ("),
         "{last}"
     );
-    assert!(last.ends_with("): correct RESTAPI_CACERT here, or RESTAPI_CERT there"), "{last}");
+    assert!(last.ends_with("): Correct RESTAPI_CACERT on this host, or RESTAPI_CERT on that one."), "{last}");
 }

@@ -77,15 +77,12 @@ impl Task {
     /// that it gets (`PostmasterMain`), and Patroni connects to it over the Unix socket, so neither notices.
     fn port_taken(&self) -> Option<Trouble> {
         let port = self.instance.as_ref()?.port?;
-        let postgres = self.root.user_id(USER).ok()?;
         let addresses: Vec<IpAddr> = self.point.vips.iter().map(|vip| vip.address).chain(self.own_address()).collect();
         let is_reached = |address: &IpAddr| address.is_unspecified() || addresses.contains(address);
         let listeners = clusters::listeners(&self.root).ok()?;
         let mut on_port = listeners.iter().filter(|listener| listener.port == port && is_reached(&listener.address));
-        let (uid, inode) = on_port.find_map(|listener| {
-            let uid = listener.uid.filter(|uid| *uid != 0 && *uid != postgres)?;
-            Some((uid, listener.inode))
-        })?;
+        let (uid, inode) =
+            on_port.find_map(|listener| Some((holder::foreign_user(&self.root, listener, USER)?, listener.inode)))?;
         Some(trouble!(
             "{} listens on port {port} instead of PostgreSQL, and would get the clients of this member",
             holder::describe(&self.root, uid, inode, geteuid().is_root());

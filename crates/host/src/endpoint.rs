@@ -151,7 +151,7 @@ impl Endpoint {
 
     /// The same from settings that have been read.
     pub fn from_settings(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Option<Self>> {
-        let vips = settings.list("VIPS", parse_vip)?.unwrap_or_default();
+        let vips = vips(settings)?;
         let dns = dns(root, id, settings)?;
         if vips.is_empty() && dns.is_none() {
             return Ok(None);
@@ -166,6 +166,11 @@ impl Endpoint {
             dns,
         }))
     }
+}
+
+/// `VIPS`: the virtual IP addresses; empty if none are set.
+pub fn vips(settings: &Settings) -> Result<Vec<Vip>> {
+    Ok(settings.list("VIPS", parse_vip)?.unwrap_or_default())
 }
 
 /// `10.0.3.100/24`, `10.0.3.100`, `fd00::100/64`, `fd00::100`.

@@ -4,7 +4,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::unistd::geteuid;
+
 use crate::Root;
+use crate::clusters::Listener;
 use crate::report::plain;
 
 /// The limit for a search through the descriptors of all processes.
@@ -78,14 +81,20 @@ pub fn describe(root: &Root, uid: u32, inode: u64, search: bool) -> String {
     }
 }
 
+/// The user of a listening socket, if it is a foreign one: neither root, which may have passed the socket on, nor `user`, which runs
+/// Patroni and PostgreSQL, nor the caller, which does so if the unit was changed.
+#[must_use]
+pub fn foreign_user(root: &Root, listener: &Listener, user: &str) -> Option<u32> {
+    let own = root.user_id(user).ok()?;
+    listener.uid.filter(|uid| ![0, own, geteuid().as_raw()].contains(uid))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::net::TcpListener;
     use std::os::fd::AsRawFd;
-
-    use nix::unistd::geteuid;
 
     #[test]
     fn a_socket_is_named_with_user_and_process() {
@@ -105,6 +114,23 @@ mod tests {
         assert_eq!(describe(&root, uid, 9, true), format!("a process of user me (uid {uid})"));
         assert_eq!(describe(&root, uid, 8, false), format!("a process of user me (uid {uid})"));
         assert_eq!(user(&root, uid + 2), format!("uid {}", uid + 2));
+    }
+
+    #[test]
+    fn root_and_the_user_of_postgresql_are_not_foreign() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        let own = geteuid().as_raw();
+        let listener = |uid| Listener { address: [127, 0, 0, 1].into(), port: 5432, uid, inode: 1 };
+        let foreign = |uid| foreign_user(&root, &listener(uid), "postgres");
+        // Without the user nothing is known to be foreign.
+        assert_eq!(foreign(Some(own + 2)), None);
+        std::fs::create_dir(folder.path().join("etc")).unwrap();
+        std::fs::write(folder.path().join("etc/passwd"), format!("postgres:x:{}:1::/:/bin/sh\n", own + 1)).unwrap();
+        for uid in [None, Some(0), Some(own), Some(own + 1)] {
+            assert_eq!(foreign(uid), None, "{uid:?}");
+        }
+        assert_eq!(foreign(Some(own + 2)), Some(own + 2));
     }
 
     #[test]

@@ -548,8 +548,8 @@ impl Settings {
             (Some(one), Some(other)) => Ok(Some((one, other))),
             (None, None) => Ok(None),
             _ => fail!(
-                at self.place(&[first, second]), "{first} and {second} go together";
-                "Set both, or neither of them."
+                at self.place(&[first, second]), "{first} and {second} must be set together";
+                "Set both or none."
             ),
         }
     }
@@ -701,7 +701,7 @@ mod tests {
         assert_eq!(settings.pair("RESTAPI_CERT", "RESTAPI_KEY").unwrap(), None);
         assert_eq!(
             told(&settings.pair("SSL_CERT", "SSL_KEY").unwrap_err()),
-            "--set: SSL_CERT and SSL_KEY go together\nhint: Set both, or neither of them."
+            "--set: SSL_CERT and SSL_KEY must be set together\nhint: Set both or none."
         );
     }
 }

@@ -168,7 +168,7 @@ impl Site<'_> {
             Release::Debian13 => &["waiting on etcd"],
         };
         let faults = [
-            Fault::new("wrong password", Make::Secret("wrong"), wrong_password, "it refuses the user "),
+            Fault::new("wrong password", Make::Secret("wrong"), wrong_password, "it rejects the user "),
             Fault::authority(),
             Fault::new(
                 "expired certificate",
@@ -192,7 +192,7 @@ impl Site<'_> {
                 "certificate with a common name",
                 Make::Subject("/O=Lab/CN=patroni"),
                 &["CommonName of client sending a request against gateway"],
-                "takes no certificate that has a common name",
+                "accepts no client certificate with a common name",
             ),
             Fault::unreachable(2379),
         ];
@@ -220,7 +220,7 @@ impl Site<'_> {
                 "wrong token",
                 Make::Secret("00000000-1111-2222-3333-444444444444"),
                 &["ACL not found"],
-                "it refuses our token",
+                "it rejects the token",
             ),
             Fault::authority(),
             Fault::new(
@@ -272,7 +272,12 @@ impl Site<'_> {
                 &["alert certificate unknown", "EOF occurred in violation"],
                 "has expired (",
             ),
-            Fault::new("certificate of somebody else", Make::Subject("/O=Lab/CN=eve"), &["NoAuth"], "we may not read "),
+            Fault::new(
+                "certificate of somebody else",
+                Make::Subject("/O=Lab/CN=eve"),
+                &["NoAuth"],
+                "is not permitted (NoAuth)",
+            ),
             Fault::unreachable(zookeeper::PORT),
         ];
         self.faults("ZooKeeper", &store, &faults)?;
@@ -299,8 +304,8 @@ impl Site<'_> {
         self.equip(store, node)?;
         node.write("/etc/patroni/store.password", "wrong\n", 0o600)?;
         node.run(&format!("patroni-gen-config {}", cluster.slashed()))?;
-        doctor_says(&cluster, node, "we may not read ")?;
-        self.says(&cluster, node, &[&["NoAuthError"], &["we may not read "]])?;
+        doctor_says(&cluster, node, "is not permitted (NoAuth)")?;
+        self.says(&cluster, node, &[&["NoAuthError"], &["is not permitted (NoAuth)"]])?;
         node.run(&format!("rm {}", cluster.file())).map(drop)
     }
 

@@ -1,4 +1,4 @@
-//! What has to be installed, and the data that is there already.
+//! The installed programs and the existing data.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -8,47 +8,47 @@ use host::{PgVersion, clusters, conf, program};
 use nix::unistd::geteuid;
 use serde_json::Value;
 
+use crate::doctor::cluster::{Cluster, USER};
 use crate::doctor::finding::{Finding, Level};
-use crate::doctor::instance::{Instance, USER};
 use crate::doctor::patroni_yml::method_names;
 use crate::hooks::unmanaged::examine;
 
 /// Programs and data.
-pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
-    let mut findings = programs(instance);
-    if let Some(data) = instance.text(&["postgresql", "data_dir"]).map(PathBuf::from) {
-        findings.extend(data_directory(instance, &data)?);
+pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
+    let mut findings = programs(cluster);
+    if let Some(data) = cluster.text(&["postgresql", "data_dir"]).map(PathBuf::from) {
+        findings.extend(data_directory(cluster, &data)?);
     }
     Ok(findings)
 }
 
-fn programs(instance: &Instance) -> Vec<Finding> {
-    let root = instance.root;
-    let version = &instance.id.version;
+fn programs(cluster: &Cluster) -> Vec<Finding> {
+    let root = cluster.root;
+    let version = &cluster.id.version;
     let mut findings = Vec::new();
-    // One that is not Debian's has a unit of its own.
+    // A Patroni that is not Debian's has a unit of its own.
     if root.program("patroni").is_err() && !root.path("/usr/local/bin/patroni").exists() {
-        findings.push(Finding::error("Patroni is not installed", "run apt install patroni").at(""));
+        findings.push(Finding::error("Patroni is not installed", "Install it with: apt install patroni").at(""));
     }
-    match instance.text(&["postgresql", "bin_dir"]) {
+    match cluster.text(&["postgresql", "bin_dir"]) {
         Some(bin_dir) if !root.path(Path::new(&bin_dir).join("postgres")).exists() => {
-            let what = format!("bin_dir {bin_dir} has no postgres");
-            findings.push(Finding::fatal(what, format!("run apt install postgresql-{version}")));
+            let what = format!("bin_dir is {bin_dir}, which has no postgres");
+            findings.push(Finding::fatal(what, format!("Install it with: apt install postgresql-{version}")));
         }
         _ => {}
     }
-    for path in hook_commands(instance) {
+    for path in hook_commands(cluster) {
         let executable = root.path(&path).metadata().is_ok_and(|data| data.permissions().mode() & 0o111 != 0);
         if path.is_absolute() && !executable {
-            let what = format!("{} is not a program of this host", path.display());
-            findings.push(Finding::fatal(what, "correct the command"));
+            let what = format!("{} is not an executable program on this host", path.display());
+            findings.push(Finding::fatal(what, "Correct the command."));
         }
     }
     findings
 }
 
-fn hook_commands(instance: &Instance) -> Vec<PathBuf> {
-    let yaml = &instance.yaml;
+fn hook_commands(cluster: &Cluster) -> Vec<PathBuf> {
+    let yaml = &cluster.yaml;
     let mut commands = Vec::new();
     for method in method_names(yaml) {
         for section in ["bootstrap", "postgresql"] {
@@ -61,33 +61,32 @@ fn hook_commands(instance: &Instance) -> Vec<PathBuf> {
     commands.iter().filter_map(|command| command.split_whitespace().next()).map(PathBuf::from).collect()
 }
 
-fn data_directory(instance: &Instance, data: &Path) -> Result<Vec<Finding>> {
-    let Instance { root, id, .. } = instance;
+fn data_directory(cluster: &Cluster, data: &Path) -> Result<Vec<Finding>> {
+    let Cluster { root, id, .. } = cluster;
     let shown = data.display();
     let mut findings = Vec::new();
-    // Patroni gives PostgreSQL -D, but a data_directory in the base configuration wins over it.
+    // Patroni starts PostgreSQL with -D, but a data_directory in the base configuration overrides it.
     let config =
-        instance.text(&["postgresql", "config_dir"]).map_or_else(|| clusters::config_directory(id), PathBuf::from);
+        cluster.text(&["postgresql", "config_dir"]).map_or_else(|| clusters::config_directory(id), PathBuf::from);
     let base = ["postgresql.base.conf", "postgresql.conf"].map(|name| config.join(name));
-    // What a dropped cluster left is moved aside by pg_preparecluster_patroni.
+    // pg_preparecluster_patroni moves the remains of a dropped cluster aside.
     let dropped = crate::postgres::conf_dir::is_dropped(root, id, data);
     if let Some(base) = base.iter().find(|base| !dropped && root.path(base).exists()) {
         let conf = conf::read(root, base)?;
         if let Some(other) = conf.get("data_directory").filter(|other| Path::new(other) != data) {
             let what = format!(
-                "data_dir is {shown}, but {} has data_directory = '{other}', where PostgreSQL would run",
+                "data_dir is {shown}, but {} sets data_directory = '{other}', which PostgreSQL would use",
                 base.display()
             );
-            findings.push(Finding::fatal(what, "make them the same"));
+            findings.push(Finding::fatal(what, "Make them the same."));
         }
     }
     let Ok(Some(version)) = root.for_postgres().read(data.join("PG_VERSION")) else { return Ok(findings) };
     if version.trim() != id.version.as_str() {
-        // It can be any file.
         let theirs = version.trim().parse::<PgVersion>().map_or("unknown".to_owned(), |version| version.to_string());
         let what = format!("{shown} holds a cluster of version {theirs}, not {}", id.version);
-        let remedy = format!("name the directory of {id} in data_dir, or upgrade the cluster with pg_upgradecluster");
-        findings.push(Finding::fatal(what, remedy));
+        let hint = format!("Set data_dir to the directory of {id}, or upgrade the cluster with: pg_upgradecluster");
+        findings.push(Finding::fatal(what, hint));
     }
     if let Some(unmanaged) = examine(root, id, data) {
         let trouble = unmanaged.with_file(id, data);
@@ -98,11 +97,11 @@ fn data_directory(instance: &Instance, data: &Path) -> Result<Vec<Finding>> {
     let owner = root.user_id(USER)?;
     if found.uid() != owner || found.mode() & 0o027 != 0 {
         let what = format!("{shown} does not belong to {USER} alone (mode {:04o})", found.mode() & 0o7777);
-        // A unit may have another user, whom only this one would know.
+        // Only the user that runs the unit is known to be the right owner.
         let level = if geteuid().as_raw() == owner { Level::Fatal } else { Level::Error };
-        // The name was postgres's choice, and somebody pastes this.
+        // postgres chose the name, and the administrator may paste this.
         let word = program::quoted(&shown.to_string());
-        findings.push(Finding::new(level, what, format!("run chown -R {USER}: {word} && chmod 0700 {word}")).at(""));
+        findings.push(Finding::new(level, what, format!("Run: chown -R {USER}: {word} && chmod 0700 {word}")).at(""));
     }
     Ok(findings)
 }

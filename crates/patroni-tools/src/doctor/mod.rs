@@ -1,19 +1,20 @@
-//! `--check`: what on this host would keep an instance from working, in one list, each line with its remedy.
+//! `check`: a list of all problems on this host that would prevent a cluster from running, each with a hint.
 //!
-//! The checks look at the Patroni file that is there, whoever wrote it. Each is a function from the [`Instance`] to findings, and one
-//! that cannot look says that, and keeps no other from looking. With `--offline`, as the unit asks before every start, no server is
-//! asked and no program is run, and only what certainly keeps Patroni or PostgreSQL from starting is an error: a member that could
-//! start must not stay away because of a certificate that expired in the night. With `--store`, as the unit asks after every start, only
-//! the servers of the store are: not every Patroni says in its log why they do not serve it. With `--ports`, as the unit asks as root
-//! before every start, only the ports are looked at: postgres does not see which process of another user has one.
+//! The checks read the installed Patroni file, however it was created. Each check is a function from the [`Cluster`] to findings. A
+//! check that cannot run reports that, and does not prevent the others from running.
+//!
+//! The unit runs three subsets. `--offline` precedes every start: it contacts no server and runs no program, and only what certainly
+//! prevents Patroni or PostgreSQL from starting is an error. A member that could start must not stay down because a certificate expired
+//! during the night. `--dcs` follows every start and checks the servers of the DCS, because not every Patroni logs why they reject it.
+//! `--ports` precedes every start as root and checks the ports, because postgres cannot see which process of another user has one.
 
 mod certificates;
 mod clock;
+mod cluster;
 mod data_directory;
 mod dcs;
 mod endpoint;
 mod finding;
-mod instance;
 mod members;
 mod patroni_yml;
 mod ports;
@@ -36,18 +37,18 @@ use serde_json::{Value, json};
 use crate::files::yaml::Yaml;
 use crate::patroni::paths::patroni_file;
 use crate::patroni::version::Patroni;
+use cluster::{AS_ROOT, Cluster};
+pub use cluster::{Depth, Options};
 use finding::{Finding, Level};
-use instance::Instance;
-pub use instance::{Depth, Options};
 
-/// Checks instances and says what was found; an error if one of them cannot work.
+/// Checks clusters and reports the findings. Fails if one of the clusters cannot work.
 pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter) -> Result<()> {
-    let mut told = BTreeSet::new();
+    let mut shown = BTreeSet::new();
     let mut documents = Vec::new();
     let mut last = None;
     for id in ids {
         let path = patroni_file(id);
-        let Looked { mut findings, asked } = look(root, id, &path, options.depth);
+        let Outcome { mut findings, dcs_checked } = check(root, id, &path, options.depth);
         if options.depth == Depth::Offline {
             for finding in &mut findings {
                 finding.level = finding.level.offline();
@@ -64,8 +65,8 @@ pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter
         }
         for finding in &findings {
             let trouble = finding.trouble(&path);
-            // What is about the host is found for each of its instances.
-            if !told.insert((trouble.line(), trouble.hint.clone())) {
+            // A problem of the host is found for each of its clusters.
+            if !shown.insert((trouble.line(), trouble.hint.clone())) {
                 continue;
             }
             if finding.level == Level::Warning {
@@ -75,8 +76,8 @@ pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter
             }
         }
         if failed == 0 && options.depth == Depth::Full {
-            let store = if asked { "" } else { " (its store was not asked)" };
-            report::print(&format!("{id}: nothing was found that keeps it from working{store}\n"));
+            let dcs = if dcs_checked { "" } else { " (the DCS was not checked)" };
+            report::print(&format!("{id}: no errors found{dcs}\n"));
         }
     }
     if options.json {
@@ -95,98 +96,87 @@ fn document(id: &ClusterId, path: &Path, findings: &[Finding]) -> Value {
             "place": plain(&finding.place.clone().unwrap_or_else(|| path.display().to_string())),
             "what": plain(&finding.what),
             "hint": plain(&finding.hint),
-            // As it was called before 0.2.0.
+            // The name of the hint before version 0.2.0.
             "remedy": plain(&finding.hint),
         })
     });
     json!({"cluster": id.slashed(), "findings": findings.collect::<Vec<_>>()})
 }
 
-/// A check that needs nothing but files.
-type Check = fn(&Instance) -> Result<Vec<Finding>>;
+/// A check that needs only files.
+type Check = fn(&Cluster) -> Result<Vec<Finding>>;
 
-/// Those that the unit asks for, too.
+/// The checks that also run before every start.
 const QUICK: [Check; 8] = [
-    patroni_yml::look,
+    patroni_yml::check,
     dcs::section,
-    data_directory::look,
-    ports::look,
-    units::look,
-    certificates::look,
-    watchdog::look,
-    endpoint::look,
+    data_directory::check,
+    ports::check,
+    units::check,
+    certificates::check,
+    watchdog::check,
+    endpoint::check,
 ];
 
-/// What came of all checks.
-struct Looked {
+/// The result of all checks.
+struct Outcome {
     findings: Vec<Finding>,
-    /// Did the store's servers get asked?
-    asked: bool,
+    /// Were the servers of the DCS contacted?
+    dcs_checked: bool,
 }
 
-fn look(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Looked {
-    let instance = match read(root, id, path, depth) {
-        Ok(instance) => instance,
-        Err(finding) => return Looked { findings: vec![finding], asked: false },
+fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
+    let outcome = |findings, dcs_checked| Outcome { findings, dcs_checked };
+    let cluster = match read(root, id, path, depth) {
+        Ok(cluster) => cluster,
+        Err(finding) => return outcome(vec![finding], false),
     };
     if depth == Depth::Ports {
-        return Looked { findings: kept(ports::look(&instance)), asked: false };
+        return outcome(or_warning(ports::check(&cluster)), false);
     }
-    let mut findings: Vec<Finding> = QUICK.iter().flat_map(|check| kept(check(&instance))).collect();
+    let mut findings: Vec<Finding> = QUICK.iter().flat_map(|check| or_warning(check(&cluster))).collect();
     if depth == Depth::Dcs {
-        return Looked { findings: dcs::ask(&instance, &findings).findings, asked: true };
+        return outcome(dcs::ask(&cluster, &findings).findings, true);
     }
     if depth == Depth::Offline {
-        return Looked { findings, asked: false };
+        return outcome(findings, false);
     }
-    findings.extend(kept(units::creates_main(&instance)));
-    // The one waits for servers, the others for programs.
+    findings.extend(or_warning(units::creates_main(&cluster)));
+    // The servers and the programs respond at the same time.
     let (clock, settings, servers) = thread::scope(|scope| {
-        let clock = scope.spawn(|| clock::look(root));
-        let settings = scope.spawn(|| settings::look(&instance));
-        let servers = dcs::ask(&instance, &findings);
+        let clock = scope.spawn(|| clock::check(root));
+        let settings = scope.spawn(|| settings::check(&cluster));
+        let servers = dcs::ask(&cluster, &findings);
         (clock.join().unwrap_or_default(), settings.join().unwrap_or_default(), servers)
     });
-    let new: Vec<Finding> = settings.into_iter().filter(|finding| !said(&findings, finding)).collect();
+    // A fault that prevents the cluster from working may also prevent its file from being written.
+    let is_new = |finding: &Finding| !findings.iter().any(|known| known.is_same(finding));
+    let new: Vec<Finding> = settings.into_iter().filter(is_new).collect();
     findings.extend(new);
     findings.extend(clock);
     findings.extend(servers.findings);
     if let Some(content) = servers.content {
-        findings.extend(members::look(&instance, &content));
+        findings.extend(members::check(&cluster, &content));
     }
-    Looked { findings, asked: servers.asked }
+    outcome(findings, servers.asked)
 }
 
-/// What keeps the instance from working may keep the file from being written again, too.
-fn said(known: &[Finding], finding: &Finding) -> bool {
-    let same = |known: &Finding| {
-        let cause = known.what.rsplit(": ").next().unwrap_or_default();
-        known.hint == finding.hint || finding.what.contains(cause)
-    };
-    known.iter().any(same)
-}
-
-/// What a check found, or why it could not look.
-fn kept(found: Result<Vec<Finding>>) -> Vec<Finding> {
+/// The findings of a check, or why it could not run.
+fn or_warning(found: Result<Vec<Finding>>) -> Vec<Finding> {
     found.unwrap_or_else(|error| {
-        let mut finding = Finding::of(Level::Warning, &error);
-        if finding.hint.is_empty() && !geteuid().is_root() {
-            "Run this check as root.".clone_into(&mut finding.hint);
-        }
-        vec![finding]
+        let finding = Finding::of(Level::Warning, &error);
+        vec![if geteuid().is_root() { finding } else { finding.or_hint(AS_ROOT) }]
     })
 }
 
-fn read<'a>(root: &'a Root, id: &'a ClusterId, path: &Path, depth: Depth) -> Result<Instance<'a>, Finding> {
-    let hint = "Run this check as root.";
-    let text =
-        root.read(path).map_err(|error| Finding { hint: hint.to_owned(), ..Finding::of(Level::Fatal, &error) })?;
+fn read<'a>(root: &'a Root, id: &'a ClusterId, path: &Path, depth: Depth) -> Result<Cluster<'a>, Finding> {
+    let text = root.read(path).map_err(|error| Finding::of(Level::Fatal, &error).or_hint(AS_ROOT))?;
     let Some(text) = text else {
-        return Err(Finding::fatal("it does not exist", format!("Create it with: patroni-gen-config {id}")));
+        return Err(Finding::fatal("the file does not exist", format!("Create it with: patroni-gen-config {id}")));
     };
     let yaml = Yaml::parse(path, &text).map_err(|error| {
         let hint = format!("Correct it, or create it again with: patroni-gen-config --force {id}");
-        Finding { hint, ..Finding::of(Level::Fatal, &error) }
+        Finding::of(Level::Fatal, &error).or_hint(&hint)
     })?;
     let Some(Value::Object(_)) = yaml.document() else {
         let hint = format!("Create it again with: patroni-gen-config --force {id}");
@@ -194,5 +184,5 @@ fn read<'a>(root: &'a Root, id: &'a ClusterId, path: &Path, depth: Depth) -> Res
     };
     let patroni = Patroni::of(root).unwrap_or(Patroni::UNKNOWN);
     let settings = Settings::read(root, id);
-    Ok(Instance { root, id, path: path.to_owned(), text, yaml, patroni, settings, depth })
+    Ok(Cluster { root, id, path: path.to_owned(), text, yaml, patroni, settings, depth })
 }

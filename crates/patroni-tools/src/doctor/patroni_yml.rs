@@ -1,16 +1,16 @@
-//! The Patroni file by itself: its keys, its values, and who can read it.
+//! The Patroni file itself: its keys, its values, and its permissions.
 
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::Result;
 use serde_json::Value;
 
+use crate::doctor::cluster::{Cluster, USER};
 use crate::doctor::finding::{Finding, Level};
-use crate::doctor::instance::{Instance, USER};
 use crate::files::yaml::{self, Yaml};
 
-/// Keys of Patroni 3.0 to 4.1 by section (`patroni/validator.py`, `schema`, and the documentation of settings). Sections
-/// of stores and lists of PostgreSQL parameters are open.
+/// Keys of Patroni 3.0 to 4.1 by section (`patroni/validator.py`, `schema`, and the documentation of settings). DCS sections and
+/// PostgreSQL parameters are not checked.
 const KNOWN: &[(&[&str], &[&str])] = &[
     (
         &[],
@@ -122,19 +122,19 @@ const KNOWN: &[(&[&str], &[&str])] = &[
     (&["watchdog"], &["mode", "device", "safety_margin", "driver"]),
 ];
 
-/// What Patroni demands, what it does not know, and who can read it.
-pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
-    let mut findings = keys(instance);
-    findings.extend(values(&instance.yaml));
-    findings.extend(mode(instance)?);
+/// Required keys, unknown keys, values and permissions.
+pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
+    let mut findings = keys(cluster);
+    findings.extend(values(&cluster.yaml));
+    findings.extend(permissions(cluster)?);
     Ok(findings)
 }
 
-fn keys(instance: &Instance) -> Vec<Finding> {
-    let yaml = &instance.yaml;
+fn keys(cluster: &Cluster) -> Vec<Finding> {
+    let yaml = &cluster.yaml;
     let mut findings = Vec::new();
-    if let Some(twice) = yaml::twice(&instance.text) {
-        findings.push(Finding::warning(format!("{twice}, of which Patroni takes the last"), "remove the others"));
+    if let Some(twice) = yaml::twice(&cluster.text) {
+        findings.push(Finding::warning(format!("{twice}, of which Patroni uses the last"), "Remove the others."));
     }
     let required: [&[&str]; 7] = [
         &["scope"],
@@ -149,10 +149,10 @@ fn keys(instance: &Instance) -> Vec<Finding> {
         let key = path.join(".");
         match yaml.get(path) {
             Some(Value::String(_)) => {}
-            Some(Value::Null) | None => findings.push(Finding::fatal(format!("{key} is missing"), "add it")),
+            Some(Value::Null) | None => findings.push(Finding::fatal(format!("{key} is missing"), "Add it.")),
             Some(other) => {
-                let what = format!("{key} is {other}, which Patroni takes for no text");
-                findings.push(Finding::fatal(what, "put it in quotes"));
+                let what = format!("{key} is {other}, but Patroni expects a string");
+                findings.push(Finding::fatal(what, "Put it in quotes."));
             }
         }
     }
@@ -161,10 +161,10 @@ fn keys(instance: &Instance) -> Vec<Finding> {
         if yaml.text(&["bootstrap", &method, "command"]).is_none() {
             findings.push(Finding::fatal(
                 format!(
-                    "bootstrap.method is {method}, but bootstrap.{method}.command is missing, so that Patroni would run initdb \
+                    "bootstrap.method is {method}, but bootstrap.{method}.command is missing, so Patroni would run initdb \
                      without /etc/postgresql"
                 ),
-                "add it",
+                "Add it.",
             ));
         }
     }
@@ -174,14 +174,14 @@ fn keys(instance: &Instance) -> Vec<Finding> {
         for key in map.keys().filter(|key| !known.contains(&key.as_str()) && !methods.contains(key)) {
             let mut place = section.to_vec();
             place.push(key);
-            let what = format!("{} is no key of Patroni, which ignores it", place.join("."));
-            findings.push(Finding::warning(what, "correct it or remove it"));
+            let what = format!("{} is not a key of Patroni, which ignores it", place.join("."));
+            findings.push(Finding::warning(what, "Correct or remove it."));
         }
     }
     findings
 }
 
-/// Sections whose names the file itself chooses.
+/// Sections whose names are defined in the file itself.
 pub fn method_names(yaml: &Yaml) -> Vec<String> {
     let mut names: Vec<String> = yaml.text(&["bootstrap", "method"]).into_iter().collect();
     for key in ["create_replica_methods", "create_replica_method"] {
@@ -192,46 +192,47 @@ pub fn method_names(yaml: &Yaml) -> Vec<String> {
     names
 }
 
-/// Ports, addresses and what is empty.
+/// Ports, addresses and empty values.
 fn values(yaml: &Yaml) -> Vec<Finding> {
     let mut findings = Vec::new();
     for section in ["postgresql", "restapi"] {
         if yaml.text(&[section, "listen"]).is_some() {
             if let Err(error) = yaml.port(section) {
-                findings.push(Finding::fatal(error.to_string(), "write ADDRESS:PORT"));
+                findings
+                    .push(Finding { place: None, ..Finding::of(Level::Fatal, &error) }.or_hint("Write ADDRESS:PORT."));
             }
         }
         if let Some(address) = yaml.text(&[section, "connect_address"]) {
             let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
             if ["127.0.0.1", "0.0.0.0", "*", "::1", "[::1]", "localhost"].contains(&host) {
                 let what = format!("{section}.connect_address is {address}, which the other members cannot reach");
-                findings.push(Finding::warning(what, "write the address of this host in their network"));
+                findings.push(Finding::warning(what, "Set the address of this host in their network."));
             }
         }
     }
     if let Some(place) = yaml.first_empty() {
         findings.push(Finding::warning(
             format!(
-                "{place} has no value, by which Patroni may ignore more than that (an empty parameters: drops the whole dynamic \
-                 configuration)"
+                "{place} has no value, which can make Patroni ignore more than that key (an empty \"parameters:\" drops the whole \
+                 dynamic configuration)"
             ),
-            "give it a value or remove it",
+            "Set a value, or remove the key.",
         ));
     }
     findings
 }
 
-/// The file has passwords, and postgres has to read it.
-fn mode(instance: &Instance) -> Result<Vec<Finding>> {
-    let path = instance.path.display();
-    let mode = instance.root.path(&instance.path).metadata()?.permissions().mode();
-    let mut findings: Vec<Finding> = instance.unreadable(&instance.path, Level::Fatal).into_iter().collect();
+/// The file contains passwords, and postgres must be able to read it.
+fn permissions(cluster: &Cluster) -> Result<Vec<Finding>> {
+    let path = cluster.path.display();
+    let mode = cluster.root.path(&cluster.path).metadata()?.permissions().mode();
+    let mut findings: Vec<Finding> = cluster.unreadable(&cluster.path, Level::Fatal).into_iter().collect();
     if mode & 0o007 != 0 {
-        findings.push(Finding::warning("others can read the passwords in it", format!("run chmod 0640 {path}")));
+        findings.push(Finding::warning("all users can read the passwords in it", format!("Run: chmod 0640 {path}")));
     }
     if mode & 0o020 != 0 {
-        let what = format!("the group {USER}, and so PostgreSQL, can change it");
-        findings.push(Finding::warning(what, format!("run chmod 0640 {path}")));
+        let what = format!("the group {USER}, and thus PostgreSQL, can change it");
+        findings.push(Finding::warning(what, format!("Run: chmod 0640 {path}")));
     }
     Ok(findings)
 }

@@ -1,4 +1,4 @@
-//! Who listens where Patroni and PostgreSQL are about to.
+//! Which other processes use the ports of Patroni and PostgreSQL.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -8,10 +8,10 @@ use host::clusters::{self, Listener};
 use host::{Root, holder};
 use nix::unistd::geteuid;
 
+use crate::doctor::cluster::{Cluster, USER};
 use crate::doctor::finding::{Finding, Level};
-use crate::doctor::instance::{Instance, USER};
 
-/// The addresses that a section listens on, and what it means when they are taken.
+/// The addresses that a section listens on.
 struct Wanted {
     label: &'static str,
     setting: &'static str,
@@ -19,92 +19,92 @@ struct Wanted {
     port: u16,
 }
 
-/// Ports that somebody else has.
-pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
-    let listeners = clusters::listeners(instance.root)?;
+/// Ports that another process uses.
+pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
+    let listeners = clusters::listeners(cluster.root)?;
     let wanted = [
-        wanted(instance, "postgresql.listen", &["postgresql", "listen"], "PORT"),
-        wanted(instance, "restapi.listen", &["restapi", "listen"], "PORT"),
-        wanted(instance, "raft.self_addr", &["raft", "self_addr"], "RAFT_ADDRESS"),
+        wanted(cluster, "postgresql.listen", &["postgresql", "listen"], "PORT"),
+        wanted(cluster, "restapi.listen", &["restapi", "listen"], "PORT"),
+        wanted(cluster, "raft.self_addr", &["raft", "self_addr"], "RAFT_ADDRESS"),
     ];
-    Ok(wanted.iter().flatten().filter_map(|wanted| taken(instance, wanted, &listeners)).collect())
+    Ok(wanted.iter().flatten().filter_map(|wanted| taken(cluster, wanted, &listeners)).collect())
 }
 
-fn wanted(instance: &Instance, label: &'static str, key: &[&str], setting: &'static str) -> Option<Wanted> {
-    let text = instance.text(key)?;
+fn wanted(cluster: &Cluster, label: &'static str, key: &[&str], setting: &'static str) -> Option<Wanted> {
+    let text = cluster.text(key)?;
     let (hosts, port) = text.rsplit_once(':')?;
     let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
     let local = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
     let addresses = hosts.split(',').flat_map(|host| match host.trim().trim_matches(['[', ']']) {
         "" | "*" => all.to_vec(),
         "localhost" => local.to_vec(),
-        // A name could be any of the host's.
+        // A name could stand for any address of the host.
         host => host.parse().into_iter().collect(),
     });
     Some(Wanted { label, setting, addresses: addresses.collect(), port: port.trim().parse().ok()? })
 }
 
-fn taken(instance: &Instance, wanted: &Wanted, listeners: &[Listener]) -> Option<Finding> {
+fn taken(cluster: &Cluster, wanted: &Wanted, listeners: &[Listener]) -> Option<Finding> {
     let meets = |address: &IpAddr, listener: &Listener| {
         let any = address.is_unspecified() || listener.address.is_unspecified();
         listener.port == wanted.port
             && address.is_ipv4() == listener.address.is_ipv4()
             && (any || *address == listener.address)
     };
-    // An address of IPv6 for all is not for IPv4 too, as PostgreSQL opens it (`IPV6_V6ONLY` in `pqcomm.c`), but others may open it so.
+    // PostgreSQL opens the unspecified address of IPv6 for IPv6 alone (`IPV6_V6ONLY` in `pqcomm.c`), but others may open it for both.
     let may_meet = |address: &IpAddr, listener: &Listener| {
         listener.port == wanted.port
             && address.is_ipv4()
             && listener.address == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-            && listener.uid.is_some_and(|uid| is_foreign(instance.root, uid))
+            && holder::foreign_user(cluster.root, listener, USER).is_some()
     };
-    let in_the_way = |address: &IpAddr| {
+    let conflicting = |address: &IpAddr| {
         let certain = listeners.iter().find(|listener| meets(address, listener)).map(|listener| (listener, 1));
         certain.or_else(|| listeners.iter().find(|listener| may_meet(address, listener)).map(|listener| (listener, 0)))
     };
-    let found: Vec<_> = wanted.addresses.iter().filter_map(in_the_way).collect();
+    let found: Vec<_> = wanted.addresses.iter().filter_map(conflicting).collect();
     let another_users = found
         .iter()
-        .any(|(listener, certain)| *certain == 1 && listener.uid.is_some_and(|uid| is_foreign(instance.root, uid)));
+        .any(|(listener, certain)| *certain == 1 && holder::foreign_user(cluster.root, listener, USER).is_some());
     let (lost, owner) =
-        found.into_iter().fold((0, None), |(lost, owner), (listener, certain)| match Owner::of(instance, listener) {
-            Owner::Ours => (lost, owner),
+        found.into_iter().fold((0, None), |(lost, owner), (listener, certain)| match Owner::of(cluster, listener) {
+            Owner::Own => (lost, owner),
             other => (lost + certain, owner.or(Some(other))),
         });
     let who = match owner? {
         Owner::Other(who) => who,
-        // We know ours.
-        Owner::Hidden if sees_ours(instance.root) => "another program".to_owned(),
-        Owner::Hidden | Owner::Ours => return None,
+        // The processes of this cluster would not be hidden.
+        Owner::Hidden if sees_own(cluster.root) => "another program".to_owned(),
+        Owner::Hidden | Owner::Own => return None,
     };
-    // PostgreSQL goes on with the addresses that it gets (`PostmasterMain`), and clients would come to who has the others.
+    // PostgreSQL starts with the addresses that are free (`PostmasterMain`), and clients would reach the other process on the rest.
     let level = if lost == wanted.addresses.len() || another_users { Level::Fatal } else { Level::Error };
-    let what = format!("{} has the port {}, on which {who} listens", wanted.label, wanted.port);
-    let remedy = instance.then_generate(&format!("stop that, or set {}", wanted.setting));
-    Some(Finding::new(level, what, remedy))
+    let what = format!("{} has port {}, on which {who} is listening", wanted.label, wanted.port);
+    let hint = cluster.then_generate(&format!("Stop that process, or set {}", wanted.setting));
+    Some(Finding::new(level, what, hint))
 }
 
-/// As root, or as who runs them.
-fn sees_ours(root: &Root) -> bool {
+/// Can the caller see the processes of this cluster: is it root, or the user that runs them?
+fn sees_own(root: &Root) -> bool {
     let user = geteuid();
     user.is_root() || root.user_id(USER).is_ok_and(|id| id == user.as_raw())
 }
 
-/// Whose a socket is.
+/// The owner of a socket.
 enum Owner {
-    /// This instance's.
-    Ours,
-    /// Another process's, for people.
+    /// This cluster.
+    Own,
+    /// Another process, for display.
     Other(String),
-    /// That of a process into which we cannot look.
+    /// A process that the caller may not inspect.
     Hidden,
 }
 
 impl Owner {
-    fn of(instance: &Instance, listener: &Listener) -> Self {
-        let root = instance.root;
-        // Neither a control group nor a command line makes another user's process one of ours.
-        if let Some(uid) = listener.uid.filter(|uid| is_foreign(root, *uid)) {
+    fn of(cluster: &Cluster, listener: &Listener) -> Self {
+        let root = cluster.root;
+        // A control group or command line does not make another user's process part of this cluster.
+        if let Some(uid) = holder::foreign_user(root, listener, USER) {
             return Self::Other(holder::describe(root, uid, listener.inode, true));
         }
         let mut other = Self::Hidden;
@@ -112,23 +112,16 @@ impl Owner {
             let directory = Path::new("/proc").join(pid.to_string());
             let read = |name: &str| root.read(directory.join(name)).ok().flatten().unwrap_or_default();
             let (group, words) = (read("cgroup"), read("cmdline"));
-            let unit = |name: &str| group.contains(&format!("/{name}@{}.service", instance.id.dashed()));
-            let data = instance.text(&["postgresql", "data_dir"]);
-            let named =
-                words.split('\0').any(|word| word == instance.path.as_os_str() || Some(word) == data.as_deref());
-            // That postgresql@ runs it is said elsewhere.
+            let unit = |name: &str| group.contains(&format!("/{name}@{}.service", cluster.id.dashed()));
+            let data = cluster.text(&["postgresql", "data_dir"]);
+            let named = words.split('\0').any(|word| word == cluster.path.as_os_str() || Some(word) == data.as_deref());
+            // Another check reports that postgresql@ runs it.
             if unit("patroni") || unit("postgresql") || named {
-                return Self::Ours;
+                return Self::Own;
             }
             let user = listener.uid.map_or_else(String::new, |uid| format!(" of {}", holder::user(root, uid)));
             other = Self::Other(holder::process(root, pid) + &user);
         }
         other
     }
-}
-
-/// Is this another user than the one who runs Patroni and PostgreSQL, and than root, who may have given them their sockets? A unit that
-/// was changed runs this check as the user who runs them there.
-fn is_foreign(root: &Root, uid: u32) -> bool {
-    uid != 0 && uid != geteuid().as_raw() && root.user_id(USER).is_ok_and(|postgres| postgres != uid)
 }

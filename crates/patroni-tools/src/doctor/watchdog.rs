@@ -1,48 +1,48 @@
-//! The watchdog, without which a member never becomes primary where it is required (`Watchdog.activate`).
+//! The watchdog. If it is required, a member without it never becomes primary (`Watchdog.activate`).
 
 use std::path::Path;
 
 use anyhow::Result;
 use host::file_access::User;
+use host::trouble::Trouble;
 
+use crate::doctor::cluster::{Cluster, Depth, USER};
 use crate::doctor::finding::Finding;
-use crate::doctor::instance::{Depth, Instance, USER};
 
-/// The device that is taken where none is named (`LinuxWatchdogDevice.DEFAULT_DEVICE`).
+/// The default device (`LinuxWatchdogDevice.DEFAULT_DEVICE`).
 const DEVICE: &str = "/dev/watchdog";
 
 const LOAD: &str =
-    "load the driver of the watchdog (for softdog: echo softdog > /etc/modules-load.d/softdog.conf; modprobe softdog)";
+    "Load the driver of the watchdog (for softdog: echo softdog > /etc/modules-load.d/softdog.conf; modprobe softdog)";
 
-/// Is the device there, and may postgres open it?
-pub fn look(instance: &Instance) -> Result<Vec<Finding>> {
-    let mode = instance.text(&["watchdog", "mode"]);
-    // YAML reads off without quotes as false.
+/// Does the device exist, and may postgres open it?
+pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
+    let mode = cluster.text(&["watchdog", "mode"]);
+    // In YAML, off without quotes is false.
     if matches!(mode.as_deref(), Some("off" | "false")) {
         return Ok(Vec::new());
     }
     let required = mode.as_deref() == Some("required");
-    let device = instance.text(&["watchdog", "device"]).unwrap_or_else(|| DEVICE.to_owned());
+    let device = cluster.text(&["watchdog", "device"]).unwrap_or_else(|| DEVICE.to_owned());
     let path = Path::new(&device);
-    let (cause, remedy) = if instance.root.path(path).exists() {
-        let Err(error) = User::of(instance.root, USER)?.check_writes(instance.root, path) else {
+    let (cause, hint) = if cluster.root.path(path).exists() {
+        let Err(error) = User::of(cluster.root, USER)?.check_writes(cluster.root, path) else {
             return Ok(Vec::new());
         };
-        let sentence = error.to_string();
-        let cause = sentence.split(": ").next().unwrap_or_default().to_owned();
-        (cause, format!("give it to {USER} by a rule of udev(7), such as KERNEL==\"watchdog*\", OWNER=\"{USER}\""))
+        let rule = format!("KERNEL==\"watchdog*\", OWNER=\"{USER}\"");
+        (Trouble::of(&error).line(), format!("Make {USER} its owner with a rule of udev(7), such as: {rule}"))
     } else if required {
-        (format!("there is no {device}"), LOAD.to_owned())
-    } else if instance.depth == Depth::Offline {
-        // Patroni goes without, as it was told; that is no news before every start.
+        (format!("{device} does not exist"), format!("{LOAD}."))
+    } else if cluster.depth == Depth::Offline {
+        // Patroni runs without it, as configured. This is not repeated before every start.
         return Ok(Vec::new());
     } else {
-        (format!("there is no {device}"), format!("{LOAD}, or set WATCHDOG=off"))
+        (format!("{device} does not exist"), format!("{LOAD}, or set WATCHDOG=off."))
     };
     Ok(vec![if required {
-        let what = format!("watchdog.mode is required, but {cause}, so that this member would never become primary");
-        Finding::error(what, remedy)
+        let what = format!("watchdog.mode is required, but {cause}, so this member would never become primary");
+        Finding::error(what, hint)
     } else {
-        Finding::warning(format!("{cause}, so that Patroni goes without a watchdog"), remedy)
+        Finding::warning(format!("{cause}, so Patroni runs without a watchdog"), hint)
     }])
 }

@@ -1,19 +1,19 @@
-//! Where the certificates of `for tls` are, for the programs that are configured with them.
+//! The certificates that `for tls` creates, for the programs that use them.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
-use host::Root;
+use anyhow::Result;
+use host::{Root, fail};
 
-/// Where all of it is. The settings that name the files are shown in the shipped `/etc/default/patroni`.
+/// Their directory. The shipped `/etc/default/patroni` shows the settings that name the files.
 pub const DIRECTORY: &str = "/etc/patroni/tls";
 
-/// The files of a pair, if it is there; else how it gets there.
+/// Certificate and key; fails if they do not exist.
 pub fn files(root: &Root, name: &str) -> Result<(PathBuf, PathBuf)> {
     let path = |end: &str| Path::new(DIRECTORY).join(format!("{name}.{end}"));
     for path in [path("pem"), path("key")] {
         if !root.path(&path).exists() {
-            bail!("there is no file {}: run patroni-gen-config --for tls", path.display());
+            fail!("{} does not exist", path.display(); "Create it with: patroni-gen-config for tls");
         }
     }
     Ok((path("pem"), path("key")))

@@ -1,13 +1,13 @@
-//! What the programs around a cluster need to know of it: where its members are and how their REST API is asked. PostgreSQL and
-//! Patroni need not be on this host.
+//! What the programs around a cluster need to know about it: its members and their REST API. PostgreSQL and Patroni need not be
+//! installed on this host.
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use host::keys::SiteKey;
 use host::members::{self, Member};
 use host::settings::Settings;
-use host::{ClusterId, Root, clusters, facts};
+use host::{ClusterId, Root, clusters, facts, fail, trouble};
 
 use crate::files::yaml::Yaml;
 use crate::integrations::plan::Options;
@@ -15,24 +15,24 @@ use crate::patroni::paths::{REST_OFFSET, patroni_file};
 use crate::patroni::patronictl::Patronictl;
 use crate::patroni_yml::inputs::{settings, site_key};
 
-/// The site, and the instances that were named.
-pub struct Given<'a> {
+/// The site, and the clusters to be configured.
+pub struct Site<'a> {
     /// The machine.
     pub root: &'a Root,
-    /// The settings of the site; where one instance was named, with its own.
+    /// The settings of the site; those of the cluster if there is only one.
     pub settings: Settings,
-    /// The instances, in the order in which they were named.
-    pub instances: Vec<Instance>,
-    /// The site key, where there is one.
+    /// The clusters, in the order of the command line.
+    pub clusters: Vec<Cluster>,
+    /// The site key, if it exists.
     pub key: Option<SiteKey>,
     /// `--renew`.
     pub renew: bool,
 }
 
-/// An instance as its surroundings see it.
+/// A cluster as other programs see it.
 #[derive(Debug)]
-pub struct Instance {
-    /// Which one.
+pub struct Cluster {
+    /// Its version and name.
     pub id: ClusterId,
     /// Its settings.
     pub settings: Settings,
@@ -40,31 +40,31 @@ pub struct Instance {
     pub port: u16,
     /// The REST API's port.
     pub rest_port: u16,
-    /// How the REST API is asked; `None` without TLS.
+    /// TLS of the REST API; `None` without TLS.
     pub tls: Option<RestTls>,
     /// Its members.
     pub members: Vec<Member>,
 }
 
-/// TLS of the REST API, for who asks it.
+/// TLS of the REST API, for its clients.
 #[derive(Debug)]
 pub struct RestTls {
-    /// Who signs the certificates of the members; without it, nobody's is verified.
-    pub signers: Option<PathBuf>,
-    /// Certificate and key, where one has to be shown.
+    /// The CA certificate of the members; without it, no certificate is verified.
+    pub ca: Option<PathBuf>,
+    /// The client certificate and its key, if one is required.
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-impl<'a> Given<'a> {
+impl<'a> Site<'a> {
     /// Reads everything.
     pub fn resolve(root: &'a Root, options: &Options, ids: &[ClusterId]) -> Result<Self> {
-        let instances = ids.iter().map(|id| Instance::resolve(root, options, id)).collect::<Result<Vec<_>>>()?;
-        let settings = match instances.as_slice() {
+        let clusters = ids.iter().map(|id| Cluster::resolve(root, options, id)).collect::<Result<Vec<_>>>()?;
+        let settings = match clusters.as_slice() {
             [one] => one.settings.clone(),
             _ => settings(root, &options.overrides, None)?,
         };
         let key = site_key(root, &settings)?;
-        Ok(Self { root, settings, instances, key, renew: options.renew })
+        Ok(Self { root, settings, clusters, key, renew: options.renew })
     }
 
     /// The name of this member.
@@ -73,34 +73,36 @@ impl<'a> Given<'a> {
         name.map_or_else(|| facts::host_name(self.root), Ok)
     }
 
-    /// The site key; where there is none yet, one from which nothing may be written.
+    /// The site key; if it does not exist yet, a placeholder, from which nothing may be written.
     pub fn key(&self) -> SiteKey {
         self.key.clone().unwrap_or_else(SiteKey::placeholder)
     }
 
-    /// The members as `MEMBERS` lists them, for what is not of one instance.
+    /// The members in `MEMBERS`, for what does not belong to one cluster.
     pub fn members(&self) -> Result<Vec<Member>> {
-        members::members(&self.settings)?
-            .context("MEMBERS is not set: list the members there, as in MEMBERS=pg1=10.0.3.141,pg2=10.0.3.142")
+        let members = members::members(&self.settings)?;
+        let hint = "List the members there, as in MEMBERS=pg1=10.0.3.141,pg2=10.0.3.142.";
+        Ok(members.ok_or_else(|| trouble!("MEMBERS is not set").hint(hint))?)
     }
 }
 
-impl Instance {
+impl Cluster {
     fn resolve(root: &Root, options: &Options, id: &ClusterId) -> Result<Self> {
         let settings = settings(root, &options.overrides, Some(id))?;
         let port = port(root, id, &settings)?;
         let members = if options.members_from_cluster {
             Patronictl::new(root, id, &id.dashed())?.addresses()?
         } else {
-            members::members(&settings)?.with_context(|| {
-                format!(
-                    "MEMBERS is not set: list the members of {id} there, as in MEMBERS=pg1=10.0.3.141,pg2=10.0.3.142, or take them \
-                     from the running cluster with --members-from-cluster"
+            members::members(&settings)?.ok_or_else(|| {
+                trouble!(
+                    "MEMBERS is not set";
+                    "List the members of {id} there, as in MEMBERS=pg1=10.0.3.141,pg2=10.0.3.142, or use those of the running cluster \
+                     with --members-from-cluster."
                 )
             })?
         };
         if members.is_empty() {
-            bail!("the running cluster {id} has no members: start it first, or set MEMBERS");
+            fail!("the cluster {id} has no running members"; "Start it first, or set MEMBERS.");
         }
         let tls = RestTls::read(&settings)?;
         Ok(Self { id: id.clone(), port, rest_port: port + REST_OFFSET, tls, members, settings })
@@ -119,14 +121,14 @@ impl RestTls {
                 None if certificate == "snakeoil" => None,
                 None => pair("RESTAPI_CERT", "RESTAPI_KEY")?,
             },
-            // Only who changes something has to show a certificate then.
+            // Otherwise only requests that change state need a client certificate.
             _ => None,
         };
-        Ok(Some(Self { signers: settings.path("RESTAPI_CACERT")?, client }))
+        Ok(Some(Self { ca: settings.path("RESTAPI_CACERT")?, client }))
     }
 }
 
-/// What the settings, the Patroni file or the cluster of this host say, in this order; on a host without any, PostgreSQL's own.
+/// PostgreSQL's port from the settings, the Patroni file or the cluster of this host, in this order; otherwise the default.
 fn port(root: &Root, id: &ClusterId, settings: &Settings) -> Result<u16> {
     let most = u64::from(u16::MAX - REST_OFFSET);
     if let Some(port) = settings.number("PORT", 1024, most)? {

@@ -1,26 +1,26 @@
-//! etcd on the members: what Debian's unit reads, `/etc/default/etcd`, of the server on this member.
+//! etcd on the members: `/etc/default/etcd`, which Debian's unit reads, for the server on this member.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use host::facts::host_port;
 use host::members::Member;
 use host::settings::Settings;
-use host::{Root, envfile};
+use host::{Root, envfile, fail, trouble};
 use serde::Serialize;
 
 use crate::files::install::READABLE;
 use crate::files::{certificate, template};
 use crate::integrations::certificate_files;
-use crate::integrations::cluster::Given;
+use crate::integrations::cluster::Site;
 use crate::integrations::plan::{Generated, Plan};
 use crate::patroni_yml::dcs::{Server, Tls, is_name, server};
 
 /// What Debian's unit reads (`etcd.service`).
 const FILE: &str = "/etc/default/etcd";
 
-/// What the unit lacks.
+/// Additions to the unit.
 const DROP_IN: &str = "/etc/systemd/system/etcd.service.d";
 
 const CLIENT_PORT: u16 = 2379;
@@ -38,35 +38,36 @@ struct Values {
     tls: Option<Files>,
 }
 
-/// Of TLS, in quotes.
+/// The TLS files, quoted.
 #[derive(Debug, Serialize)]
 struct Files {
     certificate: String,
     key: String,
-    signers: String,
-    /// Does a client have to show a certificate?
+    #[serde(rename = "signers")]
+    ca: String,
+    /// Are client certificates required?
     clients: bool,
 }
 
-/// The settings of etcd, and what its unit lacks.
-pub fn plan(given: &Given) -> Result<Plan> {
-    let settings = &given.settings;
-    let store = settings.text("DCS").unwrap_or("etcd3");
-    if !["etcd3", "etcd"].contains(&store) {
-        bail!("{}the store is {store}, not etcd: set DCS=etcd3", settings.place(&["DCS"]));
+/// The settings of etcd, and the additions to its unit.
+pub fn plan(site: &Site) -> Result<Plan> {
+    let settings = &site.settings;
+    let dcs = settings.text("DCS").unwrap_or("etcd3");
+    if !["etcd3", "etcd"].contains(&dcs) {
+        fail!(at settings.place(&["DCS"]), "the DCS is {dcs}, not etcd"; "Set DCS=etcd3.");
     }
-    let name = given.name()?;
-    let servers = servers(settings, &given.members()?)?;
+    let name = site.name()?;
+    let servers = servers(settings, &site.members()?)?;
     let Some((own, port)) = servers.iter().find(|(member, _)| member.name == name) else {
         let names: Vec<&str> = servers.iter().map(|(member, _)| member.name.as_str()).collect();
-        bail!(
-            "{}{name} has no server of etcd, only {} have one: run this there",
-            settings.place(&["DCS_HOSTS", "MEMBERS"]),
-            names.join(", ")
+        fail!(
+            at settings.place(&["DCS_HOSTS", "MEMBERS"]),
+            "{name} is not an etcd server (the servers are {})", names.join(", ");
+            "Run this command on the servers."
         );
     };
-    let tls = match Tls::read(given.root, settings)? {
-        Some(_) => Some(Files::read(given.root, settings, own.address)?),
+    let tls = match Tls::read(site.root, settings)? {
+        Some(_) => Some(Files::read(site.root, settings, own.address)?),
         None => None,
     };
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -75,11 +76,10 @@ pub fn plan(given: &Given) -> Result<Plan> {
     let loopback = if own.address.is_ipv4() { [127, 0, 0, 1].into() } else { IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]) };
     let mut plan = Plan { directories: vec![PathBuf::from(DROP_IN)], ..Plan::default() };
     if tls.is_none() {
-        plan.warnings.push(
-            "etcd has no TLS, so that whoever reaches it decides who is primary: run patroni-gen-config --for tls, and set \
-             DCS_CACERT, DCS_CERT and DCS_KEY"
-                .to_owned(),
-        );
+        plan.warnings.push(trouble!(
+            "etcd does not use TLS, so all clients can change the primary";
+            "Set DCS_CACERT, DCS_CERT and DCS_KEY to the certificates that this command creates: patroni-gen-config for tls"
+        ));
     }
     let values = Values {
         peer: url(own.address, PEER_PORT),
@@ -93,30 +93,30 @@ pub fn plan(given: &Given) -> Result<Plan> {
     for (path, template) in
         [(PathBuf::from(FILE), "etcd.default.j2"), (Path::new(DROP_IN).join("patroni-tools.conf"), "etcd.conf.j2")]
     {
-        let body = template::body(given.root, template, &values)?;
+        let body = template::body(site.root, template, &values)?;
         plan.files.push(Generated { path, body, rights: READABLE, validator: None, secrets: Vec::new() });
     }
     plan.next.push(
-        "run systemctl daemon-reload, systemctl enable etcd and systemctl restart --no-block etcd to put it into force; a new etcd \
-         answers when most of its servers run"
+        "a new etcd responds when more than half of its servers are running; apply it with: systemctl daemon-reload && systemctl enable \
+         etcd && systemctl restart --no-block etcd"
             .to_owned(),
     );
     Ok(plan)
 }
 
-/// Which members have a server, with the port for clients: those that `DCS_HOSTS` names, or all.
+/// The members with a server and its client port: those in `DCS_HOSTS`, or all.
 fn servers(settings: &Settings, members: &[Member]) -> Result<Vec<(Member, u16)>> {
     for member in members {
         if !is_name(&member.name) {
-            bail!(
-                "{}etcd can have no server {}: letters, digits, '-', '_' and '.' are in its names",
-                settings.place(&["MEMBERS"]),
-                member.name
+            fail!(
+                at settings.place(&["MEMBERS"]),
+                "etcd does not support '{}' as the name of a server", member.name;
+                "Use only letters, digits, '-', '_' and '.'."
             );
         }
     }
     let named = settings.list("DCS_HOSTS", |text| server(text, CLIENT_PORT))?.unwrap_or_default();
-    // This host alone is the server that a member asks, not the only one that there is.
+    // A loopback address is the server that each member asks, not the only server.
     let named: Vec<&Server> = named.iter().filter(|server| !is_loopback(&server.host)).collect();
     if named.is_empty() {
         return Ok(members.iter().map(|member| (member.clone(), CLIENT_PORT)).collect());
@@ -126,13 +126,13 @@ fn servers(settings: &Settings, members: &[Member]) -> Result<Vec<(Member, u16)>
             member.name == server.host || server.host.parse::<IpAddr>().is_ok_and(|address| address == member.address)
         };
         let found = members.iter().find(own).map(|member| (member.clone(), server.port));
-        found.with_context(|| {
-            format!(
-                "{}{} is none of MEMBERS: only a server on a member can be configured from these settings",
-                settings.place(&["DCS_HOSTS"]),
-                server.host
+        Ok(found.ok_or_else(|| {
+            trouble!(
+                at settings.place(&["DCS_HOSTS"]),
+                "{} is not in MEMBERS, but only servers on members can be configured", server.host;
+                "Correct DCS_HOSTS or MEMBERS."
             )
-        })
+        })?)
     };
     named.into_iter().map(find).collect()
 }
@@ -146,29 +146,32 @@ impl Files {
         let (certificate, key) = match (settings.path("ETCD_CERT")?, settings.path("ETCD_KEY")?) {
             (Some(certificate), Some(key)) => (certificate, key),
             (None, None) => certificate_files::files(root, "etcd")?,
-            _ => bail!(
-                "{}ETCD_CERT and ETCD_KEY go together: set both, or none",
-                settings.place(&["ETCD_CERT", "ETCD_KEY"])
+            _ => fail!(
+                at settings.place(&["ETCD_CERT", "ETCD_KEY"]),
+                "only one of ETCD_CERT and ETCD_KEY is set";
+                "Set both, or neither."
             ),
         };
         let found = certificate::read_pair(root, &certificate, &key)?;
         if let Err(others) = found.is_for(address) {
-            bail!(
-                "{} is not for {address}, the address of this member, but for {others}: the other servers would refuse it",
-                certificate.display()
+            fail!(
+                "{} is not for {address}, the address of this member, but for {others}, so the other servers would reject it",
+                certificate.display();
+                "Reissue it for that address."
             );
         }
-        let Some(signers) = settings.path("DCS_CACERT")? else {
-            bail!(
-                "{}DCS_CACERT is not set, by which etcd knows its other servers and its clients",
-                settings.place(&["DCS_CERT", "DCS_PROTOCOL"])
+        let Some(ca) = settings.path("DCS_CACERT")? else {
+            fail!(
+                at settings.place(&["DCS_CERT", "DCS_PROTOCOL"]),
+                "DCS_CACERT is not set, which etcd needs to verify its other servers and its clients";
+                "Set it to the CA certificate."
             );
         };
         let quoted = |path: &Path| envfile::quote(&path.display().to_string());
         Ok(Self {
             certificate: quoted(&certificate),
             key: quoted(&key),
-            signers: quoted(&signers),
+            ca: quoted(&ca),
             clients: settings.get("DCS_CERT").is_some(),
         })
     }

@@ -1,20 +1,20 @@
-//! `keepalived`: the virtual addresses by VRRP between the members. Who is the primary, dnscp says, by a file that keepalived watches
-//! (`track_file` in `keepalived.conf(5)`): all others are in its state FAULT, so that none of them can take an address.
+//! keepalived: the virtual IP addresses with VRRP between the members. dnscp marks the primary with a file that keepalived watches
+//! (`track_file` in `keepalived.conf(5)`). All other members are in the state FAULT, so none of them can acquire an address.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
-use host::ClusterId;
+use anyhow::Result;
 use host::endpoint::{Manager, state_file};
 use host::vip::Placed;
+use host::{ClusterId, fail, trouble};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::files::install::READABLE;
 use crate::files::template;
-use crate::integrations::cluster::Given;
+use crate::integrations::cluster::{Cluster, Site};
 use crate::integrations::plan::{Generated, Plan, Validator};
 use crate::integrations::vip::{self, Here};
 use crate::patroni_yml::values;
@@ -25,13 +25,13 @@ const FILE: &str = "/etc/keepalived/keepalived.conf";
 #[derive(Debug, Serialize)]
 struct Values {
     name: String,
-    clusters: Vec<Cluster>,
+    clusters: Vec<Section>,
 }
 
 #[derive(Debug, Serialize)]
-struct Cluster {
+struct Section {
     id: String,
-    /// What keepalived calls the file that it watches.
+    /// The name of the watched file in keepalived.
     name: String,
     file: String,
     own: IpAddr,
@@ -48,7 +48,7 @@ struct Router {
     interface: String,
     /// With its prefix.
     address: String,
-    /// The address of the other family, which comes and goes with it.
+    /// The address of the other family, which moves together with it.
     other: Option<Other>,
 }
 
@@ -58,81 +58,33 @@ struct Other {
     address: String,
 }
 
-/// One file for all instances.
-pub fn plan(given: &Given) -> Result<Plan> {
+/// One file for all clusters.
+pub fn plan(site: &Site) -> Result<Plan> {
     let mut plan = Plan::default();
     let all: Vec<Here> =
-        given.instances.iter().map(|instance| Here::of(given, instance, Manager::Keepalived)).collect::<Result<_>>()?;
+        site.clusters.iter().map(|cluster| Here::of(site, cluster, Manager::Keepalived)).collect::<Result<_>>()?;
     let mut wanted = Vec::new();
-    for (instance, here) in given.instances.iter().zip(&all) {
-        let place = format!("{}{}", values::namespace(&instance.settings)?, instance.id.dashed());
-        wanted.extend(here.vips.iter().map(|vip| format!("{place} {}", vip.address)));
+    for (cluster, here) in site.clusters.iter().zip(&all) {
+        for vip in &here.vips {
+            wanted.push(router_name(cluster, vip.address)?);
+        }
     }
     let (routers, met) = routers(&wanted)?;
-    if let Some(met) = met {
-        plan.warnings.push(format!(
-            "{met} have the same VRRP id by their names, so that one gets the next: name the same instances on all members"
-        ));
-    }
+    plan.warnings.extend(met.map(|met| {
+        trouble!(
+            "{met} have the same VRRP ID, so one of them gets the next free one";
+            "Configure the same clusters in the same command on all members."
+        )
+    }));
     let mut clusters = Vec::new();
-    let mut claimed: Vec<(IpAddr, &ClusterId)> = Vec::new();
-    for (instance, here) in given.instances.iter().zip(&all) {
-        let id = &instance.id;
-        let peers: Vec<IpAddr> =
-            instance.members.iter().map(|member| member.address).filter(|address| *address != here.own).collect();
-        if peers.is_empty() {
-            bail!(
-                "{}{id} has no other member: with one member alone the address needs no keepalived",
-                instance.settings.place(&["MEMBERS"])
-            );
-        }
-        if let Some(other) = peers.iter().find(|peer| peer.is_ipv6() != here.own.is_ipv6()) {
-            bail!(
-                "{}this member is {}, but another is {other}: VRRP has one family, so write MEMBERS with addresses of one",
-                instance.settings.place(&["MEMBERS"]),
-                here.own
-            );
-        }
-        let (same, other): (Vec<&Placed>, Vec<&Placed>) =
-            here.placed.iter().partition(|placed| placed.address.is_ipv6() == here.own.is_ipv6());
-        let ([placed], other) = (same.as_slice(), other.first()) else {
-            bail!(
-                "{}VRRP between {} and the others cannot have an address of the other family alone: write MEMBERS with addresses of \
-                 the family of VIPS",
-                instance.settings.place(&["VIPS"]),
-                here.own
-            );
-        };
-        for placed in &here.placed {
-            if let Some((address, claimant)) = claimed.iter().find(|(address, _)| *address == placed.address) {
-                bail!(
-                    "{claimant} and {id} would both have {address}, and their primaries can be on two hosts: set VIPS for each in a \
-                     file such as {}",
-                    host::settings::cluster_file(id).display()
-                );
-            }
-            claimed.push((placed.address, id));
-        }
-        let place = format!("{}{}", values::namespace(&instance.settings)?, id.dashed());
-        let text = |placed: &Placed| format!("{}/{}", placed.address, placed.prefix);
-        clusters.push(Cluster {
-            id: id.slashed(),
-            name: id.dashed(),
-            file: state_file(id).display().to_string(),
-            own: here.own,
-            peers,
-            instances: vec![Router {
-                name: format!("{}-vip", id.dashed()),
-                id: routers.get(&format!("{place} {}", placed.address)).copied().unwrap_or(1),
-                interface: placed.interface.clone(),
-                address: text(placed),
-                other: other.map(|other| Other { interface: other.interface.clone(), address: text(other) }),
-            }],
-        });
-        plan.next.push(vip::handed_over(id, Manager::Keepalived));
+    let mut claims = Claims::default();
+    for (cluster, here) in site.clusters.iter().zip(&all) {
+        claims.add(&cluster.id, here)?;
+        clusters.push(section(cluster, here, &routers)?);
+        plan.next.push(vip::handed_over(&cluster.id, Manager::Keepalived));
     }
-    let name = given.name()?;
-    let body = template::body(given.root, "keepalived.conf.j2", Values { name, clusters })?;
+    let name = site.name()?;
+    let body = template::body(site.root, "keepalived.conf.j2", Values { name, clusters })?;
     plan.files.push(Generated {
         path: PathBuf::from(FILE),
         body,
@@ -140,17 +92,102 @@ pub fn plan(given: &Given) -> Result<Plan> {
         validator: Some(Validator { program: "keepalived", package: "keepalived", arguments: &["-t", "-f"] }),
         secrets: Vec::new(),
     });
-    plan.next.push("run systemctl enable keepalived and systemctl reload-or-restart keepalived".to_owned());
+    plan.next.push("apply it with: systemctl enable keepalived && systemctl reload-or-restart keepalived".to_owned());
     Ok(plan)
 }
 
-/// A number from 1 to 255 for each name, the same wherever the names are the same; and two names that met, where some did.
+/// The name of a virtual address at the site, from which its VRRP ID is derived.
+fn router_name(cluster: &Cluster, address: IpAddr) -> Result<String> {
+    Ok(format!("{}{} {address}", values::namespace(&cluster.settings)?, cluster.id.dashed()))
+}
+
+/// The addresses that clusters have on this member. No two clusters can have the same one, as their primaries can be on two hosts.
+#[derive(Default)]
+struct Claims<'a>(Vec<(IpAddr, &'a ClusterId)>);
+
+impl<'a> Claims<'a> {
+    fn add(&mut self, id: &'a ClusterId, here: &Here) -> Result<()> {
+        for placed in &here.placed {
+            if let Some((address, other)) = self.0.iter().find(|(address, _)| *address == placed.address) {
+                fail!(
+                    "{other} and {id} would both have {address}, but their primaries can be on two hosts";
+                    "Set VIPS for each in a file such as {}.", host::settings::cluster_file(id).display()
+                );
+            }
+            self.0.push((placed.address, id));
+        }
+        Ok(())
+    }
+}
+
+fn section(cluster: &Cluster, here: &Here, routers: &BTreeMap<String, u8>) -> Result<Section> {
+    let id = &cluster.id;
+    let peers = peers(cluster, here.own)?;
+    let (placed, other) = by_family(cluster, here)?;
+    let text = |placed: &Placed| format!("{}/{}", placed.address, placed.prefix);
+    let router = Router {
+        name: format!("{}-vip", id.dashed()),
+        id: routers.get(&router_name(cluster, placed.address)?).copied().unwrap_or(1),
+        interface: placed.interface.clone(),
+        address: text(placed),
+        other: other.map(|other| Other { interface: other.interface.clone(), address: text(other) }),
+    };
+    Ok(Section {
+        id: id.slashed(),
+        name: id.dashed(),
+        file: state_file(id).display().to_string(),
+        own: here.own,
+        peers,
+        instances: vec![router],
+    })
+}
+
+/// The addresses of the other members, all of one family.
+fn peers(cluster: &Cluster, own: IpAddr) -> Result<Vec<IpAddr>> {
+    let place = cluster.settings.place(&["MEMBERS"]);
+    let addresses = cluster.members.iter().map(|member| member.address);
+    let peers: Vec<IpAddr> = addresses.filter(|address| *address != own).collect();
+    if peers.is_empty() {
+        fail!(
+            at place,
+            "{} has only one member, which does not need keepalived", cluster.id;
+            "Add the other members to MEMBERS, or set VIP_MANAGER=dnscp."
+        );
+    }
+    if let Some(other) = peers.iter().find(|peer| peer.is_ipv6() != own.is_ipv6()) {
+        fail!(
+            at place,
+            "this member is {own}, but another one is {other}, and VRRP uses one address family";
+            "Set MEMBERS to addresses of one family."
+        );
+    }
+    Ok(peers)
+}
+
+/// The virtual address of the family of the members, and the one of the other family.
+fn by_family<'a>(cluster: &Cluster, here: &'a Here) -> Result<(&'a Placed, Option<&'a Placed>)> {
+    let of_family = |placed: &&Placed| placed.address.is_ipv6() == here.own.is_ipv6();
+    let (same, other): (Vec<&Placed>, Vec<&Placed>) = here.placed.iter().partition(of_family);
+    let [placed] = same.as_slice() else {
+        fail!(
+            at cluster.settings.place(&["VIPS"]),
+            "VRRP between {} and the other members cannot move an address of the other family alone", here.own;
+            "Set MEMBERS to addresses of the family of VIPS."
+        );
+    };
+    Ok((placed, other.first().copied()))
+}
+
+/// A number from 1 to 255 for each name, the same on all hosts with the same names; and the first two names with the same number.
 fn routers(names: &[String]) -> Result<(BTreeMap<String, u8>, Option<String>)> {
     let mut names = names.to_vec();
     names.sort();
     names.dedup();
     if names.len() > 255 {
-        bail!("VRRP has no more than 255 ids, and there are {} virtual addresses", names.len());
+        fail!(
+            "VRRP has only 255 IDs, but there are {} virtual addresses", names.len();
+            "Configure fewer clusters with keepalived."
+        );
     }
     let mut routers: BTreeMap<String, u8> = BTreeMap::new();
     let mut met = None;

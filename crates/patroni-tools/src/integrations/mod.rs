@@ -1,7 +1,7 @@
-//! `--for`: the configuration of the programs around a cluster, from the same settings.
+//! `for PROGRAM`: the configuration of the programs around a cluster, from the same settings.
 //!
-//! A module for each program makes text of what is set ([`Given`]) and touches nothing; here that text is shown, checked by the
-//! program that it is for, and put into its place.
+//! A module for each program turns the settings ([`Site`]) into text and changes nothing. This module shows the text, has it validated
+//! by the program, and writes it.
 
 mod certificate_files;
 mod cluster;
@@ -17,39 +17,39 @@ mod vip_manager;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::ValueEnum;
 use host::keys::SiteKey;
 use host::report::{self, Reporter};
-use host::{ClusterId, Root, program};
+use host::{ClusterId, Root, fail, program};
 
 use crate::files::diff;
 use crate::files::header::{Author, arguments, author, with_header};
 use crate::files::install::{self, Prepared};
 use crate::files::template::LOCAL;
 use crate::patroni_yml::inputs::site_key_path;
-use cluster::Given;
+use cluster::Site;
 use plan::{Generated, LIMIT, Plan, Validator};
 pub use plan::{Options, Output};
 
 /// A program that is configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Program {
-    /// `HAProxy` in front of the members
+    /// HAProxy in front of the members
     Haproxy,
-    /// keepalived, which moves the virtual addresses in place of dnscp
+    /// keepalived, which moves the virtual IP addresses instead of dnscp
     Keepalived,
-    /// vip-manager, which moves one in place of dnscp
+    /// vip-manager, which moves one virtual IP address instead of dnscp
     VipManager,
-    /// `PgBouncer`, a pool on this host
+    /// PgBouncer, a connection pool on this host
     Pgbouncer,
-    /// This member's certificates, by an authority that comes from the site key
+    /// This member's certificates, issued by a CA that is derived from the site key
     Tls,
     /// etcd on this member
     Etcd,
     /// Consul on this member
     Consul,
-    /// What Patroni and the agents may do in Consul
+    /// The Consul policies of Patroni and the agents
     ConsulPolicy,
 }
 
@@ -59,31 +59,31 @@ impl Program {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// Is it configured for instances, and not for the site as a whole?
-    fn is_for_instances(self) -> bool {
+    /// Is it configured for clusters, rather than for the site as a whole?
+    fn is_for_clusters(self) -> bool {
         !matches!(self, Self::Tls | Self::Etcd | Self::Consul)
     }
 
-    /// Is something of it made from the site key?
+    /// Is a part of it derived from the site key?
     fn needs_site_key(self) -> bool {
         matches!(self, Self::Tls | Self::Consul)
     }
 
-    fn plan(self, given: &Given) -> Result<Plan> {
+    fn plan(self, site: &Site) -> Result<Plan> {
         match self {
-            Self::Haproxy => haproxy::plan(given),
-            Self::Keepalived => keepalived::plan(given),
-            Self::VipManager => vip_manager::plan(given),
-            Self::Pgbouncer => pgbouncer::plan(given),
-            Self::Tls => site_ca::plan(given),
-            Self::Etcd => etcd::plan(given),
-            Self::Consul => consul::plan(given),
-            Self::ConsulPolicy => consul::policies(given),
+            Self::Haproxy => haproxy::plan(site),
+            Self::Keepalived => keepalived::plan(site),
+            Self::VipManager => vip_manager::plan(site),
+            Self::Pgbouncer => pgbouncer::plan(site),
+            Self::Tls => site_ca::plan(site),
+            Self::Etcd => etcd::plan(site),
+            Self::Consul => consul::plan(site),
+            Self::ConsulPolicy => consul::policies(site),
         }
     }
 }
 
-/// The same text with the three lines of our header as comments of another kind.
+/// The same text, with the comments of the three header lines in another syntax.
 fn commented(text: &str, from: &str, to: &str) -> String {
     let lines = text.splitn(4, '\n').enumerate().map(|(index, line)| match line.strip_prefix(from) {
         Some(rest) if index < 3 => format!("{to}{rest}"),
@@ -92,18 +92,24 @@ fn commented(text: &str, from: &str, to: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Everything that `--for` does.
+/// Configures a program.
 pub fn run(root: &Root, options: &Options, program: Program, ids: &[ClusterId], reporter: &Reporter) -> Result<()> {
-    if program.is_for_instances() && ids.is_empty() {
-        bail!("which cluster? name it, as in patroni-gen-config --for {} 16/main, or use --all", program.name());
+    if program.is_for_clusters() && ids.is_empty() {
+        fail!(
+            "no cluster was specified";
+            "Name it, as in patroni-gen-config for {} 16/main, or use --all.", program.name()
+        );
     }
-    let mut given = Given::resolve(root, options, ids)?;
-    let mut plan = program.plan(&given)?;
-    if program.needs_site_key() && given.key.is_none() && matches!(options.output, Output::Files { .. }) {
-        let path = site_key_path(&given.settings)?;
-        given.key = Some(SiteKey::create(root, &path)?);
-        reporter.info(format!("made {}: copy it to the other members before you run this there", path.display()));
-        plan = program.plan(&given)?;
+    let mut site = Site::resolve(root, options, ids)?;
+    let mut plan = program.plan(&site)?;
+    if program.needs_site_key() && site.key.is_none() && matches!(options.output, Output::Files { .. }) {
+        let path = site_key_path(&site.settings)?;
+        site.key = Some(SiteKey::create(root, &path)?);
+        reporter.info(format!(
+            "created {}; copy it to the other members before running this command there",
+            path.display()
+        ));
+        plan = program.plan(&site)?;
     }
     let files = plan.files.iter().map(|file| File::of(root, file, program, ids)).collect::<Result<Vec<_>>>()?;
     if options.output == Output::Show {
@@ -117,10 +123,13 @@ pub fn run(root: &Root, options: &Options, program: Program, ids: &[ClusterId], 
             report::print(&file.difference());
         }
         let paths: Vec<String> = differences.iter().map(|file| file.wanted.path.display().to_string()).collect();
-        return if paths.is_empty() { Ok(()) } else { bail!("{} would change", paths.join(", ")) };
+        if !paths.is_empty() {
+            fail!("{} would change", paths.join(", "));
+        }
+        return Ok(());
     }
-    for warning in &plan.warnings {
-        reporter.warn(warning.as_str());
+    for warning in std::mem::take(&mut plan.warnings) {
+        reporter.warn(warning);
     }
     write(root, options.output == Output::Files { force: true }, &plan.directories, &files)?;
     if files.iter().any(File::changes) {
@@ -131,12 +140,12 @@ pub fn run(root: &Root, options: &Options, program: Program, ids: &[ClusterId], 
     Ok(())
 }
 
-/// A file beside what is in its place.
+/// A generated file, and the installed one.
 struct File<'a> {
     wanted: &'a Generated,
     text: String,
     present: Option<String>,
-    /// Who wrote what is there; a file of a package that nobody has changed is nobody's.
+    /// Who wrote the installed file; `None` for a configuration file of a package that is unchanged.
     author: Option<Author>,
 }
 
@@ -161,7 +170,7 @@ impl<'a> File<'a> {
         self.present.as_deref() != Some(&self.text)
     }
 
-    /// Neither what somebody wrote gets lost, nor an instance that the file serves and that was not named.
+    /// Fails if a manual change would be lost, or a cluster that the installed file serves.
     fn may_be_replaced(&self) -> Result<()> {
         let path = self.wanted.path.display();
         match &self.author {
@@ -169,18 +178,19 @@ impl<'a> File<'a> {
             Some(Author::Generator) => {}
             Some(author) => {
                 report::print(&self.difference());
-                bail!(
-                    "{path} was {} by hand and is left as it is: put the difference into {} or a template in {}, or use --force",
-                    if *author == Author::Other { "written" } else { "edited" },
-                    host::settings::SITE_FILE,
-                    LOCAL
+                fail!(
+                    "{path} was {} by hand and was not changed", if *author == Author::Other { "written" } else { "edited" };
+                    "Move the changes into {} or a template in {}, or use --force.", host::settings::SITE_FILE, LOCAL
                 );
             }
         }
         let [present, wanted] = [self.present.as_deref().unwrap_or_default(), &self.text].map(arguments);
         let lost: Vec<&str> = present.into_iter().filter(|word| word.contains('/') && !wanted.contains(word)).collect();
         if !lost.is_empty() {
-            bail!("{path} serves {} too, and would not any more: name it as well, or use --force", lost.join(" and "));
+            fail!(
+                "{path} also serves {}, which would be removed", lost.join(" and ");
+                "Name all clusters, or use --force."
+            );
         }
         Ok(())
     }
@@ -234,7 +244,11 @@ fn validate(root: &Root, validator: &Validator, candidate: &Prepared) -> Result<
     if output.status.success() {
         return Ok(());
     }
-    let said = [output.stderr, output.stdout].concat();
-    let said = String::from_utf8_lossy(&said).replace(&candidate.path().display().to_string(), &candidate.target());
-    bail!("{name} refuses what would be written, and the old file is as it was: {}", said.trim());
+    let message = [output.stderr, output.stdout].concat();
+    let message =
+        String::from_utf8_lossy(&message).replace(&candidate.path().display().to_string(), &candidate.target());
+    fail!(
+        "{name} rejects the generated file, and the installed one was not changed: {}", message.trim();
+        "Correct the settings or the template."
+    );
 }

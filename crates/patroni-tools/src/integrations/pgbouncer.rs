@@ -1,31 +1,32 @@
-//! `PgBouncer`: a pool on the host of the clients, which follows the primary by the address, name or proxy that does so. Users and
-//! passwords stay in PostgreSQL: a role that can do no more asks for the SCRAM verifier of who logs in.
+//! PgBouncer: a pool on the host of the clients. It finds the primary through the virtual IP address, the DNS name or HAProxy. Users and
+//! passwords stay in PostgreSQL: an otherwise unprivileged role reads the SCRAM verifier of the user that logs in.
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use host::endpoint::Endpoint;
 use host::settings::Settings;
-use host::{facts, program, scram};
+use host::{facts, fail, program, scram, trouble};
 use serde::Serialize;
 
 use crate::files::install::Rights;
 use crate::files::template;
-use crate::integrations::cluster::{Given, Instance};
+use crate::integrations::cluster::{Cluster, Site};
 use crate::integrations::plan::{Generated, LIMIT, Plan};
 use crate::integrations::{haproxy, vip};
 use crate::patroni_yml::inputs::site_key;
+use crate::patroni_yml::values::path_text;
 
 const FILE: &str = "/etc/pgbouncer/pgbouncer.ini";
 const USERS: &str = "/etc/pgbouncer/userlist.txt";
 const SQL: &str = "/etc/pgbouncer/auth.sql";
 
-/// The role that asks.
+/// The role that reads the verifiers.
 const ROLE: &str = "pgbouncer";
 
 const QUERY: &str = "SELECT username, password FROM pgbouncer.get_auth($1)";
 
-/// After how many seconds without an answer a server is dead.
+/// The seconds after which a server that does not respond is considered dead.
 const DEAD: u64 = 8;
 
 /// Debian's unit runs it as postgres.
@@ -42,31 +43,32 @@ struct Values {
     users: &'static str,
     role: &'static str,
     query: &'static str,
-    /// Can one database answer the query for all?
+    /// Does one database serve the query for all?
     auth_database: bool,
     tls: &'static str,
-    authority: Option<String>,
+    #[serde(rename = "authority")]
+    ca: Option<String>,
     mode: &'static str,
     dead: u64,
 }
 
-/// The pool of one instance: a database is found by its name alone, so there can be no second.
-pub fn plan(given: &Given) -> Result<Plan> {
-    let [instance] = given.instances.as_slice() else {
-        bail!("PgBouncer finds a database by its name alone, so it is for one instance: name one");
+/// The pool of one cluster. PgBouncer finds a database by its name alone, so it cannot serve a second one.
+pub fn plan(site: &Site) -> Result<Plan> {
+    let [cluster] = site.clusters.as_slice() else {
+        fail!("PgBouncer cannot serve more than one cluster, because it finds a database by its name alone"; "Name one cluster.");
     };
-    let Instance { id, settings, .. } = instance;
+    let Cluster { id, settings, .. } = cluster;
     let scope = id.dashed();
-    let Some(key) = site_key(given.root, settings)? else {
-        bail!(
-            "there is no site key, from which the password of the role {ROLE} comes: run patroni-gen-config {id} first, or copy \
-               the key from a member"
+    let Some(key) = site_key(site.root, settings)? else {
+        fail!(
+            "the site key, from which the password of the role {ROLE} is derived, does not exist";
+            "Copy it from a member, or create it with: patroni-gen-config {id}"
         );
     };
-    let (major, minor) = version(given)?;
+    let (major, minor) = version(site)?;
     let auth_database = (major, minor) >= (1, 19);
-    let (what, host, port) = primary(given, instance)?;
-    let (tls, authority) = tls(settings)?;
+    let (what, host, port) = primary(site, cluster)?;
+    let (tls, ca) = tls(settings)?;
     let values = Values {
         cluster: id.slashed(),
         what,
@@ -79,7 +81,7 @@ pub fn plan(given: &Given) -> Result<Plan> {
         query: QUERY,
         auth_database,
         tls,
-        authority,
+        ca,
         mode: settings.choice("PGBOUNCER_POOL_MODE", &["session", "transaction"])?.unwrap_or("session"),
         dead: DEAD,
     };
@@ -97,43 +99,45 @@ pub fn plan(given: &Given) -> Result<Plan> {
     let files = vec![
         file(USERS, format!("\"{ROLE}\" \"{password}\"\n"), &password),
         file(SQL, sql(&verifier), &verifier),
-        Generated { secrets: Vec::new(), ..file(FILE, template::body(given.root, "pgbouncer.ini.j2", values)?, "") },
+        Generated { secrets: Vec::new(), ..file(FILE, template::body(site.root, "pgbouncer.ini.j2", values)?, "") },
     ];
     let mut plan = Plan { files, ..Plan::default() };
     let run = |database: &str| format!("runuser -u postgres -- psql --cluster {id} -d {database} -f {SQL}");
-    plan.next.push(format!("run this once on the primary, which makes the role {ROLE}: {}", run("postgres")));
+    plan.next.push(format!("create the role {ROLE} once, on the primary, with: {}", run("postgres")));
     if !auth_database {
         plan.next.push(format!(
-            "PgBouncer {major}.{minor} asks in the database of the client: run this for every other database too: {}",
+            "PgBouncer {major}.{minor} queries the database of the client, so run this for every other database, too: {}",
             run("DATABASE")
         ));
     }
-    plan.next.push("run systemctl enable pgbouncer and systemctl restart pgbouncer".to_owned());
+    plan.next.push("apply it with: systemctl enable pgbouncer && systemctl restart pgbouncer".to_owned());
     Ok(plan)
 }
 
 /// `PgBouncer 1.24.1`.
-fn version(given: &Given) -> Result<(u32, u32)> {
-    vip::installed(given.root, "pgbouncer", "pgbouncer")?;
-    let mut command = program::command(given.root, "pgbouncer")?;
+fn version(site: &Site) -> Result<(u32, u32)> {
+    vip::installed(site.root, "pgbouncer", "pgbouncer")?;
+    let mut command = program::command(site.root, "pgbouncer")?;
     let output = program::output_within(command.arg("--version"), "", LIMIT)?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    parse_version(&said).with_context(|| format!("pgbouncer --version prints no version: {}", said.trim()))
+    let output = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = parse_version(&output);
+    Ok(version
+        .ok_or_else(|| trouble!("could not find a version in the output of pgbouncer --version: {}", output.trim()))?)
 }
 
-fn parse_version(said: &str) -> Option<(u32, u32)> {
-    let mut numbers = said.split_whitespace().find(|word| word.contains('.'))?.split('.');
+fn parse_version(output: &str) -> Option<(u32, u32)> {
+    let mut numbers = output.split_whitespace().find(|word| word.contains('.'))?.split('.');
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Where the primary is found: what that is, host and port.
-fn primary(given: &Given, instance: &Instance) -> Result<(String, String, u16)> {
-    let Instance { id, settings, port, .. } = instance;
-    let asked = settings.parse("PGBOUNCER_SERVER", |text| server(text, *port))?;
-    if let Some((host, port)) = asked {
+/// Where the primary is found: a description, host and port.
+fn primary(site: &Site, cluster: &Cluster) -> Result<(String, String, u16)> {
+    let Cluster { id, settings, port, .. } = cluster;
+    let set = settings.parse("PGBOUNCER_SERVER", |text| server(text, *port))?;
+    if let Some((host, port)) = set {
         return Ok(("PGBOUNCER_SERVER".to_owned(), host, port));
     }
-    let point = Endpoint::from_settings(given.root, id, settings)?;
+    let point = Endpoint::from_settings(site.root, id, settings)?;
     let vips = point.as_ref().map(|point| point.vips.as_slice()).unwrap_or_default();
     if let Some(address) = vip::only(vips) {
         return Ok(("the virtual address".to_owned(), address.to_string(), *port));
@@ -142,17 +146,18 @@ fn primary(given: &Given, instance: &Instance) -> Result<(String, String, u16)> 
         return Ok(("the DNS name".to_owned(), dns.name.clone(), *port));
     }
     if !vips.is_empty() {
-        bail!(
-            "{}the members are in several subnets, and PgBouncer connects to one address: set a DNS name, or PGBOUNCER_SERVER",
-            settings.place(&["VIPS"])
+        fail!(
+            at settings.place(&["VIPS"]),
+            "PgBouncer connects to one address, but there are virtual addresses for several subnets";
+            "Set a DNS name, or PGBOUNCER_SERVER."
         );
     }
-    let port = haproxy::write_port(instance)?;
-    let proxied = given.root.read(haproxy::FILE)?.is_some_and(|text| text.contains(&format!(":{port}")));
+    let port = haproxy::write_port(cluster)?;
+    let proxied = site.root.read(haproxy::FILE)?.is_some_and(|text| text.contains(&format!(":{port}")));
     if !proxied {
-        bail!(
-            "nothing follows the primary of {id} for PgBouncer: set VIPS, a DNS name or PGBOUNCER_SERVER, or run patroni-gen-config \
-             --for haproxy {id} on this host first"
+        fail!(
+            "PgBouncer cannot find the primary of {id}";
+            "Set VIPS, a DNS name or PGBOUNCER_SERVER, or configure HAProxy on this host with: patroni-gen-config for haproxy {id}"
         );
     }
     Ok(("HAProxy on this host".to_owned(), "127.0.0.1".to_owned(), port))
@@ -169,7 +174,7 @@ fn server(text: &str, default: u16) -> Result<(String, u16)> {
     }
     match text.split_once(':').map_or((text, Ok(default)), |(host, port)| (host, port.parse())) {
         (host, Ok(port)) if plain(host) && port > 0 => Ok((host.to_owned(), port)),
-        _ => bail!("'{text}' is not a server: write it as pgsql.example.org, 10.0.3.100:5433 or [fd00::64]:5433"),
+        _ => fail!("'{text}' is not a server"; "Write it as pgsql.example.org, 10.0.3.100:5433 or [fd00::64]:5433."),
     }
 }
 
@@ -181,19 +186,19 @@ fn listen(settings: &Settings) -> Result<String> {
     Ok(addresses.map_or_else(|| "127.0.0.1".to_owned(), |addresses| addresses.join(",")))
 }
 
-/// As members do it among themselves: the name of what is connected to is in no certificate, so not verify-full.
+/// As between members. The name or address of the server is not in every certificate, so not verify-full.
 fn tls(settings: &Settings) -> Result<(&'static str, Option<String>)> {
-    let asked = settings.choice("SSL", &["required", "allowed", "off"])?;
-    let authority = settings.path("SSL_CACERT")?.filter(|_| settings.get("SSL_CERT").is_some());
-    Ok(match (asked, authority) {
+    let mode = settings.choice("SSL", &["required", "allowed", "off"])?;
+    let ca = settings.path("SSL_CACERT")?.filter(|_| settings.get("SSL_CERT").is_some());
+    Ok(match (mode, ca) {
         (Some("off"), _) => ("disable", None),
-        (_, Some(authority)) => ("verify-ca", Some(crate::patroni_yml::values::path_text(&authority)?)),
+        (_, Some(ca)) => ("verify-ca", Some(path_text(&ca)?)),
         (Some("required"), None) => ("require", None),
         (_, None) => ("prefer", None),
     })
 }
 
-/// Can be run again. Superusers and who replicates do not come in by the pool.
+/// Can be run again. Superusers and replication roles cannot log in through the pool.
 fn sql(verifier: &str) -> String {
     format!(
         "\\set ON_ERROR_STOP on

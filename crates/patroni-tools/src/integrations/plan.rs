@@ -1,77 +1,78 @@
-//! What an integration makes: the files, who looks at them, and what is to be done next. Nothing here asks or changes anything.
+//! The result of an integration: the files, their validators, warnings and the next steps. Nothing here runs or changes anything.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use host::{Root, program};
+use anyhow::Result;
+use host::trouble::Trouble;
+use host::{Root, fail, program};
 
 use crate::files::install::Rights;
 use crate::patroni_yml::inputs::Overrides;
 
-/// None of the programs needs long to look at a file.
+/// The timeout of a program.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
-/// What comes of a run.
+/// The output of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
-    /// The files are written; with `force`, also over those that were edited by hand.
+    /// The files are written.
     Files {
-        /// Over files that were edited by hand, too.
+        /// Files that were edited by hand are replaced, too.
         force: bool,
     },
-    /// They are printed, without their secrets.
+    /// The files are printed without their secrets.
     Show,
-    /// It is printed how they would change.
+    /// The differences from the installed files are printed.
     Difference,
 }
 
-/// What an integration is asked.
+/// The options of an integration.
 #[derive(Debug)]
 pub struct Options {
-    /// What comes of the run.
+    /// The output of the run.
     pub output: Output,
-    /// The running cluster says who its members are, and not `MEMBERS`.
+    /// The members are those of the running cluster instead of `MEMBERS`.
     pub members_from_cluster: bool,
     /// Certificates that are still valid are reissued.
     pub renew: bool,
-    /// What is set for this run.
+    /// Settings for this run only.
     pub overrides: Overrides,
 }
 
-/// What is to be written, and what to say about it.
+/// The files to be written, and what to report.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Directories that are made where they are missing, open to everybody for reading.
+    /// Directories that are created if they are missing, readable by all users.
     pub directories: Vec<PathBuf>,
-    /// The files, written in this order: first those that others name. None is written if one of them is somebody's, and one that
-    /// its program refuses is not, nor those behind it.
+    /// The files in the order of writing: a file precedes those that refer to it. None is written if one of them was edited by hand. If
+    /// a validator rejects a file, that file and those behind it are not written.
     pub files: Vec<Generated>,
-    /// What works, but needs a look.
-    pub warnings: Vec<String>,
-    /// What the administrator runs next to put it into force, and why; said only where something has changed.
+    /// What works, but should be checked.
+    pub warnings: Vec<Trouble>,
+    /// What the administrator runs next to apply the files, reported only if a file changed.
     pub next: Vec<String>,
 }
 
 /// A file that is generated.
 #[derive(Debug)]
 pub struct Generated {
-    /// Where it belongs.
+    /// Its path.
     pub path: PathBuf,
-    /// Its text without our header.
+    /// Its text without the header.
     pub body: String,
-    /// Who may read it.
+    /// Its owner and mode.
     pub rights: Rights,
-    /// What looks at it before it takes its place.
+    /// Checks it before it is put in place.
     pub validator: Option<Validator>,
-    /// What of its text nobody is to see.
+    /// The parts of its text that are never shown.
     pub secrets: Vec<String>,
 }
 
 impl Generated {
-    /// What begins a comment in it.
+    /// How its comments begin.
     pub(crate) fn comment(&self) -> &'static str {
         match self.path.extension().and_then(OsStr::to_str) {
             Some("sql") => "--",
@@ -81,14 +82,14 @@ impl Generated {
     }
 }
 
-/// A program that says whether a file is right, by its exit status.
+/// A program whose exit status shows whether a file is valid.
 #[derive(Debug)]
 pub struct Validator {
     /// Its name.
     pub program: &'static str,
-    /// Debian's package of it.
+    /// Its Debian package.
     pub package: &'static str,
-    /// Its arguments; the path of the file comes after them.
+    /// Its arguments, which the path of the file follows.
     pub arguments: &'static [&'static str],
 }
 
@@ -96,7 +97,7 @@ impl Validator {
     pub(crate) fn command(&self, root: &Root) -> Result<Command> {
         let Self { program: name, package, .. } = self;
         let Ok(command) = program::command(root, name) else {
-            bail!("{name} is not installed here, so that nothing was written: run apt install {package}");
+            fail!("{name} is not installed, so nothing was written"; "Install it with: apt install {package}");
         };
         Ok(command)
     }

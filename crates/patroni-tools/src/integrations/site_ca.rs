@@ -1,18 +1,18 @@
-//! TLS of a site without an authority of its own: every member makes its certificates itself, signed by an authority whose key comes
-//! from the site key. So the site key is all that is ever copied, and a member renews what it has without asking another one.
+//! TLS of a site without a CA of its own: every member issues its certificates itself, signed by a CA whose key is derived from the site
+//! key. So only the site key is ever copied, and a member renews its certificates without contacting another one.
 //!
-//! The authority's key is in no file. Its certificate is that of the same name and key wherever it was made; only the signature of it
-//! differs, which nobody looks at (RFC 5280, 6.1).
+//! The CA key is in no file. The CA certificates of all members have the same name and key. Only their signatures differ, which no
+//! client verifies (RFC 5280, 6.1).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use host::endpoint::Endpoint;
+use host::endpoint::{self, Endpoint};
 use host::keys::{SiteKey, to_hex};
 use host::members::{self, Member};
-use host::{Root, facts};
+use host::{Root, facts, trouble};
 use openssl::asn1::Asn1Time;
 use openssl::bn::{BigNum, BigNumContext, MsbOption};
 use openssl::ec::{EcGroup, EcKey, EcPoint};
@@ -27,29 +27,29 @@ use openssl::x509::{X509, X509Builder, X509Name, X509NameRef};
 use crate::files::header;
 use crate::files::install::{READABLE, Rights};
 use crate::integrations::certificate_files::DIRECTORY;
-use crate::integrations::cluster::Given;
+use crate::integrations::cluster::Site;
 use crate::integrations::consul;
 use crate::integrations::plan::{Generated, Plan};
 use crate::patroni_yml::dcs::is_name;
 
-/// In every name that we give.
+/// The organization in the subject of every certificate.
 const ORGANIZATION: &str = "Patroni";
 
-/// The validity of the authority, from 2020 to the end of 2049: that of the site key, which has no end either.
-const AUTHORITY_FROM: i64 = 1_577_836_800;
+/// The validity of the CA certificate, from 2020 to the end of 2049: like the site key, it should not expire.
+const CA_FROM: i64 = 1_577_836_800;
 
-const AUTHORITY_UNTIL: i64 = 2_524_608_000 - 1;
+const CA_UNTIL: i64 = 2_524_608_000 - 1;
 
-/// The validity of a certificate, and how long before its end it is replaced, in days.
+/// The validity of a certificate, and how long before its expiry it is replaced, in days.
 const VALIDITY: u32 = 3 * 365;
 
 const RENEWAL: u32 = 30;
 
-/// A certificate that a member has.
+/// A certificate of a member.
 struct Kind {
-    /// Of its files.
+    /// The name of its files.
     name: &'static str,
-    /// Who reads the key.
+    /// The group that can read the key.
     group: &'static str,
     server: bool,
     client: bool,
@@ -57,36 +57,36 @@ struct Kind {
     names: BTreeSet<String>,
 }
 
-/// Certificate and key of each purpose, and the authority's certificate.
-pub fn plan(given: &Given) -> Result<Plan> {
-    let members = given.members()?;
-    let own = members::address_of(&given.settings, &members, &given.name()?)?;
-    let member = Member { name: given.name()?, address: own };
-    let authority = Authority::of(&given.key())?;
+/// Certificate and key for each purpose, and the CA certificate.
+pub fn plan(site: &Site) -> Result<Plan> {
+    let members = site.members()?;
+    let own = members::address_of(&site.settings, &members, &site.name()?)?;
+    let member = Member { name: site.name()?, address: own };
+    let ca = Ca::of(&site.key())?;
     let mut plan = Plan { directories: vec![PathBuf::from(DIRECTORY)], ..Plan::default() };
-    plan.files.push(authority.file(given.root)?);
-    for kind in kinds(given, &members, &member)? {
-        plan.files.extend(authority.pair(given, &kind, &member.name)?);
+    plan.files.push(ca.file(site.root)?);
+    for kind in kinds(site, &members, &member)? {
+        plan.files.extend(ca.pair(site, &kind, &member.name)?);
     }
     plan.next.push(
-        "etcd takes a new certificate by itself; where they run already, tell the others: systemctl reload for patroni@, haproxy and \
-         consul, pg_ctlcluster 17 main reload for PostgreSQL"
+        "etcd uses a new certificate at once; reload the other services that are running, such as with: systemctl reload patroni@17-main \
+         haproxy consul && pg_ctlcluster 17 main reload"
             .to_owned(),
     );
     Ok(plan)
 }
 
-fn kinds(given: &Given, members: &[Member], member: &Member) -> Result<Vec<Kind>> {
+fn kinds(site: &Site, members: &[Member], member: &Member) -> Result<Vec<Kind>> {
     let mut names = names_of(member);
     names.extend(["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()]);
-    names.extend(Some(facts::host_name(given.root)?).filter(|name| is_name(name)));
+    names.extend(Some(facts::host_name(site.root)?).filter(|name| is_name(name)));
     let of = |name, group, server, client| Kind { name, group, server, client, names: names.clone() };
-    // Whoever comes through HAProxy or by the virtual address asks for that name, and can come to any member.
+    // Clients expect the name of HAProxy or of the client endpoint, which can lead to any member.
     let mut postgresql = of("postgresql", "postgres", true, false);
     postgresql.names.extend(members.iter().flat_map(names_of));
-    postgresql.names.extend(given.settings.list("VIPS", vip)?.unwrap_or_default());
-    for instance in &given.instances {
-        if let Some(point) = Endpoint::from_settings(given.root, &instance.id, &instance.settings)? {
+    postgresql.names.extend(endpoint::vips(&site.settings)?.iter().map(|vip| vip.address.to_string()));
+    for cluster in &site.clusters {
+        if let Some(point) = Endpoint::from_settings(site.root, &cluster.id, &cluster.settings)? {
             postgresql.names.extend(point.vips.iter().map(|vip| vip.address.to_string()));
             postgresql.names.extend(point.dns.map(|dns| dns.name));
         }
@@ -96,32 +96,27 @@ fn kinds(given: &Given, members: &[Member], member: &Member) -> Result<Vec<Kind>
         of("member", "postgres", true, true),
         postgresql,
     ];
-    // As a server a store is asked, as a client it asks its other members.
+    // The servers of a DCS are clients of each other.
     let mut consul = of("consul", "consul", true, true);
-    consul.names.insert(format!("server.{}.consul", consul::datacenter(&given.settings)));
-    let stores = [of("etcd", "etcd", true, true), consul];
-    kinds.extend(stores.into_iter().filter(|store| given.root.group_id(store.group).is_ok()));
+    consul.names.insert(format!("server.{}.consul", consul::datacenter(&site.settings)));
+    let servers = [of("etcd", "etcd", true, true), consul];
+    kinds.extend(servers.into_iter().filter(|kind| site.root.group_id(kind.group).is_ok()));
     Ok(kinds)
 }
 
-/// An address with or without its prefix.
-fn vip(text: &str) -> Result<String> {
-    Ok(facts::parse_address(text.split('/').next().unwrap_or_default())?.to_string())
-}
-
-/// Name and address. Patroni has names for members that are none for a host.
+/// Name and address. Not every name of a member is a valid host name.
 fn names_of(member: &Member) -> BTreeSet<String> {
     let name = Some(member.name.clone()).filter(|name| is_name(name));
     name.into_iter().chain([member.address.to_string()]).collect()
 }
 
-struct Authority {
+struct Ca {
     key: PKey<Private>,
     name: X509Name,
 }
 
-impl Authority {
-    /// The authority of a site.
+impl Ca {
+    /// The CA of a site.
     fn of(key: &SiteKey) -> Result<Self> {
         let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
         let mut context = BigNumContext::new()?;
@@ -140,7 +135,7 @@ impl Authority {
         Ok(Self { key, name })
     }
 
-    /// Its certificate: the one that is there, if that is of this key.
+    /// The CA certificate: the existing one, if it belongs to this key.
     fn file(&self, root: &Root) -> Result<Generated> {
         let path = Path::new(DIRECTORY).join("ca.pem");
         let present = root.read(&path)?;
@@ -158,7 +153,7 @@ impl Authority {
     }
 
     fn certificate(&self) -> Result<X509> {
-        let (from, until) = (Asn1Time::from_unix(AUTHORITY_FROM)?, Asn1Time::from_unix(AUTHORITY_UNTIL)?);
+        let (from, until) = (Asn1Time::from_unix(CA_FROM)?, Asn1Time::from_unix(CA_UNTIL)?);
         let mut builder = builder(&self.key, &self.name, &from, &until)?;
         builder.set_serial_number(&*BigNum::from_u32(1)?.to_asn1_integer()?)?;
         builder.set_issuer_name(&self.name)?;
@@ -170,18 +165,18 @@ impl Authority {
         Ok(builder.build())
     }
 
-    /// Certificate and key of one purpose: those that are there, while they are good.
-    fn pair(&self, given: &Given, kind: &Kind, member: &str) -> Result<[Generated; 2]> {
+    /// Certificate and key for one purpose: the existing ones, as long as they are good.
+    fn pair(&self, site: &Site, kind: &Kind, member: &str) -> Result<[Generated; 2]> {
         let path = |end: &str| Path::new(DIRECTORY).join(format!("{}.{end}", kind.name));
-        let present = (given.root.read(path("pem"))?, given.root.read(path("key"))?);
+        let present = (site.root.read(path("pem"))?, site.root.read(path("key"))?);
         let ours = (present.0.as_deref().and_then(header::body_of), present.1.as_deref().and_then(header::body_of));
         let (certificate, key) = match ours {
-            (Some(certificate), Some(key)) if !given.renew && self.keeps(certificate, key, kind)? => {
+            (Some(certificate), Some(key)) if !site.renew && self.keeps(certificate, key, kind)? => {
                 (certificate.to_owned(), key.to_owned())
             }
             _ => self.issue(kind, member, VALIDITY)?,
         };
-        // A key of somebody else, who would be shown the difference.
+        // The existing key, which may have another origin, is not shown in the difference either.
         let secrets = present.1.iter().chain([&key]).map(|text| text.trim().to_owned()).collect();
         let group = Rights { user: "root", group: kind.group, mode: 0o640 };
         Ok([
@@ -190,7 +185,7 @@ impl Authority {
         ])
     }
 
-    /// Is this pair still good: ours, whole, for all names, and valid for some time?
+    /// Is this pair still good: issued by this CA, complete, for all names, and not about to expire?
     fn keeps(&self, certificate: &str, key: &str, kind: &Kind) -> Result<bool> {
         let (Ok(certificate), Ok(key)) =
             (X509::from_pem(certificate.as_bytes()), PKey::private_key_from_pem(key.as_bytes()))
@@ -213,16 +208,16 @@ impl Authority {
     fn issue(&self, kind: &Kind, member: &str, days: u32) -> Result<(String, String)> {
         let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
         let key = PKey::from_ec_key(EcKey::generate(&group)?)?;
-        // A client of etcd must have no common name once etcd has users: its gateway refuses every request of one that has.
+        // Once etcd has users, its gateway rejects every client certificate with a common name.
         let name = subject(kind.server.then_some(member))?;
-        // A clock that is behind by less than that believes it.
+        // It is also valid for a host whose clock is up to a day slow.
         let from = Asn1Time::from_unix(now()? - 86_400)?;
         let mut builder = builder(&key, &name, &from, Asn1Time::days_from_now(days)?.as_ref())?;
         let mut serial = BigNum::new()?;
         serial.rand(120, MsbOption::MAYBE_ZERO, false)?;
         builder.set_serial_number(&*serial.to_asn1_integer()?)?;
         builder.set_issuer_name(&self.name)?;
-        let authority = self.certificate()?;
+        let ca = self.certificate()?;
         let mut usage = ExtendedKeyUsage::new();
         if kind.server {
             usage.server_auth();
@@ -238,7 +233,7 @@ impl Authority {
                 names.dns(name)
             };
         }
-        let context = builder.x509v3_context(Some(&authority), None);
+        let context = builder.x509v3_context(Some(&ca), None);
         let mut extensions = vec![
             BasicConstraints::new().critical().build()?,
             KeyUsage::new().critical().digital_signature().build()?,
@@ -261,7 +256,7 @@ fn subject(common_name: Option<&str>) -> Result<X509Name> {
     let mut builder = X509Name::builder()?;
     builder.append_entry_by_nid(Nid::ORGANIZATIONNAME, ORGANIZATION)?;
     if let Some(name) = common_name {
-        // No longer one is allowed (RFC 5280, A.1, ub-common-name); nobody compares it with anything.
+        // The maximum length (RFC 5280, A.1, ub-common-name). No program compares it.
         let name: String = name.chars().take(64).collect();
         builder.append_entry_by_nid(Nid::COMMONNAME, &name)?;
     }
@@ -285,7 +280,7 @@ fn builder(
 
 fn now() -> Result<i64> {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let since = since.context("the clock of this host is before 1970: set it")?;
+    let since = since.map_err(|_| trouble!("the clock of this host is before 1970"; "Set it."))?;
     Ok(i64::try_from(since.as_secs())?)
 }
 
@@ -297,7 +292,7 @@ fn shown(bytes: &[u8]) -> Option<String> {
 }
 
 fn text(pem: Vec<u8>) -> Result<String> {
-    String::from_utf8(pem).context("OpenSSL made PEM that is no text")
+    String::from_utf8(pem).context("could not read the PEM of OpenSSL")
 }
 
 #[cfg(test)]
@@ -306,12 +301,12 @@ mod tests {
 
     #[test]
     fn a_certificate_is_kept_until_thirty_days_before_its_end() -> Result<()> {
-        let authority = Authority::of(&SiteKey::placeholder())?;
+        let ca = Ca::of(&SiteKey::placeholder())?;
         let names = BTreeSet::from(["pg1".to_owned(), "10.88.0.11".to_owned()]);
         let kind = Kind { name: "member", group: "postgres", server: true, client: true, names };
         for (days, kept) in [(VALIDITY, true), (31, true), (29, false), (0, false)] {
-            let (certificate, key) = authority.issue(&kind, "pg1", days)?;
-            assert_eq!(authority.keeps(&certificate, &key, &kind)?, kept, "{days} days before its end");
+            let (certificate, key) = ca.issue(&kind, "pg1", days)?;
+            assert_eq!(ca.keeps(&certificate, &key, &kind)?, kept, "{days} days before its end");
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use host::members;
 use host::vip::{self, Pick, Placed};
 use host::{ClusterId, Root, facts, fail};
 
-use crate::integrations::cluster::{Given, Instance};
+use crate::integrations::cluster::{Cluster, Site};
 use crate::patroni_yml::values;
 
 /// What a manager's configuration on this member needs.
@@ -26,9 +26,9 @@ pub struct Here {
 
 impl Here {
     /// For a cluster whose addresses `manager` moves.
-    pub fn of(given: &Given, instance: &Instance, manager: Manager) -> Result<Self> {
-        let Instance { id, settings, members, .. } = instance;
-        let point = Endpoint::from_settings(given.root, id, settings)?.filter(|point| !point.vips.is_empty());
+    pub fn of(site: &Site, cluster: &Cluster, manager: Manager) -> Result<Self> {
+        let Cluster { id, settings, members, .. } = cluster;
+        let point = Endpoint::from_settings(site.root, id, settings)?.filter(|point| !point.vips.is_empty());
         let Some(point) = point else {
             fail!("{id} has no virtual IP address"; "Set VIPS, for example to 10.0.3.100/24.");
         };
@@ -39,9 +39,9 @@ impl Here {
                 "Set VIP_MANAGER={}.", manager.name()
             );
         }
-        let name = values::member_name(given.root, settings)?;
+        let name = values::member_name(site.root, settings)?;
         let own = members::address_of(settings, members, &name)?;
-        let placed = place(given.root, &point)?;
+        let placed = place(site.root, &point)?;
         Ok(Self { name, own, vips: point.vips, placed })
     }
 }

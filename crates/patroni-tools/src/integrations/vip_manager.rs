@@ -1,16 +1,16 @@
-//! `vip-manager`: a virtual address that follows the leader key in the store. Debian's `vip-manager@.service` reads its settings as
-//! environment (`vipconfig/config.go`: `VIP_` and the option's name) from the file that is written here.
+//! vip-manager: a virtual IP address that follows the leader key in the DCS. Debian's `vip-manager@.service` reads its settings as
+//! environment variables (`vipconfig/config.go`: `VIP_` and the option's name) from the file that is generated here.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use host::endpoint::Manager;
-use host::{ClusterId, Root, envfile, program};
+use host::{ClusterId, Root, envfile, fail, program, trouble};
 use serde_json::{Map, Value};
 
 use crate::files::install::Rights;
-use crate::integrations::cluster::{Given, Instance};
+use crate::integrations::cluster::{Cluster, Site};
 use crate::integrations::plan::{Generated, LIMIT, Plan};
 use crate::integrations::vip::{self, Here};
 use crate::patroni::version::Patroni;
@@ -19,33 +19,32 @@ use crate::patroni_yml::values;
 
 const PROGRAM: &str = "vip-manager";
 
-/// Debian 13's package of version 3; its `vip-manager` is version 1.
+/// Debian 13's package of version 3; its package `vip-manager` is version 1.
 const PACKAGE: &str = "vip-manager2";
 
-/// The first version that can do all that is written here.
+/// The first version that supports all settings that are written here.
 const LEAST: u32 = 3;
 
-/// systemd reads it, and nobody else: it can have a password of the store.
+/// Only systemd reads the file, which can contain a password of the DCS.
 const SECRET: Rights = Rights { user: "root", group: "root", mode: 0o600 };
 
 fn file(id: &ClusterId) -> PathBuf {
     PathBuf::from(format!("/etc/patroni/{}.vip", id.dashed()))
 }
 
-/// One file for each instance.
-pub fn plan(given: &Given) -> Result<Plan> {
-    vip::installed(given.root, PROGRAM, PACKAGE)?;
-    let of_debian = new_enough(given.root)?;
+/// One file for each cluster.
+pub fn plan(site: &Site) -> Result<Plan> {
+    vip::installed(site.root, PROGRAM, PACKAGE)?;
+    let of_debian = new_enough(site.root)?;
     let mut plan = Plan::default();
-    for instance in &given.instances {
-        let id = &instance.id;
-        let here = Here::of(given, instance, Manager::VipManager)?;
+    for cluster in &site.clusters {
+        let id = &cluster.id;
+        let here = Here::of(site, cluster, Manager::VipManager)?;
         let [placed] = here.placed.as_slice() else {
-            bail!(
-                "{}this member would have {} virtual addresses of {id}, but vip-manager moves one: set VIP_MANAGER=keepalived, or \
-                 leave one in VIPS",
-                instance.settings.place(&["VIPS"]),
-                here.placed.len()
+            fail!(
+                at cluster.settings.place(&["VIPS"]),
+                "this member would have {} virtual addresses of {id}, but vip-manager moves only one", here.placed.len();
+                "Set VIP_MANAGER=keepalived, or leave only one address in VIPS."
             );
         };
         let mut values = vec![
@@ -54,7 +53,7 @@ pub fn plan(given: &Given) -> Result<Plan> {
             ("VIP_INTERFACE", placed.interface.clone()),
         ];
         let mut secrets = Vec::new();
-        values.extend(store(given, instance, &here, of_debian, &mut secrets)?);
+        values.extend(dcs(site, cluster, &here, of_debian, &mut secrets)?);
         let mut body = String::new();
         for (key, value) in values {
             let _ = writeln!(body, "{key}={}", envfile::quote(&value));
@@ -62,49 +61,51 @@ pub fn plan(given: &Given) -> Result<Plan> {
         plan.files.push(Generated { path: file(id), body, rights: SECRET, validator: None, secrets });
         let unit = id.dashed();
         plan.next.push(vip::handed_over(id, Manager::VipManager));
-        plan.next.push(format!("run systemctl enable vip-manager@{unit} and systemctl restart vip-manager@{unit}"));
+        plan.next.push(format!(
+            "apply it with: systemctl enable vip-manager@{unit} && systemctl restart vip-manager@{unit}"
+        ));
     }
     Ok(plan)
 }
 
-/// `vip-manager --version` of version 3 prints `version: 3.0.0`, with Debian's revision (`-2+b7`) where it is Debian's; that of
-/// version 1 nothing of the kind. Is it Debian's?
+/// Is the program Debian's? Fails if it is too old. `vip-manager --version` of version 3 prints `version: 3.0.0`, with Debian's revision
+/// (`-2+b7`) if it is Debian's. Version 1 prints no version.
 fn new_enough(root: &Root) -> Result<bool> {
     let mut command = program::command(root, PROGRAM)?;
     let output = program::output_within(command.arg("--version"), "", LIMIT)?;
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    match version(&said) {
+    let output = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    match version(&output) {
         Some((version, of_debian)) if version >= LEAST => Ok(of_debian),
         found => {
             let found = found.map(|(version, _)| version);
             let found = found.map_or_else(|| "an old version".to_owned(), |version| format!("version {version}"));
-            bail!(
-                "vip-manager is {found} here, which asks etcd by its second API alone, and Patroni uses the third: install version \
-                 {LEAST} or later ({PACKAGE} of Debian 13), or set VIP_MANAGER=keepalived or VIP_MANAGER=dnscp"
+            fail!(
+                "the installed vip-manager is {found}, which supports only the v2 API of etcd, but Patroni uses the v3 API";
+                "Install version {LEAST} or later ({PACKAGE} of Debian 13), or set VIP_MANAGER=keepalived or VIP_MANAGER=dnscp."
             )
         }
     }
 }
 
-/// The first number, and whether a revision of Debian's follows.
-fn version(said: &str) -> Option<(u32, bool)> {
-    let version = said.lines().find_map(|line| line.trim().strip_prefix("version:"))?.trim().trim_start_matches('v');
+/// The first number, and whether a Debian revision follows.
+fn version(output: &str) -> Option<(u32, bool)> {
+    let version = output.lines().find_map(|line| line.trim().strip_prefix("version:"))?.trim().trim_start_matches('v');
     Some((version.split('.').next()?.parse().ok()?, version.contains('-')))
 }
 
-/// The leader key, and where and how it is asked.
-fn store(
-    given: &Given,
-    instance: &Instance,
+/// The leader key, and how it is read.
+fn dcs(
+    site: &Site,
+    cluster: &Cluster,
     here: &Here,
     of_debian: bool,
     secrets: &mut Vec<String>,
 ) -> Result<Vec<(&'static str, String)>> {
-    let Instance { id, settings, .. } = instance;
-    let patroni = Patroni::of(given.root)?;
+    let Cluster { id, settings, .. } = cluster;
+    let patroni = Patroni::of(site.root)?;
     let scope = id.dashed();
-    let member = Member { scope: &scope, address: here.own, port: instance.port, patroni: &patroni, taken: &|_| None };
-    let Dcs { kind, options, .. } = Dcs::resolve(given.root, settings, &member)?;
+    let member = Member { scope: &scope, address: here.own, port: cluster.port, patroni: &patroni, taken: &|_| None };
+    let Dcs { kind, options, .. } = Dcs::resolve(site.root, settings, &member)?;
     let options: Map<String, Value> = options.into_iter().collect();
     let text = |name: &str| options.get(name).and_then(Value::as_str).map(str::to_owned);
     let key = format!("{}{scope}/leader", values::namespace(settings)?);
@@ -115,7 +116,7 @@ fn store(
             let hosts = options
                 .get("hosts")
                 .and_then(Value::as_array)
-                .with_context(|| format!("{place}vip-manager does not look for SRV records: set DCS_HOSTS"))?;
+                .ok_or_else(|| trouble!(at &place, "vip-manager does not support SRV records"; "Set DCS_HOSTS."))?;
             let protocol = text("protocol").unwrap_or_else(|| "http".to_owned());
             let hosts = hosts.iter().filter_map(Value::as_str).map(|host| format!("{protocol}://{host}"));
             values.extend([
@@ -133,18 +134,19 @@ fn store(
                 values.extend(text(option).map(|value| (name, value)));
             }
             if text("cert").is_some() && text("cacert").is_none() {
-                bail!("{place}vip-manager shows its certificate to etcd only with DCS_CACERT: set it");
+                fail!(at place, "vip-manager does not use DCS_CERT without DCS_CACERT"; "Set DCS_CACERT.");
             }
         }
-        // It knows the word, and ends with "given endpoint type not supported" (measured with 3.0.0-2+b7).
-        Kind::Consul if of_debian => bail!(
-            "{place}Debian builds vip-manager without Consul: set VIP_MANAGER=keepalived or VIP_MANAGER=dnscp, or install the \
-             developers' own vip-manager"
+        // It accepts the type, and exits with "site endpoint type not supported" (measured with 3.0.0-2+b7).
+        Kind::Consul if of_debian => fail!(
+            at place,
+            "Debian's vip-manager does not support Consul";
+            "Set VIP_MANAGER=keepalived or VIP_MANAGER=dnscp, or install the upstream vip-manager."
         ),
         Kind::Consul => {
             let scheme = text("scheme").unwrap_or_else(|| "http".to_owned());
             values.extend([
-                // Consul's keys have no slash in front (`patroni/dcs/consul.py`).
+                // Consul's keys have no leading slash (`patroni/dcs/consul.py`).
                 ("VIP_TRIGGER_KEY", key.trim_start_matches('/').to_owned()),
                 ("VIP_DCS_TYPE", "consul".to_owned()),
                 ("VIP_DCS_ENDPOINTS", format!("{scheme}://{}", text("host").unwrap_or_default())),
@@ -162,10 +164,10 @@ fn store(
                 values.push(("CONSUL_HTTP_SSL_VERIFY", "false".to_owned()));
             }
         }
-        other => bail!(
-            "{place}vip-manager asks etcd by its third API, or Consul, and the store is {}: set VIP_MANAGER=keepalived or \
-             VIP_MANAGER=dnscp",
-            other.name()
+        other => fail!(
+            at place,
+            "vip-manager supports only Consul and the v3 API of etcd, but the DCS is {}", other.name();
+            "Set VIP_MANAGER=keepalived or VIP_MANAGER=dnscp."
         ),
     }
     secrets.extend(["password", "token"].into_iter().filter_map(text));

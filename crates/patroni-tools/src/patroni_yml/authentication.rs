@@ -168,14 +168,7 @@ const ED448: i32 = 1088;
 
 /// The path of a file that PostgreSQL reads itself.
 fn readable(root: &Root, settings: &Settings, key: &str) -> Result<Option<String>> {
-    let path = settings.path(key)?;
-    settings.parse(key, |text| {
-        if !root.path(text).is_file() {
-            fail!("there is no file {text}");
-        }
-        Ok(())
-    })?;
-    path.map(|path| path_text(&path)).transpose()
+    settings.file(root, key)?.map(|path| path_text(&path)).transpose()
 }
 
 /// A certificate and its key. PostgreSQL and libpq refuse a key that other users can read.

@@ -1,13 +1,15 @@
-//! etcd, by the same gateway from HTTP to gRPC that Patroni uses (`patroni/dcs/etcd3.py`, `Etcd3Client`).
+//! etcd, through the same gateway from HTTP to gRPC that Patroni uses (`patroni/dcs/etcd3.py`, `Etcd3Client`).
 
 use std::time::Instant;
 
 use host::net::Fault;
 use host::net::http::{self, Answer, Server};
+use host::trouble::Trouble;
 use openssl::base64;
 use serde_json::{Value, json};
 
-use crate::doctor::dcs::{Complaint, Content, Question, Said};
+use crate::doctor::dcs::question::{Content, Question, Served, authority, endpoint};
+use crate::doctor::finding::Finding;
 use crate::patroni::version::{Version, etcd_gateway};
 use crate::patroni_yml::dcs::{Kind, users_need};
 
@@ -15,27 +17,26 @@ struct Session<'a> {
     question: &'a Question,
     server: Server,
     end: Instant,
-    /// Of the gateway, by the server's version.
+    /// The path of the gateway, which depends on the server's version.
     prefix: &'static str,
     token: Option<String>,
 }
 
-/// Version, user, rights and content.
-pub fn ask(question: &Question, host: &str, port: u16, end: Instant) -> Result<Said, Complaint> {
+/// Version, user, permissions and content.
+pub fn ask(question: &Question, host: &str, port: u16, end: Instant) -> Result<Served, Finding> {
     let server = Server { host: host.to_owned(), port };
     let mut session = Session { question, server, end, prefix: "/v3", token: None };
     let version = session.version()?;
     if question.kind == Kind::Etcd {
-        return session.second_api();
+        return session.v2_api();
     }
-    session.prefix = etcd_gateway(version).ok_or_else(|| {
-        Complaint::error(format!("it is etcd {version}, which Patroni does not work with"), "upgrade it")
-    })?;
+    session.prefix = etcd_gateway(version)
+        .ok_or_else(|| Finding::error(format!("Patroni does not support etcd {version}"), "Upgrade etcd."))?;
     let mut notes = Vec::new();
     session.log_in(version, &mut notes)?;
     let content = session.content()?;
     notes.extend(session.advertised());
-    Ok(Said { content, notes })
+    Ok(Served { content, notes })
 }
 
 impl Session<'_> {
@@ -46,74 +47,74 @@ impl Session<'_> {
         self.server.ask(self.question.tls.as_ref(), &question, self.end)
     }
 
-    fn complain(&self, fault: &Fault) -> Complaint {
-        self.question.complain(&self.server.host, fault)
+    fn explain(&self, fault: &Fault) -> Finding {
+        self.question.explain(&self.server.host, fault)
     }
 
-    fn version(&self) -> Result<Version, Complaint> {
-        let answer = self.call("/version", None).map_err(|fault| self.complain(&fault))?;
+    fn version(&self) -> Result<Version, Finding> {
+        let answer = self.call("/version", None).map_err(|fault| self.explain(&fault))?;
         let body: Option<Value> = serde_json::from_str(&answer.body).ok();
         let version = body.as_ref().and_then(|body| body.get("etcdserver")?.as_str()).and_then(Version::parse);
-        version.ok_or_else(|| self.complain(&Fault::OtherProtocol))
+        version.ok_or_else(|| self.explain(&Fault::OtherProtocol))
     }
 
-    /// A call of the third API: the answer, or etcd's own words for why not.
-    fn rpc(&self, method: &str, body: &Value) -> Result<Result<Value, String>, Complaint> {
+    /// A call of the v3 API: the answer, or etcd's error message.
+    fn rpc(&self, method: &str, body: &Value) -> Result<Result<Value, String>, Finding> {
         let answer = self.call(&format!("{}{method}", self.prefix), Some(body)).map_err(|fault| match fault {
-            // It has said its version, so what is missing are the others, without whom it decides nothing.
+            // It has reported its version, so only its quorum is missing.
             Fault::Unresponsive => no_leader(),
-            fault => self.complain(&fault),
+            fault => self.explain(&fault),
         })?;
-        // `accessController.ServeHTTP` in etcd's `embed/serve.go`, where it has users and verifies certificates.
+        // `accessController.ServeHTTP` in etcd's `embed/serve.go`, if it has users and verifies certificates.
         if answer.body.starts_with("CommonName of client") {
-            return Err(Complaint::error(
-                "it has users, and then takes no certificate that has a common name (CN) from us",
-                "have DCS_CERT issued with a subject without one, such as O=Example",
+            return Err(Finding::error(
+                "it has users, and therefore accepts no client certificate with a common name (CN)",
+                "Reissue DCS_CERT with a subject without one, such as O=Example.",
             ));
         }
-        let body: Value = serde_json::from_str(&answer.body).map_err(|_| self.complain(&Fault::OtherProtocol))?;
+        let body: Value = serde_json::from_str(&answer.body).map_err(|_| self.explain(&Fault::OtherProtocol))?;
         if answer.status == 200 {
             return Ok(Ok(body));
         }
-        let said = ["message", "error"].into_iter().find_map(|key| body.get(key)?.as_str()).unwrap_or_default();
-        let said = said.trim_start_matches("etcdserver: ").to_owned();
-        if said.contains("no leader") || said.contains("timed out") {
+        let error = ["message", "error"].into_iter().find_map(|key| body.get(key)?.as_str()).unwrap_or_default();
+        let error = error.trim_start_matches("etcdserver: ").to_owned();
+        if error.contains("no leader") || error.contains("timed out") {
             return Err(no_leader());
         }
-        Ok(Err(said))
+        Ok(Err(error))
     }
 
-    fn log_in(&mut self, version: Version, notes: &mut Vec<Complaint>) -> Result<(), Complaint> {
+    fn log_in(&mut self, version: Version, notes: &mut Vec<Finding>) -> Result<(), Finding> {
         let (Some(user), Some(password)) = (self.question.text("username"), self.question.text("password")) else {
             return Ok(());
         };
         let answer = self.rpc("/auth/authenticate", &json!({"name": user, "password": password}))?;
         match answer {
             Ok(body) => self.token = body.get("token").and_then(Value::as_str).map(str::to_owned),
-            Err(said) if said.contains("not enabled") => {
-                notes.push(Complaint::warning(
-                    "it has no users, so that anybody who reaches it can change what is there",
-                    "run etcdctl auth enable, or remove DCS_USERNAME",
+            Err(error) if error.contains("not enabled") => {
+                notes.push(Finding::warning(
+                    "authentication is off, so all clients can change its data",
+                    "Remove DCS_USERNAME, or run: etcdctl auth enable",
                 ));
                 return Ok(());
             }
-            Err(said) => {
-                return Err(Complaint::error(
-                    format!("it refuses the user {user} ({said})"),
-                    self.question.then_generate("correct DCS_USERNAME or the password in DCS_PASSWORD_FILE"),
+            Err(error) => {
+                return Err(Finding::error(
+                    format!("it rejects the user {user} ({error})"),
+                    self.question.then_generate("Correct DCS_USERNAME or the password in DCS_PASSWORD_FILE"),
                 ));
             }
         }
         match users_need(version, &self.question.patroni) {
-            Some(trouble) => Err(Complaint::error(trouble.what, trouble.hint.unwrap_or_default())),
+            Some(Trouble { what, hint, .. }) => Err(Finding::error(what, hint.unwrap_or_default())),
             None => Ok(()),
         }
     }
 
-    /// All keys of the cluster, by a transaction that would write one of them if something impossible were true: etcd looks at the
-    /// rights of both branches (`checkTxnAuth` in `apply_auth.go`; run with 3.4.23 and 3.5.16), so that this tells whether we
-    /// could write, and writes nothing.
-    fn content(&self) -> Result<Content, Complaint> {
+    /// All keys of the cluster, with a transaction that would write one of them under an impossible condition. etcd checks the
+    /// permissions of both branches (`checkTxnAuth` in `apply_auth.go`; run with 3.4.23 and 3.5.16), so this shows whether the user may
+    /// write, and writes nothing.
+    fn content(&self) -> Result<Content, Finding> {
         let prefix = format!("/{}/", self.question.base());
         let key = |text: &str| base64::encode_block(text.as_bytes());
         let range = json!({"key": key(&prefix), "range_end": key(&format!("/{}0", self.question.base()))});
@@ -125,7 +126,7 @@ impl Session<'_> {
         });
         let body = match self.rpc("/kv/txn", &transaction)? {
             Ok(body) => body,
-            Err(said) => return Err(self.denied(&said, &prefix, &range)),
+            Err(error) => return Err(self.denied(&error, &prefix, &range)),
         };
         let found = body.pointer("/responses/0/response_range/kvs").and_then(Value::as_array);
         let text = |value: Option<&Value>| {
@@ -134,34 +135,34 @@ impl Session<'_> {
         };
         let pairs = found.into_iter().flatten().filter_map(|pair| {
             let key = text(pair.get("key"))?.strip_prefix(&prefix)?.to_owned();
-            // An empty value is left out.
+            // etcd omits an empty value.
             Some((key, text(pair.get("value")).unwrap_or_default()))
         });
         Ok(pairs.collect())
     }
 
-    fn denied(&self, said: &str, prefix: &str, range: &Value) -> Complaint {
+    fn denied(&self, error: &str, prefix: &str, range: &Value) -> Finding {
         let user = self.question.text("username").filter(|_| self.token.is_some());
-        let Some(user) = user.filter(|_| !said.contains("user name is empty")) else {
-            // With certificates the gateway shows its own, whose name is the user then.
-            let remedy = self.question.then_generate("set DCS_USERNAME and DCS_PASSWORD_FILE");
-            return Complaint::error(format!("it wants a user ({said})"), remedy);
+        let Some(user) = user.filter(|_| !error.contains("user name is empty")) else {
+            // With client certificates the gateway presents its own, whose name is then the user.
+            let hint = self.question.then_generate("Set DCS_USERNAME and DCS_PASSWORD_FILE");
+            return Finding::error(format!("it requires a user ({error})"), hint);
         };
-        if said.contains("permission denied") {
+        if error.contains("permission denied") {
             let read = matches!(self.rpc("/kv/range", range), Ok(Ok(_)));
             let what = if read { "only read" } else { "neither read nor write" };
-            return Complaint::error(
-                format!("the user {user} may {what} the keys below {prefix} ({said})"),
+            return Finding::error(
+                format!("the user {user} may {what} the keys below {prefix} ({error})"),
                 format!(
-                    "run etcdctl role grant-permission ROLE --prefix=true readwrite {prefix}, with a role of this user"
+                    "Grant it to a role of this user with: etcdctl role grant-permission ROLE --prefix=true readwrite {prefix}"
                 ),
             );
         }
-        Complaint::error(format!("it refuses to work for us ({said})"), "see its log")
+        Finding::error(format!("it rejects the request ({error})"), "Check its log.")
     }
 
-    /// Patroni asks a server for all of them, and then uses the addresses that they themselves say (`_get_members`).
-    fn advertised(&self) -> Vec<Complaint> {
+    /// Patroni asks one server for all members, and then uses the addresses that they advertise (`_get_members`).
+    fn advertised(&self) -> Vec<Finding> {
         let Ok(Ok(body)) = self.rpc("/cluster/member/list", &json!({})) else { return Vec::new() };
         let members = body.get("members").and_then(Value::as_array).cloned().unwrap_or_default();
         let urls = |member: &Value| -> Vec<String> {
@@ -174,21 +175,21 @@ impl Session<'_> {
             .iter()
             .flat_map(urls)
             .filter(|url| {
-                let (host, _) = crate::doctor::dcs::endpoint(crate::doctor::dcs::authority(url), 0);
+                let (host, _) = endpoint(authority(url), 0);
                 (local(&host) && !alone) || url.starts_with("https") != self.question.tls.is_some()
             })
             .collect();
         if wrong.is_empty() {
             return Vec::new();
         }
-        vec![Complaint::warning(
-            format!("it tells its clients, and so Patroni, to use {}", wrong.join(", ")),
-            "correct ETCD_ADVERTISE_CLIENT_URLS there",
+        vec![Finding::warning(
+            format!("it advertises {} to its clients, including Patroni", wrong.join(", ")),
+            "Correct ETCD_ADVERTISE_CLIENT_URLS on that host.",
         )]
     }
 
-    /// The second API: there or not, and open to our user.
-    fn second_api(&self) -> Result<Said, Complaint> {
+    /// The v2 API: whether it is enabled, and accepts the user.
+    fn v2_api(&self) -> Result<Served, Finding> {
         let (user, password) = (self.question.text("username"), self.question.text("password"));
         let basic = user
             .zip(password)
@@ -197,23 +198,23 @@ impl Session<'_> {
         let path = format!("/v2/keys/{}/", self.question.base());
         let question = http::Question { path: &path, body: None, headers: &headers };
         let answer = self.server.ask(self.question.tls.as_ref(), &question, self.end);
-        let answer = answer.map_err(|fault| self.complain(&fault))?;
+        let answer = answer.map_err(|fault| self.explain(&fault))?;
         let keyed = answer.body.contains("errorCode");
         match answer.status {
-            200 => Ok(Said::default()),
-            404 if keyed => Ok(Said::default()),
-            401 | 403 => Err(Complaint::error(
-                format!("it refuses our user for the keys below /{}/", self.question.base()),
-                self.question.then_generate("correct DCS_USERNAME or the password in DCS_PASSWORD_FILE"),
+            200 => Ok(Served::default()),
+            404 if keyed => Ok(Served::default()),
+            401 | 403 => Err(Finding::error(
+                format!("it rejects the user for the keys below /{}/", self.question.base()),
+                self.question.then_generate("Correct DCS_USERNAME or the password in DCS_PASSWORD_FILE"),
             )),
-            _ => Err(Complaint::error("it has no second API", self.question.then_generate("set DCS=etcd3"))),
+            _ => Err(Finding::error("it has no v2 API", self.question.then_generate("Set DCS=etcd3"))),
         }
     }
 }
 
-fn no_leader() -> Complaint {
-    Complaint::error(
-        "it answers, but has no leader",
-        "start the other servers of etcd, of which more than half have to run (etcdctl endpoint status --cluster)",
+fn no_leader() -> Finding {
+    Finding::error(
+        "it responds, but etcd has no leader",
+        "Start the other servers of etcd: more than half must be running (see etcdctl endpoint status --cluster).",
     )
 }

@@ -28,9 +28,7 @@ impl Tls {
                 "Remove one of them."
             );
         }
-        if settings.get("DCS_CERT").is_some() != settings.get("DCS_KEY").is_some() {
-            fail!(at origin(settings, &["DCS_CERT", "DCS_KEY"]), "DCS_CERT and DCS_KEY must be set together"; "Set both or none.");
-        }
+        settings.pair("DCS_CERT", "DCS_KEY")?;
         let verify = settings.boolean("DCS_VERIFY")?;
         if !certificate && protocol != Some("https") {
             if verify.is_some() {
@@ -44,13 +42,7 @@ impl Tls {
         }
         let mut files = Vec::new();
         for (key, option) in [("DCS_CACERT", "cacert"), ("DCS_CERT", "cert"), ("DCS_KEY", "key")] {
-            if let Some(path) = settings.path(key)? {
-                settings.parse(key, |text| {
-                    if !root.path(text).exists() {
-                        fail!("there is no file {text}");
-                    }
-                    Ok(())
-                })?;
+            if let Some(path) = settings.file(root, key)? {
                 files.push((option.to_owned(), json!(path)));
             }
         }

@@ -1,4 +1,4 @@
-//! What all checks look at.
+//! What all checks read.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -21,31 +21,34 @@ use crate::patroni::version::Patroni;
 pub enum Depth {
     /// Everything.
     Full,
-    /// No server is asked and no program run, and only what certainly keeps Patroni from starting is an error.
+    /// No server is contacted and no program run. Only what certainly prevents Patroni from starting is an error.
     Offline,
-    /// Only whether the servers of the DCS serve this member.
+    /// Only whether the servers of the DCS accept this member.
     Dcs,
-    /// Only who has the ports.
+    /// Only whether the ports are free.
     Ports,
 }
 
-/// What the doctor is asked.
+/// The options of the check.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// How far the checks go.
     pub depth: Depth,
-    /// JSON in place of lines.
+    /// JSON instead of lines.
     pub json: bool,
 }
 
-/// How long one server may take.
+/// The timeout for one server.
 pub(crate) const LIMIT: Duration = Duration::from_secs(3);
 
-/// Who runs Patroni and PostgreSQL.
+/// The user that runs Patroni and PostgreSQL.
 pub(crate) const USER: &str = "postgres";
 
-/// What all checks look at.
-pub(crate) struct Instance<'a> {
+/// The hint for what only root can check.
+pub(crate) const AS_ROOT: &str = "Run this check as root.";
+
+/// What all checks read.
+pub(crate) struct Cluster<'a> {
     pub(crate) root: &'a Root,
     pub(crate) id: &'a ClusterId,
     /// The Patroni file.
@@ -57,28 +60,28 @@ pub(crate) struct Instance<'a> {
     pub(crate) depth: Depth,
 }
 
-impl Instance<'_> {
+impl Cluster<'_> {
     pub(crate) fn text(&self, path: &[&str]) -> Option<String> {
         self.yaml.text(path)
     }
 
-    /// Where the Patroni file has the data; the directory of no instance, where it does not say.
+    /// The data directory in the Patroni file; an empty path if it has none.
     pub(crate) fn data_directory(&self) -> PathBuf {
         self.text(&["postgresql", "data_dir"]).map_or_else(PathBuf::new, PathBuf::from)
     }
 
-    /// The settings lead to the file, so that a change there is followed by this.
-    pub(crate) fn then_generate(&self, remedy: &str) -> String {
-        format!("{remedy}, and run patroni-gen-config {}", self.id)
+    /// A hint that ends with the command that generates the Patroni file from changed settings.
+    pub(crate) fn then_generate(&self, hint: &str) -> String {
+        format!("{hint}, then run: patroni-gen-config {}", self.id)
     }
 
-    /// Why postgres cannot read a file that is there. For postgres itself this is certain; root deduces it from the mode; others
-    /// may not see enough of it.
+    /// Why postgres cannot read an existing file. For postgres itself this is certain, and root deduces it from the mode. Other users
+    /// may lack the permissions to find out.
     pub(crate) fn unreadable(&self, path: &Path, level: Level) -> Option<Finding> {
         let user = geteuid();
         if user.is_root() {
             let error = User::of(self.root, USER).and_then(|user| user.check_reads(self.root, path)).err()?;
-            return Some(Finding::of(Level::Error, &error));
+            return Some(Finding::of(Level::Error, &error).about(path));
         }
         if self.root.user_id(USER).ok()? != user.as_raw() {
             return None;
@@ -86,11 +89,12 @@ impl Instance<'_> {
         let error = Opener::new(self.root, Named::Here).open(path).err()?;
         let why = error.downcast_ref::<io::Error>().map_or_else(|| error.to_string(), reason);
         let what = format!("{USER} cannot read {} ({why})", path.display());
-        Some(Finding::new(level, what, format!("run chgrp {USER} {0} && chmod g+r {0}", path.display())).at(""))
+        let hint = format!("Run: chgrp {USER} {0} && chmod g+r {0}", path.display());
+        Some(Finding::new(level, what, hint).at("").about(path))
     }
 }
 
-/// Is it only that we, who are not root, may not read something?
+/// Is it only that the caller, who is not root, lacks a permission?
 pub(crate) fn denied(error: &anyhow::Error) -> bool {
     error
         .chain()
