@@ -103,10 +103,14 @@ impl Host {
         self.machine.mode("etc/patroni/16-main.dnscp", 0o640);
         let (_, out, err) = self.machine.run("status 16/main");
         let role = out.lines().find_map(|line| line.strip_prefix("role: ")).unwrap_or_else(|| panic!("{out}{err}"));
-        let said = err.lines().filter(|line| line.contains("REST API") || line.contains("answer at"));
+        // The error about the REST API, with its hint.
+        let about = |line: &&str| !line.contains("REST API");
+        let mut lines = err.lines().skip_while(about);
+        let said = lines.next().into_iter().chain(lines.next().filter(|line| line.starts_with("dnscp: hint: ")));
         // OpenSSL 3.2 calls some alerts otherwise.
         let plain = |line: &str| {
-            let line = line.replace("dnscp: error: ", "").replace("ssl/tls alert", "sslv3 alert");
+            let line =
+                line.replace("dnscp: error: ", "").replace("dnscp: ", "").replace("ssl/tls alert", "sslv3 alert");
             line.replace(&format!("127.0.0.1:{port}"), "PATRONI")
         };
         let said: Vec<String> = said.map(plain).collect();
@@ -125,26 +129,30 @@ fn python() -> bool {
 
 const PRIMARY: &str = "primary";
 const SILENT: &str = "Patroni does not answer";
-const LATE: &str = "Patroni's REST API at PATRONI did not answer within 300ms";
+const LATE: &str = "Patroni's REST API at PATRONI: it did not answer within 300ms";
+
+const API: &str = "Patroni's REST API at PATRONI: ";
+
+fn not_signed(by: &str, why: &str) -> String {
+    format!(
+        "{API}its certificate does not verify against /etc/patroni/tls/{by}.pem ({why})\nhint: Correct RESTAPI_CACERT or RESTAPI_CERT, \
+         and run: patroni-gen-config"
+    )
+}
+
+fn rejects(own: &str, why: &str) -> String {
+    format!(
+        "{API}it rejects the client certificate /etc/patroni/tls/{own}.pem ({why})\nhint: Correct or renew CTL_CERT, or correct \
+         RESTAPI_CACERT."
+    )
+}
 
 #[test]
-fn who_can_be_believed_and_what_is_said_otherwise() {
+fn which_certificates_are_trusted_and_what_is_reported_otherwise() {
     if !python() {
         return;
     }
     let host = Host::new();
-    let api = "Patroni's REST API at PATRONI: ";
-    let not_signed = |by: &str, why: &str| {
-        format!(
-            "{api}its certificate is not signed by /etc/patroni/tls/{by}.pem ({why}): correct RESTAPI_CACERT or RESTAPI_CERT, and \
-             run patroni-gen-config"
-        )
-    };
-    let refuses = |own: &str, why: &str| {
-        format!(
-            "{api}it refuses our certificate /etc/patroni/tls/{own}.pem ({why}): correct or renew CTL_CERT, or RESTAPI_CACERT"
-        )
-    };
     let cases: [(&str, &str, &str, &str, &str, &str, String); 15] = [
         ("", "", "http", "", "", PRIMARY, String::new()),
         ("pg1", "none", "https", "site", "", PRIMARY, String::new()),
@@ -159,7 +167,9 @@ fn who_can_be_believed_and_what_is_said_otherwise() {
             "site",
             "",
             PRIMARY,
-            format!("{api}its certificate has expired: renew RESTAPI_CERT and reload Patroni, before others refuse it"),
+            format!(
+                "{API}its certificate has expired\nhint: Renew RESTAPI_CERT and reload Patroni, before clients reject it."
+            ),
         ),
         (
             "pg1",
@@ -179,8 +189,8 @@ fn who_can_be_believed_and_what_is_said_otherwise() {
             "",
             SILENT,
             format!(
-                "{api}its certificate is not signed by anybody whom this host trusts (self-signed certificate in certificate chain): set \
-                 RESTAPI_CACERT, and run patroni-gen-config"
+                "{API}its certificate was not issued by a CA that this host trusts (self-signed certificate in certificate chain)\n\
+                 hint: Set RESTAPI_CACERT, and run: patroni-gen-config"
             ),
         ),
         (
@@ -191,12 +201,12 @@ fn who_can_be_believed_and_what_is_said_otherwise() {
             "",
             SILENT,
             format!(
-                "{api}it refuses us without a certificate (tlsv13 alert certificate required): if RESTAPI_VERIFY_CLIENT=required is \
-                 new, run patroni-gen-config"
+                "{API}it requires a client certificate (tlsv13 alert certificate required)\n\
+                 hint: If RESTAPI_VERIFY_CLIENT=required is new, run: patroni-gen-config"
             ),
         ),
-        ("pg1", "required", "https", "site", "foreign", SILENT, refuses("foreign", "tlsv1 alert unknown ca")),
-        ("pg1", "required", "https", "site", "expired", SILENT, refuses("expired", "sslv3 alert certificate expired")),
+        ("pg1", "required", "https", "site", "foreign", SILENT, rejects("foreign", "tlsv1 alert unknown ca")),
+        ("pg1", "required", "https", "site", "expired", SILENT, rejects("expired", "sslv3 alert certificate expired")),
         (
             "pg1",
             "required",
@@ -204,7 +214,7 @@ fn who_can_be_believed_and_what_is_said_otherwise() {
             "site",
             "server",
             SILENT,
-            refuses("server", "sslv3 alert unsupported certificate"),
+            rejects("server", "sslv3 alert unsupported certificate"),
         ),
         (
             "",
@@ -214,10 +224,11 @@ fn who_can_be_believed_and_what_is_said_otherwise() {
             "",
             SILENT,
             format!(
-                "{api}it does not speak TLS, as the Patroni file says: run systemctl reload patroni@ for this instance"
+                "{API}it does not use TLS, but the Patroni file says that it does\n\
+                 hint: Reload Patroni with: systemctl reload patroni@VERSION-NAME"
             ),
         ),
-        ("pg1", "none", "https", "none", "", SILENT, format!("{api}there is no file /etc/patroni/tls/none.pem")),
+        ("pg1", "none", "https", "none", "", SILENT, format!("{API}there is no file /etc/patroni/tls/none.pem")),
     ];
     for (certificate, verify, protocol, signers, own, role, said) in cases {
         let patroni = host.patroni(certificate, verify);
@@ -226,7 +237,7 @@ fn who_can_be_believed_and_what_is_said_otherwise() {
         let lost = verify == "required" && role == SILENT && found.1.contains("Connection reset by peer");
         if !lost
             || (!own.is_empty()
-                && !found.1.contains(&format!("seems to refuse our certificate /etc/patroni/tls/{own}.pem")))
+                && !found.1.contains(&format!("seems to reject the client certificate /etc/patroni/tls/{own}.pem")))
         {
             assert_eq!(found, (role.to_owned(), said), "{certificate} {verify}, {protocol} {signers} {own}");
         }
@@ -247,11 +258,12 @@ fn another_certificate_than_the_files_is_a_doubt_while_postgres_answers() {
     assert_eq!(
         asks_of("server"),
         doubt(
-            "its certificate is another one than that in /etc/patroni/tls/server.pem: if that was renewed, reload Patroni"
+            "its certificate is not the one in /etc/patroni/tls/server.pem\nhint: If that file was renewed, reload Patroni."
         )
     );
     let gone = asks_of("gone");
-    assert_eq!(gone, doubt("there is no file /etc/patroni/tls/gone.pem"));
+    let hint = "hint: Correct RESTAPI_CERT, and run: patroni-gen-config";
+    assert_eq!(gone, doubt(&format!("there is no file /etc/patroni/tls/gone.pem\n{hint}")));
     // It can be in a directory of postgres.
     let fifo = host.machine.path("etc/patroni/tls/fifo.pem");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -265,7 +277,7 @@ fn a_patroni_that_speaks_tls_now_is_noticed() {
         let host = Host::new();
         let (role, said) = host.asks(host.patroni("pg1", "none").1, "http", "", "");
         assert_eq!(role, SILENT);
-        assert!(said.contains("is it TLS now? run patroni-gen-config"), "{said}");
+        assert!(said.contains("If the REST API uses TLS now, run: patroni-gen-config"), "{said}");
     }
 }
 

@@ -209,7 +209,7 @@ fn the_plan_is_shown_and_not_done() {
         assert!(!has());
         member.patroni.say(REPLICA);
         let output = member.dnscp("--dry-run on_start primary 16-main");
-        assert!(String::from_utf8_lossy(&output.stdout).starts_with("nothing, because Patroni says"), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).starts_with("nothing, because Patroni reports"), "{output:?}");
     });
 }
 
@@ -388,7 +388,7 @@ fn settings_that_others_can_write_move_nothing() {
         std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
         let output = member.dnscp("on_start primary 16-main");
         assert!(!output.status.success() && !has());
-        assert!(errors(&output).contains("can be changed by others than root: chmod go-w"), "{}", errors(&output));
+        assert!(errors(&output).contains("can be changed by other users than root"), "{}", errors(&output));
     });
 }
 
@@ -479,7 +479,7 @@ fn never_taken(member: &Member, what: &str) {
 }
 
 #[test]
-fn another_user_on_the_port_is_never_believed() {
+fn another_user_on_the_port_is_never_trusted() {
     alone(|| {
         let member = Member::with_users(SETTINGS);
         let (site, other) = (pki::Authority::new("site"), pki::Authority::new("other"));
@@ -526,7 +526,7 @@ fn another_user_on_the_port_is_never_believed() {
                 let descriptors = member.folder.path().join(&process).join("fd");
                 std::os::unix::fs::symlink(format!("/{process}/fd"), descriptors).unwrap();
                 let who = format!(
-                    "python3 (process {}) of user mallory (uid {MALLORY}) answers there and not Patroni",
+                    "python3 (process {}) of user mallory (uid {MALLORY}) answers there instead of Patroni",
                     server.0.id()
                 );
                 wait(&format!("{what}: {who}"), 20, || member.said().contains(&who));
@@ -542,7 +542,7 @@ fn another_user_on_the_port_is_never_believed() {
         thread::sleep(Duration::from_secs(4));
         service.kill().unwrap();
         let said = errors(&service.wait_with_output().unwrap());
-        let times = said.matches("of user mallory (uid 4711) answers there and not Patroni").count();
+        let times = said.matches("of user mallory (uid 4711) answers there instead of Patroni").count();
         assert!(times == 1 || (times == 2 && said.contains("did not answer within")), "{said}");
     });
 }
@@ -575,7 +575,7 @@ fn what_is_not_on_this_host_is_believed_by_patronis_own_certificate_alone() {
         let role = || String::from_utf8(member.dnscp("status 16-main").stdout).unwrap();
         member.ask("http://10.77.0.3:8008", "");
         assert!(role().contains("role:    Patroni does not answer\n"), "{}", role());
-        assert!(member.said().contains("the kernel does not say who answers there"), "{}", member.said());
+        assert!(member.said().contains("the kernel does not report who answers there"), "{}", member.said());
 
         let by_ca = "RESTAPI_CACERT=/etc/patroni/ca.pem\n";
         let pair = site.issue("127.0.0.1".parse().unwrap(), pki::NOW, false);
@@ -588,11 +588,7 @@ fn what_is_not_on_this_host_is_believed_by_patronis_own_certificate_alone() {
         assert!(role().contains("role:    Patroni does not answer\n"), "{}", role());
         member.ask("https://10.77.0.3:8008", &format!("{by_ca}RESTAPI_CERT=/etc/patroni/pg1.pem\n"));
         far.speak_tls(acceptor(&site));
-        assert!(
-            member.said().contains("its certificate is another one than that in /etc/patroni/pg1.pem"),
-            "{}",
-            member.said()
-        );
+        assert!(member.said().contains("its certificate is not the one in /etc/patroni/pg1.pem"), "{}", member.said());
         assert!(role().contains("role:    Patroni does not answer\n"), "{}", role());
     });
 }
@@ -636,7 +632,7 @@ fn the_locks_are_open_to_their_owner_alone() {
         }
         // Another member of the group makes none, which would be its own.
         let said = errors(&member.dnscp_as(MALLORY, "status 16-main"));
-        assert!(said.contains("run this as root or postgres") && !member.lock().exists(), "{said}");
+        assert!(said.contains("Run this as root or postgres") && !member.lock().exists(), "{said}");
         let _ = member.dnscp_as(POSTGRES, "status 16-main");
         assert_eq!(member.lock().metadata().unwrap().uid(), POSTGRES);
         std::fs::remove_file(member.lock()).unwrap();
@@ -673,7 +669,7 @@ fn a_service_that_waits_for_the_lock_says_so_once() {
         thread::sleep(Duration::from_secs(4));
         let status = errors(&member.dnscp("status 16-main"));
         assert!(
-            status.contains("another process has had the lock /run/patroni-tools/dnscp.16-main.lock for longer than"),
+            status.contains("another process has held the lock /run/patroni-tools/dnscp.16-main.lock for longer than"),
             "{status}"
         );
         drop(lock);
@@ -684,8 +680,8 @@ fn a_service_that_waits_for_the_lock_says_so_once() {
         service.kill().unwrap();
         let said = errors(&service.wait_with_output().unwrap());
         for line in [
-            "warning: another process has the lock /run/patroni-tools/dnscp.16-main.lock",
-            "the lock was given back after",
+            "warning: another process holds the lock /run/patroni-tools/dnscp.16-main.lock",
+            "the lock was released after",
         ] {
             assert_eq!(said.matches(line).count(), 1, "{said}");
         }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use dnscp::announce::{self, Mac};
 use dnscp::netlink::{self, Interface, Placed};
 use host::endpoint::Vip;
+use host::trouble::Trouble;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{LinkAddr, MsgFlags, bind, send};
 use nix::unistd::{Pid, gettid};
@@ -130,7 +131,7 @@ impl Machine {
 
     fn hold(&self, address: &str, lease: Option<u64>) {
         let placed = self.pick(&[address]).remove(0);
-        self.run(move || netlink::hold(&placed, lease.map(Duration::from_secs)).unwrap());
+        self.run(move || netlink::add_or_renew(&placed, lease.map(Duration::from_secs)).unwrap());
     }
 
     fn release(&self, interface: &str, address: &str) {
@@ -326,7 +327,7 @@ fn the_hosts_own_address_stays_first_through_a_restart_of_the_network() {
     let placed = member.pick(&[VIP]).remove(0);
     let hold = |member: &Machine| {
         let placed = placed.clone();
-        member.run(move || netlink::hold(&placed, None).map_err(|error| error.to_string()))
+        member.run(move || netlink::add_or_renew(&placed, None).map_err(|error| error.to_string()))
     };
 
     member.sysctl("ipv4/conf/all/promote_secondaries", "1");
@@ -454,7 +455,7 @@ fn the_first_frame_is_on_the_wire_at_once() {
         thread::sleep(Duration::from_millis(20));
         let start = member.run(move || {
             let start = Instant::now();
-            netlink::hold(&placed, Some(Duration::from_secs(10))).unwrap();
+            netlink::add_or_renew(&placed, Some(Duration::from_secs(10))).unwrap();
             announce::send_once(placed.index, placed.address).unwrap();
             start
         });
@@ -519,11 +520,13 @@ fn two_capabilities_are_enough() {
     if std::env::var_os(INSIDE).is_some() {
         let interfaces = netlink::interfaces().unwrap();
         for placed in netlink::pick(&[vip(VIP), vip(VIP6)], None, &interfaces).placed {
-            netlink::hold(&placed, Some(Duration::from_secs(10))).unwrap();
-            announce::send_once(placed.index, placed.address).unwrap();
+            let added = netlink::add_or_renew(&placed, Some(Duration::from_secs(10)));
+            // Shows the hint, too.
+            added.map_err(|error| Trouble::of(&error)).unwrap();
+            announce::send_once(placed.index, placed.address).map_err(|error| Trouble::of(&error)).unwrap();
             assert_eq!(announce::probe(placed.index, placed.address, Duration::from_millis(50)).unwrap(), None);
             netlink::release(placed.index, placed.address).unwrap();
-            netlink::hold(&placed, Some(Duration::from_secs(10))).unwrap();
+            netlink::add_or_renew(&placed, Some(Duration::from_secs(10))).unwrap();
         }
         return;
     }
@@ -547,4 +550,38 @@ fn two_capabilities_are_enough() {
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains("cap_net_admin,cap_net_raw"), "{said}");
     }
+}
+
+/// dnscp reads the addresses from the kernel, the configuration of keepalived and of vip-manager from `ip`: they choose the same.
+#[test]
+fn every_program_chooses_the_same_interface() {
+    let Some(member) = Machine::new() else { return };
+    let far = Machine::new().unwrap();
+    for interface in ["eth0", "eth1"] {
+        cable(&far, if interface == "eth0" { "far0" } else { "far1" }, &member, interface);
+    }
+    let choices = |address: &'static str| {
+        member.run(move || {
+            let event = ["--dry-run", "-vips", address, "--", "on_role_change", "primary", "16-main"];
+            let output = Command::new(env!("CARGO_BIN_EXE_dnscp")).args(event).env_remove("JOURNAL_STREAM").output();
+            let output = output.unwrap();
+            let interfaces = host::facts::interfaces(&host::Root::new("/")).unwrap();
+            let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            (said, host::vip::pick(&[vip(address)], None, &interfaces))
+        })
+    };
+    // The first interface has the shorter prefix.
+    member.ip("address add 10.0.0.1/8 dev eth0");
+    member.ip("address add 10.0.3.141/24 dev eth1");
+    let (said, pick) = choices("10.0.3.100");
+    assert!(said.contains("add 10.0.3.100/24 on eth1"), "{said}");
+    let placed = &pick.placed[0];
+    assert_eq!((placed.interface.as_str(), placed.prefix), ("eth1", 24));
+    // A broadcast address.
+    member.ip("address flush dev eth0");
+    let (said, pick) = choices("10.0.3.255");
+    let problem = "10.0.3.255 in VIPS is the network or broadcast address of 10.0.3.0/24";
+    assert!(said.contains(problem) && !said.contains("add "), "{said}");
+    assert!(pick.placed.is_empty());
+    assert_eq!(pick.problems[0].line(), problem);
 }

@@ -1,22 +1,23 @@
-//! Tells the neighbours that an address has moved here, and asks them who else has it.
+//! Announces to the neighbours that an address has moved here, and asks whether another host has it.
 //!
-//! Ethernet frames on a packet socket (`packet(7)`), so that they leave whatever the state of the address, the routes and the
-//! neighbour cache of this host is.
+//! Sends Ethernet frames on a packet socket (`packet(7)`), so the state of the address, of the routes and of the neighbour cache of
+//! this host makes no difference.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
+use host::trouble::Trouble;
 use nix::errno::Errno;
 use nix::sys::socket::{LinkAddr, MsgFlags, bind, recvfrom, send};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::netlink;
 
-/// When to announce an address, counted from the moment at which it came up: at once, and again for those whose switch had
-/// not yet learned the port or who lost the frame.
+/// When an address is announced, counted from its addition: at once, and again in case a switch had not yet learned the port or a
+/// frame was lost.
 pub const DELAYS: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3)];
 
@@ -24,7 +25,7 @@ pub const DELAYS: [Duration; 4] =
 pub type Mac = [u8; 6];
 
 const BROADCAST: Mac = [0xff; 6];
-const NOBODY: Mac = [0; 6];
+const UNKNOWN: Mac = [0; 6];
 // EtherTypes (IANA, "IEEE 802 Numbers").
 const ARP: u16 = 0x0806;
 const IPV6: u16 = 0x86dd;
@@ -40,29 +41,29 @@ const OVERRIDE: u32 = 1 << 29;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 /// The frames that announce an address: gratuitous ARP as request and as reply (RFC 5944, section 4.6), because some systems
-/// take only the one or the other; for IPv6 an unsolicited neighbour advertisement (RFC 4861, section 7.2.6).
+/// accept only the one or the other; for IPv6 an unsolicited neighbour advertisement (RFC 4861, section 7.2.6).
 #[must_use]
 pub fn frames(mac: Mac, address: IpAddr) -> Vec<Vec<u8>> {
     match address {
         // RFC 5227, section 3 explains the choice of the request; its target hardware address is ignored.
         IpAddr::V4(address) => {
-            vec![arp(ARP_REQUEST, (mac, address), (NOBODY, address)), arp(ARP_REPLY, (mac, address), (mac, address))]
+            vec![arp(ARP_REQUEST, (mac, address), (UNKNOWN, address)), arp(ARP_REPLY, (mac, address), (mac, address))]
         }
         IpAddr::V6(address) => vec![neighbour(ADVERTISEMENT, mac, (address, ALL_NODES), address)],
     }
 }
 
-/// The frame that asks who has an address without claiming it: an ARP probe (RFC 5227, section 2.1.1) or a neighbour
+/// The frame that asks for the holder of an address without claiming it: an ARP probe (RFC 5227, section 2.1.1) or a neighbour
 /// solicitation from the unspecified address (RFC 4862, section 5.4.2).
 #[must_use]
 fn question(mac: Mac, address: IpAddr) -> Vec<u8> {
     match address {
-        IpAddr::V4(address) => arp(ARP_REQUEST, (mac, Ipv4Addr::UNSPECIFIED), (NOBODY, address)),
+        IpAddr::V4(address) => arp(ARP_REQUEST, (mac, Ipv4Addr::UNSPECIFIED), (UNKNOWN, address)),
         IpAddr::V6(address) => neighbour(SOLICITATION, mac, (Ipv6Addr::UNSPECIFIED, solicited_node(address)), address),
     }
 }
 
-/// Who claims an address by this frame.
+/// The hardware address that claims an address with this frame.
 fn claimant(frame: &[u8], address: IpAddr) -> Option<Mac> {
     match address {
         IpAddr::V4(address) => {
@@ -85,7 +86,7 @@ fn claimant(frame: &[u8], address: IpAddr) -> Option<Mac> {
     }
 }
 
-/// An ARP packet for IPv4 over Ethernet (RFC 826), to everybody.
+/// An ARP packet for IPv4 over Ethernet (RFC 826), as a broadcast.
 fn arp(operation: u16, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> Vec<u8> {
     let mut frame = ethernet(BROADCAST, sender.0, ARP);
     frame.extend([0, 1, 0x08, 0x00, 6, 4]);
@@ -145,18 +146,18 @@ fn checksum(parts: &[&[u8]]) -> u16 {
     !u16::try_from(sum).unwrap_or_default()
 }
 
-/// Announces an address on an interface, once. An interface without Ethernet has nobody to tell.
+/// Announces an address on an interface, once. On an interface without Ethernet there is nothing to announce.
 pub fn send_once(interface: u32, address: IpAddr) -> Result<()> {
     let wire = Wire::open(interface, address, None)?;
     let Some(mac) = wire.mac else { return Ok(()) };
     let sent = frames(mac, address).iter().try_for_each(|frame| wire.send(frame));
-    // The kernel takes some 8 ms for closing it (`packet_release()` waits in `synchronize_net()`): neither the next address nor
-    // the record waits for that. Where there is no thread, it is closed here.
+    // The kernel needs some 8 ms to close it (`packet_release()` waits in `synchronize_net()`), for which neither the next address nor
+    // the record waits. If no thread can be started, it is closed here.
     let _ = thread::Builder::new().name("close".to_owned()).spawn(move || drop(wire));
     sent
 }
 
-/// Asks on an interface who else has an address, for at most `limit`; three times, since a frame can be lost.
+/// Asks on an interface whether another host has an address, for at most `limit`; three times, since a frame can be lost.
 pub fn probe(interface: u32, address: IpAddr, limit: Duration) -> Result<Option<Mac>> {
     const QUESTIONS: u32 = 3;
     let start = Instant::now();
@@ -178,7 +179,7 @@ pub fn probe(interface: u32, address: IpAddr, limit: Duration) -> Result<Option<
     Ok(None)
 }
 
-/// A packet socket at one interface.
+/// A packet socket on one interface.
 struct Wire {
     socket: Socket,
     index: usize,
@@ -189,18 +190,16 @@ struct Wire {
 impl Wire {
     /// Without a protocol the socket receives nothing.
     fn open(interface: u32, address: IpAddr, protocol: Option<u16>) -> Result<Self> {
-        let links = nix::ifaddrs::getifaddrs().context("cannot list the network interfaces")?;
+        let links = nix::ifaddrs::getifaddrs().context("could not list the network interfaces")?;
         let (name, link) = links
             .filter_map(|entry| Some((entry.interface_name, *entry.address?.as_link_addr()?)))
             .find(|(_, link)| u32::try_from(link.ifindex()) == Ok(interface))
-            .with_context(|| format!("cannot announce {address}: interface {interface} has gone"))?;
-        let what = format!("cannot announce {address} on {name}");
+            .with_context(|| format!("could not announce {address}: interface {interface} does not exist any more"))?;
+        let what = format!("could not announce {address} on {name}");
         let protocol = protocol.map(|number| Protocol::from(i32::from(number.to_be())));
         let socket = Socket::new(Domain::PACKET, Type::RAW, protocol).map_err(|error| match error.raw_os_error() {
-            Some(nix::libc::EPERM) => anyhow!(
-                "{what}: {error}: run it as root, or give the program its capabilities (cap_net_admin,cap_net_raw)"
-            ),
-            _ => anyhow!("{what}: {error}"),
+            Some(nix::libc::EPERM) => Trouble::new(format!("{what}: {error}")).hint(netlink::NO_CAPABILITIES),
+            _ => Trouble::new(format!("{what}: {error}")),
         })?;
         if protocol == Some(Protocol::from(i32::from(IPV6.to_be()))) {
             socket.attach_filter(&advertisements_only()).with_context(|| what.clone())?;
@@ -218,11 +217,11 @@ impl Wire {
 
     /// The next frame, or nothing.
     fn receive(&self, limit: Duration) -> Result<Option<Vec<u8>>> {
-        // Zero would mean for ever, and the kernel counts in microseconds.
+        // Zero would mean no limit, and the kernel counts in microseconds.
         self.socket.set_read_timeout(Some(limit.max(Duration::from_millis(1))))?;
         let mut buffer = [0; 128];
         match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
-            // What came before bind() may be from another interface.
+            // A frame from before bind() may be from another interface.
             Ok((length, Some(from))) if from.ifindex() == self.index => Ok(Some(buffer[..length].to_vec())),
             Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
             Err(errno) => Err(errno).with_context(|| self.what.clone()),
@@ -277,7 +276,7 @@ mod tests {
         );
     }
 
-    // The checksums were computed apart, with Python, from the pseudo-header of RFC 8200, section 8.1.
+    // The checksums were computed independently, with Python, from the pseudo-header of RFC 8200, section 8.1.
     #[test]
     fn neighbour_advertisement() {
         let frames = frames(MAC, "fd00::64".parse().unwrap());
@@ -301,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn who_claims_an_address() {
+    fn claims_of_an_address() {
         let (v4, v6) = ("10.77.0.100".parse().unwrap(), "fd00::64".parse().unwrap());
         for frame in frames(MAC, v4) {
             assert_eq!(claimant(&frame, v4), Some(MAC));

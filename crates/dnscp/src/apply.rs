@@ -1,4 +1,4 @@
-//! Does what a plan says. The only module that changes something.
+//! Carries out a plan. The only module that changes anything.
 
 use std::net::IpAddr;
 use std::thread::{self, JoinHandle};
@@ -8,20 +8,22 @@ use anyhow::Result;
 use host::Root;
 use host::endpoint::Dns;
 use host::report::{Level, Reporter};
+use host::trouble;
+use host::trouble::Trouble;
 
 use crate::dns::{self, Outcome};
 use crate::netlink::{self, Placed};
 use crate::plan::{self, Step};
 use crate::{announce, connections, state};
 
-/// How long somebody has to answer that the address is his.
+/// How long another host has to answer that it has the address.
 const PROBE: Duration = Duration::from_millis(400);
 
-/// Addresses go and come; the first announcement leaves at once. Everything is tried, whatever fails before it.
+/// Removes and adds addresses, and sends the first announcement. Every step is tried, whatever failed before it.
 ///
-/// Gives what changed, for the log, and what failed.
+/// Returns what changed, for the log, and what failed.
 #[must_use]
-pub fn addresses(root: &Root, steps: &[Step]) -> (Vec<String>, Vec<String>) {
+pub fn addresses(root: &Root, steps: &[Step]) -> (Vec<String>, Vec<Trouble>) {
     let (mut changes, mut faults) = (Vec::new(), Vec::new());
     let mut failed: Vec<IpAddr> = Vec::new();
     for step in steps {
@@ -34,8 +36,8 @@ pub fn addresses(root: &Root, steps: &[Step]) -> (Vec<String>, Vec<String>) {
                 let result = netlink::release(*index, *address);
                 result.map(|()| changes.push(format!("removed {address} from {interface}{ended}")))
             }
-            Step::Hold { placed, lease, renewal } => {
-                let result = netlink::hold(placed, *lease);
+            Step::Add { placed, lease, renewal } => {
+                let result = netlink::add_or_renew(placed, *lease);
                 match &result {
                     Ok(()) if !renewal => changes.push(format!("added {placed}")),
                     Ok(()) => {}
@@ -52,21 +54,21 @@ pub fn addresses(root: &Root, steps: &[Step]) -> (Vec<String>, Vec<String>) {
                     number => format!("{step} ({number} connections reset)"),
                 }));
             }),
-            // Nobody is told about an address that is not here.
+            // An address that could not be added is not announced.
             Step::Announce(placed) if failed.contains(&placed.address) => Ok(()),
             Step::Announce(placed) => announce::send_once(placed.index, placed.address),
             Step::Register { .. } => Ok(()),
         };
         if let Err(error) = result {
-            faults.push(format!("{error:#}"));
+            faults.push(Trouble::of(&error));
         }
     }
     (changes, faults)
 }
 
-/// Repeats the announcement in the background, as long as the address is here, and looks for somebody else who has it.
+/// Repeats the announcement in the background while the address is here, and reports another host that has it.
 ///
-/// What it has to say it says itself. Without a thread nothing is repeated.
+/// If no thread can be started, nothing is repeated.
 #[must_use]
 pub fn repeat_announcements(steps: &[Step], reporter: &Reporter) -> Option<JoinHandle<()>> {
     let placed: Vec<Placed> = steps
@@ -81,7 +83,7 @@ pub fn repeat_announcements(steps: &[Step], reporter: &Reporter) -> Option<JoinH
     let work = move || {
         for (index, delay) in announce::DELAYS.iter().filter(|delay| !delay.is_zero()).enumerate() {
             thread::sleep(delay.saturating_sub(begin.elapsed()));
-            // It may have gone meanwhile: then its new holder is the one to be believed.
+            // It may have been removed meanwhile: then only its new holder announces it.
             let Ok(interfaces) = netlink::interfaces() else { continue };
             for placed in placed.iter().filter(|placed| plan::entry(&interfaces, placed).is_some()) {
                 let _ = announce::send_once(placed.index, placed.address);
@@ -94,18 +96,18 @@ pub fn repeat_announcements(steps: &[Step], reporter: &Reporter) -> Option<JoinH
     thread::Builder::new().name("announce".to_owned()).spawn(work).ok()
 }
 
-/// Who else has an address, as a message.
+/// Which other host has an address, if any.
 #[must_use]
-pub fn foreign_holder(placed: &Placed) -> Option<String> {
+pub fn foreign_holder(placed: &Placed) -> Option<Trouble> {
     let mac = announce::probe(placed.index, placed.address, PROBE).ok()??;
     let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-    Some(format!(
-        "{} is also held by {mac} (seen on {}): find that host, and take the address from it, or choose another one in VIPS",
-        placed.address, placed.interface
+    Some(trouble!(
+        "another host with the MAC address {mac} also has {} (seen on {})", placed.address, placed.interface;
+        "Remove the address from that host, or choose another one in VIPS."
     ))
 }
 
-/// Registers the name, and says how that went.
+/// Registers the name with these addresses.
 pub fn register(
     root: &Root,
     dns: &Dns,
@@ -117,12 +119,12 @@ pub fn register(
     dns::register(root, dns, addresses, refresh, still_primary, Instant::now() + limit)
 }
 
-/// Says what changed and what failed.
-pub fn say(reporter: &Reporter, reason: &str, changes: &[String], faults: &[String]) {
+/// Reports what changed and what failed.
+pub fn report(reporter: &Reporter, reason: &str, changes: &[String], faults: &[Trouble]) {
     for change in changes {
         reporter.info(format!("{reason}: {change}"));
     }
     for fault in faults {
-        reporter.say(Level::Error, fault);
+        reporter.tell(Level::Error, fault);
     }
 }

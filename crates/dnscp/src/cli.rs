@@ -1,13 +1,14 @@
-//! The command line: Patroni's three words, dnscp.sh's options for root, and our own.
+//! The command line: Patroni's three arguments, the options of dnscp.sh for root, and further ones.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use host::endpoint::Endpoint;
 use host::report::Reporter;
 use host::settings::{self, Origin, Settings};
-use host::{ClusterId, Root};
+use host::trouble::Trouble;
+use host::{ClusterId, Root, fail, trouble};
 
 use crate::event::Event;
 use crate::instance::Instance;
@@ -17,21 +18,21 @@ use crate::state::{Locks, Moment};
 use crate::{service, status, stopped};
 
 const HELP: &str = "\
-Moves the connection point of a Patroni cluster: virtual IP, gratuitous ARP and DNS record that follow the primary.
+Moves the client endpoint of a Patroni cluster: its virtual IP address and DNS name follow the primary.
 
-Usage: dnscp [OPTIONS] [--] EVENT ROLE SCOPE     as Patroni calls it: on_role_change primary 16-main
-       dnscp status CLUSTER [--json]             what is wanted, what is there, and what is wrong
+Usage: dnscp [OPTIONS] [--] EVENT ROLE SCOPE     as Patroni runs it: on_role_change primary 16-main
+       dnscp status CLUSTER [--json]             the addresses and the name of this member, and problems
        dnscp --service CLUSTER                   dnscp@.service
        dnscp --stopped CLUSTER                   ExecStopPost= of patroni@.service
 
 Options:
-      --dry-run  Print the steps and do nothing
+      --dry-run  Print the steps without doing them
       --json     Print the status as JSON
-  -verbose, -D   Say more
+  -verbose, -D   Report more
   -version       Print the version
   -h, --help     Print this
 
-Options of dnscp.sh, for root only; they win over the settings:
+Options of dnscp.sh, for root only; they override the settings:
   -vips ADDRESS[,ADDRESS...]   as VIPS
   -dnszonefqdn ZONE            as DNS_ZONE
   -dnsserver SERVER            as DNS_SERVERS
@@ -41,15 +42,15 @@ Options of dnscp.sh, for root only; they win over the settings:
 Manual: dnscp(8), settings: patroni.default(5)
 ";
 
-/// What an option says.
+/// What an option means.
 #[derive(Debug, Clone, Copy)]
 enum Meaning {
     Help,
     Version,
     Flag(Flag),
-    /// The next word is the value of this setting.
+    /// The next argument is the value of this setting.
     Script(&'static str),
-    /// No word after it is an option.
+    /// No argument after it is an option.
     Rest,
 }
 
@@ -62,7 +63,7 @@ enum Flag {
     Stopped,
 }
 
-/// Every option there is. The manual page and the completion are tested against this list.
+/// All options. The manual page and the completion are tested against this list.
 const OPTIONS: [(&str, Meaning); 17] = [
     ("-h", Meaning::Help),
     ("--help", Meaning::Help),
@@ -83,7 +84,7 @@ const OPTIONS: [(&str, Meaning); 17] = [
     ("--", Meaning::Rest),
 ];
 
-/// What is asked for.
+/// What the program is asked to do.
 #[derive(Debug, PartialEq, Eq)]
 enum Asked {
     Help,
@@ -94,13 +95,25 @@ enum Asked {
     Status { id: ClusterId, json: bool },
 }
 
-/// What the options of dnscp.sh say.
+/// The settings that options of dnscp.sh give.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Script(Vec<(&'static str, String)>);
 
-/// A command line that is wrong: exit 2.
+/// A command line that is wrong: exit status 2.
 #[derive(Debug)]
-struct Wrong(String);
+struct Wrong(Trouble);
+
+impl From<Trouble> for Wrong {
+    fn from(trouble: Trouble) -> Self {
+        Self(trouble)
+    }
+}
+
+impl From<anyhow::Error> for Wrong {
+    fn from(error: anyhow::Error) -> Self {
+        Self(Trouble::of(&error))
+    }
+}
 
 /// The program.
 #[must_use]
@@ -110,9 +123,12 @@ pub fn main() -> ExitCode {
     let caller = Caller::of_this_process();
     let words: Option<Vec<String>> = std::env::args_os().skip(1).map(|word| word.into_string().ok()).collect();
     let asked =
-        words.ok_or_else(|| Wrong("an argument is not text".to_owned())).and_then(|words| parse(&words, caller));
+        words.ok_or_else(|| Wrong("an argument is not valid UTF-8".into())).and_then(|words| parse(&words, caller));
     match asked {
-        Err(Wrong(message)) => reporter.usage(&format!("{message}\nFor more, run: dnscp --help"), true),
+        Err(Wrong(trouble)) => {
+            let hint = trouble.hint.as_deref().unwrap_or_default();
+            reporter.usage(&format!("{trouble}\n{hint}\nFor more information, run: dnscp --help"), true)
+        }
         Ok(Asked::Help) => reporter.usage(HELP, false),
         Ok(Asked::Version) => reporter.usage(concat!("dnscp ", env!("CARGO_PKG_VERSION"), "\n"), false),
         Ok(asked) => {
@@ -127,8 +143,8 @@ fn run(asked: Asked, caller: Caller, begin: Moment, reporter: &Reporter) -> Resu
     match asked {
         Asked::Help | Asked::Version => Ok(()),
         Asked::Event { event, dry_run, verbose, script } => {
-            let followed = script.0.is_empty();
-            let read = if followed {
+            let by_patroni = script.0.is_empty();
+            let read = if by_patroni {
                 load(&root, caller, &event.scope.parse()?)
             } else {
                 script.load(&root, caller, &event.scope)
@@ -143,46 +159,36 @@ fn run(asked: Asked, caller: Caller, begin: Moment, reporter: &Reporter) -> Resu
                 return Ok(());
             };
             let locks = Locks::of(&root, &event.scope);
-            let task = Task { root, point, instance, begin, reporter: reporter.clone(), verbose, followed };
+            let task = Task { verbose, by_patroni, ..Task::new(&root, point, instance, begin, reporter) };
             if dry_run { task.show(&event, &locks) } else { task.run(&event, &locks) }
         }
         Asked::Stopped(id) => {
             caller.check_acts(&root)?;
             let Some((point, instance)) = load(&root, caller, &id)? else { return Ok(()) };
             let locks = Locks::of(&root, &id.dashed());
-            let task =
-                Task { root, point, instance, begin, reporter: reporter.clone(), verbose: false, followed: true };
+            let task = Task::new(&root, point, instance, begin, reporter);
             stopped::run(&task, &locks, &stopped::Exit::from_environment())
         }
         Asked::Service(id) => {
             caller.check_acts(&root)?;
             let read = |begin| -> Result<Option<Task>> {
                 let read = load(&root, caller, &id)?;
-                Ok(read.map(|(point, instance)| Task {
-                    root: root.clone(),
-                    point,
-                    instance,
-                    begin,
-                    reporter: reporter.clone(),
-                    verbose: false,
-                    followed: true,
-                }))
+                Ok(read.map(|(point, instance)| Task::new(&root, point, instance, begin, reporter)))
             };
             service::run(&read, &Locks::of(&root, &id.dashed()), reporter)
         }
         Asked::Status { id, json } => {
             let Some((point, instance)) = load(&root, caller, &id)? else {
-                bail!("neither VIPS nor a DNS name is set for {id}: set one in {}", settings::SITE_FILE)
+                fail!("neither VIPS nor a DNS name is set for {id}"; "Set one of them in {}.", settings::SITE_FILE)
             };
             let locks = Locks::of(&root, &id.dashed());
-            let task =
-                Task { root, point, instance, begin, reporter: reporter.clone(), verbose: false, followed: true };
+            let task = Task::new(&root, point, instance, begin, reporter);
             status::run(&task, &locks, &id, json)
         }
     }
 }
 
-/// The settings and Patroni's place, from files that only root can change.
+/// The settings and how Patroni is reached, from files that only root can change.
 fn load(root: &Root, caller: Caller, id: &ClusterId) -> Result<Option<(Endpoint, Option<Instance>)>> {
     for file in [PathBuf::from(settings::SITE_FILE), settings::cluster_file(id)] {
         caller.trust(root, &file)?;
@@ -192,8 +198,8 @@ fn load(root: &Root, caller: Caller, id: &ClusterId) -> Result<Option<(Endpoint,
 }
 
 impl Script {
-    /// The settings of the instance, if the scope names one, with the options in their place; and what dnscp.sh does without
-    /// being told: the scope is the name, the domain of the host its zone.
+    /// The settings of the cluster, if the scope names one, overridden by the options. The defaults are those of dnscp.sh: the scope is
+    /// the name, and the domain of the host is its zone.
     fn load(&self, root: &Root, caller: Caller, scope: &str) -> Result<Option<(Endpoint, Option<Instance>)>> {
         let id: Option<ClusterId> = scope.parse().ok();
         let mut settings = Settings::default();
@@ -209,7 +215,7 @@ impl Script {
             |settings: &mut Settings, key: &str, value: String| settings.put(key, value, Origin::Option("option"));
         if settings.get("DNS_NAME").is_none() {
             if settings.get("DNS_ZONE").is_none() {
-                // A host without a name has no domain either, and that is no reason to do without the address.
+                // A host without a name has no domain either, but the address moves all the same.
                 if let Ok(Some(domain)) = host::facts::domain(root) {
                     put(&mut settings, "DNS_ZONE", domain)?;
                 }
@@ -225,7 +231,7 @@ impl Script {
                 put(&mut settings, "DNS_PRINCIPAL", format!("{scope}$@{realm}"))?;
             }
         }
-        // The name is set, so nothing is taken from this.
+        // The name is set, so this one is not used.
         let unnamed = "00-script".parse()?;
         let point = Endpoint::from_settings(root, id.as_ref().unwrap_or(&unnamed), &settings)?;
         Ok(point.map(|point| (point, instance)))
@@ -257,35 +263,37 @@ fn parse(words: &[String], caller: Caller) -> Result<Asked, Wrong> {
                 }
                 continue;
             }
-            None if word.starts_with('-') => return Err(Wrong(format!("there is no option {word}"))),
+            None if word.starts_with('-') => return Err(trouble!("unknown option {word}").into()),
             None => {
                 rest.push(word);
                 continue;
             }
         };
         if !caller.root {
-            return Err(Wrong(format!("{word} is for root only: set {key} in {}", settings::SITE_FILE)));
+            return Err(trouble!("{word} is for root only"; "Set {key} in {}.", settings::SITE_FILE).into());
         }
-        let value = words.next().ok_or_else(|| Wrong(format!("{word} lacks its value")))?;
+        let value = words.next().ok_or_else(|| trouble!("{word} requires a value"))?;
         script.0.push((key, if key == "DNS_PASSWORD_FILE" { absolute(value)? } else { value.to_owned() }));
     }
-    let cluster = |words: &[&str]| ClusterId::from_words(words).map_err(|error| Wrong(error.to_string()));
+    let cluster =
+        |words: &[&str]| ClusterId::from_words(words).map_err(|error| Wrong::from(anyhow::Error::from(error)));
     match (service, stopped, rest.as_slice()) {
         (true, false, words) => cluster(words).map(Asked::Service),
         (false, true, words) => cluster(words).map(Asked::Stopped),
         (false, false, ["status", words @ ..]) => Ok(Asked::Status { id: cluster(words)?, json }),
         (false, false, [event, role, scope]) => {
-            let event = Event::new(event, role, scope).map_err(|error| Wrong(format!("{error:#}")))?;
+            let event = Event::new(event, role, scope)?;
             if script.0.is_empty() {
                 cluster(&[scope])?;
             }
             Ok(Asked::Event { event, dry_run, verbose, script })
         }
-        (true, true, _) => Err(Wrong("--service and --stopped exclude each other".to_owned())),
-        (_, _, words) => Err(Wrong(format!(
-            "write EVENT ROLE SCOPE, as in dnscp on_role_change primary 16-main, in place of '{}'",
-            words.join(" ")
-        ))),
+        (true, true, _) => Err(trouble!("--service and --stopped cannot be used together").into()),
+        (_, _, words) => Err(trouble!(
+            "'{}' is not EVENT ROLE SCOPE", words.join(" ");
+            "Write for example: dnscp on_role_change primary 16-main"
+        )
+        .into()),
     }
 }
 
@@ -293,8 +301,8 @@ fn absolute(file: &str) -> Result<String, Wrong> {
     if file.is_empty() {
         return Ok(String::new());
     }
-    let path = std::path::absolute(file).context("pwdfile").map_err(|error| Wrong(format!("{error:#}")))?;
-    path.into_os_string().into_string().map_err(|_| Wrong("-pwdfile is not text".to_owned()))
+    let path = std::path::absolute(file).context("-pwdfile")?;
+    path.into_os_string().into_string().map_err(|_| Wrong("-pwdfile is not valid UTF-8".into()))
 }
 
 #[cfg(test)]
@@ -304,11 +312,11 @@ mod tests {
 
     fn asked(line: &str, root: bool) -> Result<Asked, String> {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        parse(&words, Caller::for_tests(root)).map_err(|wrong| wrong.0)
+        parse(&words, Caller::for_tests(root)).map_err(|wrong| wrong.0.line())
     }
 
     #[test]
-    fn patronis_words_and_ours() {
+    fn events_and_commands() {
         assert!(matches!(asked("on_start primary 16-main", false), Ok(Asked::Event { verbose: false, .. })));
         assert!(matches!(asked("--dry-run on_stop replica 16-main", false), Ok(Asked::Event { dry_run: true, .. })));
         assert!(matches!(asked("status 16 main --json", false), Ok(Asked::Status { json: true, .. })));
@@ -327,13 +335,13 @@ mod tests {
         }
     }
 
-    /// The words between which no letter stands: `-verbose` is not in `--verbose`.
+    /// Whole words: `-verbose` is not found in `--verbose`.
     fn words(text: &str) -> Vec<&str> {
         text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').collect()
     }
 
     #[test]
-    fn every_option_has_its_place_in_the_manual_and_in_the_completion() {
+    fn every_option_is_in_the_manual_and_in_the_completion() {
         for file in ["docs/man/dnscp.8.scd", "debian/dnscp.completion"] {
             let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(file);
             let text = std::fs::read_to_string(path).unwrap();
@@ -344,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_an_address_a_file_or_a_server_is_for_root() {
+    fn options_that_name_an_address_a_file_or_a_server_are_for_root() {
         for option in ["-vips 10.0.0.1", "-dnszonefqdn a.b", "-dnsserver 10.0.0.1", "-ttl 5", "-pwdfile /x"] {
             let line = format!("{option} -- on_start primary 16-main");
             assert!(asked(&line, true).is_ok(), "{line}");
@@ -353,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scripts_test_run() {
+    fn the_options_of_dnscp_sh() {
         let line =
             "-vips 10.77.0.10 -dnszonefqdn Example.test -dnsserver 10.77.0.53 -verbose -- on_role_change primary pgsql";
         let Ok(Asked::Event { script, event, .. }) = asked(line, true) else { panic!("{line}") };

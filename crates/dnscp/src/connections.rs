@@ -1,8 +1,8 @@
-//! Ends the connections of an address that is about to go (`sock_diag(7)`, `SOCK_DESTROY`).
+//! Resets the connections of an address that is about to be removed (`sock_diag(7)`, `SOCK_DESTROY`).
 //!
-//! Without the address PostgreSQL could no longer tell its clients that it stops, and who waits for an answer would wait until
-//! his TCP keepalive ends. So they get a reset while the address is still here. It is a courtesy: a kernel without
-//! `CONFIG_INET_DIAG_DESTROY` does without, and nothing waits for it.
+//! Without the address PostgreSQL could no longer tell its clients that it stops, and a client would wait for an answer until its TCP
+//! keepalive expires. So it gets a reset while the address is still here. A kernel without `CONFIG_INET_DIAG_DESTROY` cannot do that;
+//! then the address is removed all the same.
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -23,10 +23,10 @@ const DONE: u16 = 3;
 pub(crate) const ERROR: u16 = 2;
 const TCP: u8 = 6;
 
-/// The address must not wait longer for this.
+/// The removal of the address must not wait longer for this.
 const LIMIT: Duration = Duration::from_millis(100);
 
-/// `TCP_ESTABLISHED` to `TCP_FIN_WAIT2`, `TCP_CLOSE_WAIT`, `TCP_LAST_ACK`, `TCP_CLOSING`: not those that listen or are over.
+/// `TCP_ESTABLISHED` to `TCP_FIN_WAIT2`, `TCP_CLOSE_WAIT`, `TCP_LAST_ACK`, `TCP_CLOSING`: not those that listen or are closed.
 const STATES: u32 = 0b1011_0011_1110;
 
 /// `struct nlmsghdr`.
@@ -35,7 +35,7 @@ const HEADER: usize = 16;
 /// Where `struct inet_diag_sockid` lies in `struct inet_diag_msg`, and how long it is.
 pub(crate) const IDENTITY: std::ops::Range<usize> = 4..52;
 
-/// Resets every TCP connection of a local address, and gives their number.
+/// Resets every TCP connection of a local address, and returns their number.
 #[must_use]
 pub fn end(address: IpAddr) -> usize {
     try_end(address).unwrap_or(0)
@@ -68,7 +68,7 @@ fn try_end(address: IpAddr) -> nix::Result<usize> {
         let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
         match message(buffer.get(..length).unwrap_or_default()) {
             Some((ERROR, body, _)) if body.get(..4) == Some(&[0; 4]) => ended += 1,
-            // It may have ended by itself meanwhile; or the kernel cannot do it, and then none of the others.
+            // It may have been closed meanwhile; or the kernel cannot do this at all.
             _ if ended == 0 => return Ok(0),
             _ => {}
         }
@@ -76,7 +76,7 @@ fn try_end(address: IpAddr) -> nix::Result<usize> {
     Ok(ended)
 }
 
-/// A socket for such questions, on which nothing waits for long.
+/// A socket for such requests, with short timeouts.
 pub(crate) fn open() -> nix::Result<OwnedFd> {
     let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
     let limit = TimeVal::milliseconds(100);

@@ -1,55 +1,56 @@
-//! What Patroni says happened: `EVENT ROLE SCOPE`.
+//! What Patroni reports: `EVENT ROLE SCOPE`.
 
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use host::fail;
 
-/// When Patroni, systemd or a person calls (`Postgresql.call_nowait` in Patroni's `postgresql/__init__.py`).
+/// When Patroni, systemd or an administrator calls (`Postgresql.call_nowait` in Patroni's `postgresql/__init__.py`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// `on_start`, `on_restart`, `on_role_change`, `on_reload`: the role decides.
     Running,
-    /// `on_stop`, and `before_stop`, which we name in the Patroni file ourselves, since it comes without arguments.
+    /// `on_stop`, and `before_stop`, whose arguments patroni-gen-config writes, since Patroni passes none.
     Stopping,
-    /// `on_schedule`, which dnscp.sh had its cron call with.
+    /// `on_schedule`, from the cron job of dnscp.sh.
     Schedule,
 }
 
-/// What the role says about who answers clients.
+/// Whether a member with this role answers clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// `primary` (Patroni 4), `master` (3), `promoted` (only 3.0.0).
     Primary,
     /// The leader of a standby cluster.
     StandbyLeader,
-    /// `registerdns`, which dnscp.sh had its cron call with: who has the address registers it again.
+    /// `registerdns`, from the cron job of dnscp.sh: the member with the address registers it again.
     Register,
-    /// `replica`, `demoted`, `uninitialized`, and whatever else a later Patroni may say.
+    /// `replica`, `demoted`, `uninitialized`, and any role of a later Patroni.
     Other,
 }
 
 /// One call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// The name as it came, for messages.
+    /// The event as Patroni calls it, for messages.
     pub name: String,
-    /// What kind of event that is.
+    /// Its kind.
     pub kind: Kind,
-    /// The role that goes with it.
+    /// The role of this member.
     pub role: Role,
     /// The name of the cluster, `16-main`.
     pub scope: String,
 }
 
-/// What an event wants, if it is true.
+/// What to do at an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
-    /// This member has the address.
-    Take,
-    /// This member has not got it.
-    GiveUp,
-    /// It stays as it is; who has it registers it again.
+pub enum Action {
+    /// This member gets the address.
+    Acquire,
+    /// It loses the address.
+    Release,
+    /// The address stays where it is; the member that has it registers the name again.
     Register,
 }
 
@@ -59,15 +60,15 @@ impl Event {
         Ok(Self { name: name.to_owned(), kind: name.parse()?, role: Role::of(role), scope: scope.to_owned() })
     }
 
-    /// What it wants.
+    /// What to do at this event.
     #[must_use]
-    pub fn wish(&self, standby_leader: bool) -> Wish {
+    pub fn action(&self, standby_leader: bool) -> Action {
         match (self.kind, self.role) {
-            (Kind::Stopping, _) => Wish::GiveUp,
-            (_, Role::Register) => Wish::Register,
-            (_, Role::Primary) => Wish::Take,
-            (_, Role::StandbyLeader) if standby_leader => Wish::Take,
-            _ => Wish::GiveUp,
+            (Kind::Stopping, _) => Action::Release,
+            (_, Role::Register) => Action::Register,
+            (_, Role::Primary) => Action::Acquire,
+            (_, Role::StandbyLeader) if standby_leader => Action::Acquire,
+            _ => Action::Release,
         }
     }
 }
@@ -80,16 +81,16 @@ impl FromStr for Kind {
             "on_start" | "on_restart" | "on_role_change" | "on_reload" => Ok(Self::Running),
             "on_stop" | "before_stop" => Ok(Self::Stopping),
             "on_schedule" => Ok(Self::Schedule),
-            other => bail!(
-                "'{other}' is not an event of Patroni: write on_start, on_restart, on_role_change, on_stop or before_stop, \
-                 then role and scope"
+            other => fail!(
+                "'{other}' is not an event of Patroni";
+                "Write on_start, on_restart, on_role_change, on_stop or before_stop, then the role and the scope."
             ),
         }
     }
 }
 
 impl Role {
-    /// An unknown role is not the primary's.
+    /// An unknown role is not that of a primary.
     fn of(text: &str) -> Self {
         match text {
             "primary" | "master" | "promoted" => Self::Primary,
@@ -112,26 +113,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_primary_that_runs_takes() {
-        for (event, role, wish) in [
-            ("on_start", "primary", Wish::Take),
-            ("on_start", "master", Wish::Take),
-            ("on_restart", "primary", Wish::Take),
-            ("on_role_change", "promoted", Wish::Take),
-            ("on_role_change", "replica", Wish::GiveUp),
-            ("on_role_change", "demoted", Wish::GiveUp),
-            ("on_role_change", "uninitialized", Wish::GiveUp),
-            ("on_role_change", "standby_leader", Wish::GiveUp),
-            ("on_role_change", "Primary", Wish::GiveUp),
-            ("on_role_change", "", Wish::GiveUp),
-            ("on_stop", "primary", Wish::GiveUp),
-            ("on_stop", "demoted", Wish::GiveUp),
-            ("before_stop", "primary", Wish::GiveUp),
-            ("on_schedule", "registerdns", Wish::Register),
+    fn only_a_running_primary_acquires_the_address() {
+        for (event, role, action) in [
+            ("on_start", "primary", Action::Acquire),
+            ("on_start", "master", Action::Acquire),
+            ("on_restart", "primary", Action::Acquire),
+            ("on_role_change", "promoted", Action::Acquire),
+            ("on_role_change", "replica", Action::Release),
+            ("on_role_change", "demoted", Action::Release),
+            ("on_role_change", "uninitialized", Action::Release),
+            ("on_role_change", "standby_leader", Action::Release),
+            ("on_role_change", "Primary", Action::Release),
+            ("on_role_change", "", Action::Release),
+            ("on_stop", "primary", Action::Release),
+            ("on_stop", "demoted", Action::Release),
+            ("before_stop", "primary", Action::Release),
+            ("on_schedule", "registerdns", Action::Register),
         ] {
-            assert_eq!(Event::new(event, role, "16-main").unwrap().wish(false), wish, "{event} {role}");
+            assert_eq!(Event::new(event, role, "16-main").unwrap().action(false), action, "{event} {role}");
         }
-        assert_eq!(Event::new("on_start", "standby_leader", "x").unwrap().wish(true), Wish::Take);
+        assert_eq!(Event::new("on_start", "standby_leader", "x").unwrap().action(true), Action::Acquire);
         assert!(Event::new("on_stoop", "primary", "x").is_err());
     }
 }

@@ -1,40 +1,42 @@
-//! What patroni-gen-config wrote for us about one instance, so that we need not read YAML.
+//! What patroni-gen-config wrote about one cluster, so that dnscp does not read YAML.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 pub use host::endpoint::file;
-use host::{ClusterId, Root, envfile};
+use host::envfile::Assignment;
+use host::trouble::Explain;
+use host::{ClusterId, Root, envfile, fail};
 
 use crate::privilege::Caller;
 use crate::rest::Api;
 use crate::tls::{Files, Tls};
 
-/// How Patroni and PostgreSQL of an instance are reached on this host.
+/// How Patroni and PostgreSQL of a cluster are reached on this host.
 #[derive(Debug, Clone)]
 pub struct Instance {
     /// Patroni's name of this member.
     pub name: String,
-    /// Where Patroni's REST API listens.
+    /// Patroni's REST API.
     pub rest: Option<Arc<Api>>,
     /// The address by which this member is reached.
     pub address: Option<IpAddr>,
     /// PostgreSQL's port.
     pub port: Option<u16>,
-    /// Where the data is.
+    /// PostgreSQL's data directory.
     pub data_directory: PathBuf,
 }
 
 impl Instance {
-    /// Reads the file; `None` where there is none.
+    /// Reads the file; `None` if there is none.
     pub fn read(root: &Root, id: &ClusterId, caller: &Caller) -> Result<Option<Self>> {
         let path = file(id);
         caller.trust(root, &path)?;
         let Some(text) = root.read(&path)? else { return Ok(None) };
         let written =
-            Written::parse(&path, &text).with_context(|| format!("{}: run patroni-gen-config {id}", path.display()))?;
+            Written::parse(&path, &text).or_hint(|| format!("Create it again with: patroni-gen-config {id}"))?;
         let rest = written
             .rest
             .map(|(address, files)| Arc::new(Api::new(root, address, files.map(|files| Tls::new(root, files)))));
@@ -42,7 +44,7 @@ impl Instance {
         Ok(Some(Self { name, rest, address, port, data_directory }))
     }
 
-    /// Does a postmaster run on the data directory? By `postmaster.pid`, whose first line is its process.
+    /// Whether a postmaster runs in the data directory, according to the first line of `postmaster.pid`.
     #[must_use]
     pub fn postgresql_runs(&self, root: &Root) -> bool {
         let pid = root.read(self.data_directory.join("postmaster.pid")).ok().flatten();
@@ -54,7 +56,7 @@ impl Instance {
     }
 }
 
-/// What the file says.
+/// The content of the file.
 #[derive(Debug, PartialEq, Eq)]
 struct Written {
     name: String,
@@ -66,15 +68,19 @@ struct Written {
 
 impl Written {
     fn parse(file: &Path, text: &str) -> Result<Self> {
-        let assignments = envfile::parse(file, text)?;
+        Self::of(&envfile::parse(file, text)?).at(file.display())
+    }
+
+    fn of(assignments: &[Assignment]) -> Result<Self> {
         let value = |key: &str| assignments.iter().rev().find(|a| a.key == key).map(|a| a.value.as_str());
         let rest = value("RESTAPI").filter(|url| !url.is_empty()).map(|url| -> Result<_> {
             let (secure, address) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
                 (Some(address), _) => (false, address),
                 (_, Some(address)) => (true, address),
-                _ => bail!("RESTAPI is '{url}', neither http:// nor https://"),
+                _ => fail!("RESTAPI is '{url}', which is neither an http:// nor an https:// URL"),
             };
-            let address = address.parse().with_context(|| format!("RESTAPI is '{url}', not an address with a port"))?;
+            let address =
+                address.parse().with_context(|| format!("RESTAPI is '{url}', which is not an address with a port"))?;
             let own =
                 value("CTL_CERT").zip(value("CTL_KEY")).map(|(certificate, key)| (certificate.into(), key.into()));
             let path = |key: &str| value(key).map(PathBuf::from);
@@ -82,11 +88,11 @@ impl Written {
             Ok((address, secure.then_some(files)))
         });
         Ok(Self {
-            name: value("NAME").context("it lacks NAME")?.to_owned(),
+            name: value("NAME").context("NAME is missing")?.to_owned(),
             rest: rest.transpose()?,
-            address: value("ADDRESS").map(str::parse).transpose().context("its ADDRESS is no address")?,
-            port: value("PORT").map(str::parse).transpose().context("its PORT is no port")?,
-            data_directory: value("DATA_DIRECTORY").context("it lacks DATA_DIRECTORY")?.into(),
+            address: value("ADDRESS").map(str::parse).transpose().context("ADDRESS is not an IP address")?,
+            port: value("PORT").map(str::parse).transpose().context("PORT is not a port number")?,
+            data_directory: value("DATA_DIRECTORY").context("DATA_DIRECTORY is missing")?.into(),
         })
     }
 }

@@ -1,10 +1,10 @@
-//! Tells systemd how we are (`sd_notify(3)`): one datagram to the socket that `NOTIFY_SOCKET` names.
+//! Reports the state of the service to systemd (`sd_notify(3)`): one datagram to the socket that `NOTIFY_SOCKET` names.
 
 use std::env;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Sends `state`, `READY=1` for example. Without systemd nobody listens, and that is no fault.
+/// Sends `state`, `READY=1` for example. Without systemd there is no socket, and nothing is sent.
 pub fn notify(state: &str) {
     let Ok(name) = env::var("NOTIFY_SOCKET") else { return };
     let address = match name.strip_prefix('@') {

@@ -1,8 +1,7 @@
-//! Whose the other end of a connection on this host is, by the kernel's word (`sock_diag(7)`).
+//! The user to whom the other end of a connection on this host belongs, as the kernel reports it (`sock_diag(7)`).
 //!
-//! The socket that listens is not asked: it can be another one by the time that somebody answers. The other end of our own connection
-//! can only be the one that answers us. Until it is accepted it has no number (`inode`), and what the kernel says of its user then
-//! means nothing.
+//! The listening socket is not looked up: it may be another one by the time that a process answers. The other end of the connection
+//! itself can only be the one that answers. Until it is accepted it has no number (`inode`), and its user means nothing.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
@@ -15,33 +14,33 @@ use nix::sys::socket::{MsgFlags, recv};
 
 use crate::connections::{self, BY_FAMILY, ERROR, IDENTITY, REQUEST};
 
-/// So long a connection may be unknown that was just made.
+/// How long a new connection may be unknown to the kernel.
 const GRACE: Duration = Duration::from_millis(3);
 
-/// Between two questions: at first, and at most.
+/// Between two requests: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(5));
 
-/// Where the user and the number of the socket lie in `struct inet_diag_msg`.
+/// The places of the user and of the number of the socket in `struct inet_diag_msg`.
 const UID: std::ops::Range<usize> = 64..68;
 const INODE: std::ops::Range<usize> = 68..72;
 
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct End {
-    /// Whose it is.
+    /// The user to whom it belongs.
     pub uid: u32,
     /// The number of its socket.
     pub inode: u64,
 }
 
-/// Waits until a connection is accepted; none where the kernel does not know its other end, which then is not on this host.
+/// Waits until a connection is accepted; none if the kernel does not know its other end, which then is not on this host.
 pub fn accepted(root: &Root, own: SocketAddr, peer: SocketAddr, end: Instant) -> io::Result<Option<End>> {
     let begin = Instant::now();
     let socket = connections::open().ok();
     let mut pause = PAUSE.0;
     loop {
         let found = socket.as_ref().and_then(|socket| ask(socket, own, peer));
-        // A kernel without tcp_diag says the same as one that knows of no such connection.
+        // A kernel without tcp_diag answers like one that does not know the connection.
         let found = found.or_else(|| {
             let (uid, inode) = clusters::connection_owner(root, peer, own).ok()??;
             Some(End { uid, inode })
@@ -57,7 +56,7 @@ pub fn accepted(root: &Root, own: SocketAddr, peer: SocketAddr, end: Instant) ->
     }
 }
 
-/// The socket whose own end is the other side's.
+/// The socket at the other end.
 fn ask(socket: &OwnedFd, own: SocketAddr, peer: SocketAddr) -> Option<End> {
     let identity = identity(own, peer);
     let family = if own.ip().to_canonical().is_ipv4() { 2 } else { 10 };
@@ -90,14 +89,14 @@ fn identity(own: SocketAddr, peer: SocketAddr) -> Vec<u8> {
     identity
 }
 
-/// What the kernel answers, if it is about this very connection: where there is none, it tells of the socket that listens.
+/// The kernel's answer, if it is about this very connection: without one, it is about the listening socket.
 fn read(body: &[u8], own: SocketAddr, peer: SocketAddr) -> Option<End> {
-    let said = body.get(IDENTITY)?;
-    let port = |at: usize| Some(u16::from_be_bytes(said.get(at..at + 2)?.try_into().ok()?));
-    // A socket of IPv6 that listens for IPv4, too, has the addresses of both in its own form.
+    let identity = body.get(IDENTITY)?;
+    let port = |at: usize| Some(u16::from_be_bytes(identity.get(at..at + 2)?.try_into().ok()?));
+    // An IPv6 socket that also listens for IPv4 has mapped addresses.
     let address = |at: usize| match body.first() {
-        Some(2) => Some(IpAddr::from(<[u8; 4]>::try_from(said.get(at..at + 4)?).ok()?)),
-        _ => Some(IpAddr::from(<[u8; 16]>::try_from(said.get(at..at + 16)?).ok()?).to_canonical()),
+        Some(2) => Some(IpAddr::from(<[u8; 4]>::try_from(identity.get(at..at + 4)?).ok()?)),
+        _ => Some(IpAddr::from(<[u8; 16]>::try_from(identity.get(at..at + 16)?).ok()?).to_canonical()),
     };
     let is = |ip: IpAddr, number: u16, end: SocketAddr| (ip, number) == (end.ip().to_canonical(), end.port());
     if !is(address(4)?, port(0)?, peer) || !is(address(20)?, port(2)?, own) {
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn who_listens_is_not_who_answers() {
+    fn a_listening_socket_is_not_the_one_that_answers() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = listener.local_addr().unwrap();
         // No such connection: the kernel finds the socket that listens.

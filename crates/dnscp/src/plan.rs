@@ -1,19 +1,22 @@
-//! What is there, what is wanted, and the steps between. Nothing here asks or changes anything.
+//! The steps from the present state to the wanted one. Pure: asks nothing, changes nothing.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Error;
 use host::endpoint::{Endpoint, Manager, state_file};
+use host::trouble;
+use host::trouble::Trouble;
 
 use crate::netlink::{Interface, Pick, Placed, pick};
-use crate::rest::Standing;
+use crate::rest::MemberState;
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// An address goes from an interface.
+    /// Removes an address from an interface.
     Release {
         /// The interface's number.
         index: u32,
@@ -22,27 +25,27 @@ pub enum Step {
         /// The address.
         address: IpAddr,
     },
-    /// An address comes to an interface, or its lease is renewed.
-    Hold {
-        /// Which, and where.
+    /// Adds an address to an interface, or renews its lease.
+    Add {
+        /// The address and its interface.
         placed: Placed,
-        /// For how long, unless it is renewed.
+        /// How long it stays unless it is renewed.
         lease: Option<Duration>,
-        /// Was it there already?
+        /// Whether it is there already.
         renewal: bool,
     },
-    /// keepalived is told whether this member is the primary.
+    /// Tells keepalived whether this member is the primary.
     Tell {
-        /// By this file, which is there while it is.
+        /// The file that exists while it is.
         file: PathBuf,
-        /// Is it?
+        /// Whether it is.
         primary: bool,
-        /// The virtual addresses that are here, whose connections end first when it is not.
+        /// The virtual addresses on this member, whose connections are reset first if it is not.
         held: Vec<IpAddr>,
     },
-    /// The neighbours are told.
+    /// Announces an address to the neighbours.
     Announce(Placed),
-    /// The name gets these addresses.
+    /// Registers the name with these addresses.
     Register {
         /// The name.
         name: String,
@@ -55,7 +58,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Release { interface, address, .. } => write!(f, "remove {address} from {interface}"),
-            Self::Hold { placed, lease, renewal } => {
+            Self::Add { placed, lease, renewal } => {
                 let verb = if *renewal { "keep" } else { "add" };
                 write!(f, "{verb} {placed}")?;
                 lease.map_or(Ok(()), |lease| write!(f, " for {} s", lease.as_secs()))
@@ -75,56 +78,56 @@ pub fn listed(addresses: &[IpAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Steps, and what cannot be done.
+/// Steps, and what is impossible.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// In order.
+    /// In their order.
     pub steps: Vec<Step>,
     /// What the administrator has to correct.
-    pub problems: Vec<String>,
+    pub problems: Vec<Trouble>,
 }
 
-/// The virtual addresses of the site that are on an interface.
+/// Steps that remove the virtual addresses that are on an interface of this member.
 #[must_use]
-pub fn held(point: &Endpoint, interfaces: &[Interface]) -> Vec<Step> {
-    let mut held = Vec::new();
+pub fn present(point: &Endpoint, interfaces: &[Interface]) -> Vec<Step> {
+    let mut present = Vec::new();
     for interface in interfaces {
         for entry in &interface.addresses {
             let ours = point.vips.iter().any(|vip| vip.address == entry.address);
             let step =
                 Step::Release { index: interface.index, interface: interface.name.clone(), address: entry.address };
-            if ours && !held.contains(&step) {
-                held.push(step);
+            if ours && !present.contains(&step) {
+                present.push(step);
             }
         }
     }
-    held
+    present
 }
 
-/// What this member does without: every virtual address of the site goes, wherever it is.
+/// For a member that is not the primary: removes every virtual address, on whatever interface it is.
 #[must_use]
-pub fn give_up(point: &Endpoint, interfaces: &[Interface]) -> Plan {
-    let held = held(point, interfaces);
+pub fn release(point: &Endpoint, interfaces: &[Interface]) -> Plan {
+    let present = present(point, interfaces);
     let steps = match point.manager {
-        Manager::Dnscp => held,
-        Manager::Keepalived => vec![tell(point, false, &held)],
+        Manager::Dnscp => present,
+        Manager::Keepalived => vec![tell(point, false, &present)],
         Manager::VipManager => Vec::new(),
     };
     Plan { steps, problems: Vec::new() }
 }
 
-fn tell(point: &Endpoint, primary: bool, held: &[Step]) -> Step {
+fn tell(point: &Endpoint, primary: bool, present: &[Step]) -> Step {
     let address = |step: &Step| if let Step::Release { address, .. } = step { Some(*address) } else { None };
-    Step::Tell { file: state_file(&point.id), primary, held: held.iter().filter_map(address).collect() }
+    Step::Tell { file: state_file(&point.id), primary, held: present.iter().filter_map(address).collect() }
 }
 
-/// What the primary has: addresses first, then the neighbours, then the name. `own` is what the name means where the site
-/// has no virtual address. Without a lease keepalived is not told, since nobody would take that back if Patroni hung.
+/// For the primary: addresses first, then the neighbours, then the name. The name gets `own` if there is no virtual address. Without
+/// a lease keepalived is not told, since nothing would take that back if Patroni hung.
 #[must_use]
-pub fn take(point: &Endpoint, interfaces: &[Interface], lease: Option<Duration>, own: Option<IpAddr>) -> Plan {
+pub fn acquire(point: &Endpoint, interfaces: &[Interface], lease: Option<Duration>, own: Option<IpAddr>) -> Plan {
     let Pick { placed, problems } = pick(&point.vips, point.interface.as_deref(), interfaces);
     let mut steps = match point.manager {
-        Manager::Dnscp => hold(held(point, interfaces), &placed, interfaces, lease),
+        Manager::Dnscp => add(present(point, interfaces), &placed, interfaces, lease),
         Manager::Keepalived => lease.map(|_| tell(point, true, &[])).into_iter().collect(),
         Manager::VipManager => Vec::new(),
     };
@@ -140,16 +143,16 @@ pub fn take(point: &Endpoint, interfaces: &[Interface], lease: Option<Duration>,
     Plan { steps, problems }
 }
 
-fn hold(held: Vec<Step>, placed: &[Placed], interfaces: &[Interface], lease: Option<Duration>) -> Vec<Step> {
-    let mut steps = held;
-    // What stays is an address that is elsewhere than it belongs.
+fn add(present: Vec<Step>, placed: &[Placed], interfaces: &[Interface], lease: Option<Duration>) -> Vec<Step> {
+    let mut steps = present;
+    // An address is removed only from an interface to which it does not belong.
     steps.retain(|step| {
         !matches!(step, Step::Release { index, address, .. }
             if placed.iter().any(|placed| placed.index == *index && placed.address == *address))
     });
     for placed in placed {
         let renewal = entry(interfaces, placed).is_some();
-        steps.push(Step::Hold { placed: placed.clone(), lease, renewal });
+        steps.push(Step::Add { placed: placed.clone(), lease, renewal });
     }
     steps.extend(placed.iter().cloned().map(Step::Announce));
     steps
@@ -161,45 +164,45 @@ pub fn entry<'a>(interfaces: &'a [Interface], placed: &Placed) -> Option<&'a cra
     interfaces.iter().find(|interface| interface.index == placed.index)?.address(placed.address)
 }
 
-/// May an event that says "primary" be followed? Patroni's own answer wins over the event, which can be late; without an
-/// answer a fresh event is believed, since Patroni has just sent it.
-pub fn may_take(standing: &Standing, fresh: bool) -> Result<(), String> {
-    match standing {
-        Standing::Primary | Standing::Starting => Ok(()),
-        Standing::Silent(_) if fresh => Ok(()),
-        Standing::Silent(why) => Err(format!("the event is old, and {why}")),
-        Standing::Undecided => {
-            Err("Patroni has no leader lock yet; the service takes the address once it has".to_owned())
-        }
-        Standing::Usurped(why) => Err(why.clone()),
-        Standing::Other => Err("Patroni says meanwhile that this member is not the primary".to_owned()),
+/// Whether an event that reports a primary is acted upon. The answer of Patroni's REST API is authoritative, since the event can be
+/// late. Without an answer, a fresh event is trusted: Patroni has just sent it.
+pub fn may_acquire(state: &MemberState, fresh: bool) -> Result<(), Trouble> {
+    match state {
+        MemberState::Primary | MemberState::Starting => Ok(()),
+        MemberState::NoAnswer(_) if fresh => Ok(()),
+        MemberState::NoAnswer(why) => Err(Trouble::of(&Error::from(why.clone()).context("the event is late"))),
+        MemberState::Undecided => Err(
+            trouble!("Patroni has no leader lock yet"; "The service acquires the address once Patroni has the lock."),
+        ),
+        MemberState::PortTaken(why) => Err(why.clone()),
+        MemberState::NotPrimary => Err("Patroni reports that this member is not the primary".into()),
     }
 }
 
-/// What the service does in one look.
+/// What the service does with the addresses in one poll.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Turn {
-    /// The addresses are there, or come.
-    Take,
-    /// They go now.
-    GiveUp,
-    /// They stay for what is left of their lease.
-    Leave,
+pub enum Decision {
+    /// Renews them, and adds those that are missing.
+    Acquire,
+    /// Removes them now.
+    Release,
+    /// Leaves them until their lease expires.
+    LetExpire,
 }
 
-/// By Patroni's answer alone.
+/// Depends on Patroni's answer alone.
 #[must_use]
-pub fn turn(standing: &Standing) -> Turn {
-    match standing {
-        Standing::Primary => Turn::Take,
-        Standing::Other | Standing::Usurped(_) => Turn::GiveUp,
-        Standing::Starting | Standing::Undecided | Standing::Silent(_) => Turn::Leave,
+pub fn decide(state: &MemberState) -> Decision {
+    match state {
+        MemberState::Primary => Decision::Acquire,
+        MemberState::NotPrimary | MemberState::PortTaken(_) => Decision::Release,
+        MemberState::Starting | MemberState::Undecided | MemberState::NoAnswer(_) => Decision::LetExpire,
     }
 }
 
-/// Is it time to renew? Two thirds of the lease are left at the most, or the address has none yet.
+/// Whether the lease is renewed: a third of it has passed, or the address has none yet.
 #[must_use]
-pub fn due(lifetime: Option<u32>, lease: Duration) -> bool {
+pub fn is_renewal_due(lifetime: Option<u32>, lease: Duration) -> bool {
     lifetime.is_none_or(|left| u64::from(left) * 3 <= lease.as_secs() * 2)
 }
 
@@ -248,7 +251,7 @@ mod tests {
 
     #[test]
     fn address_then_neighbours_then_name() {
-        let plan = take(
+        let plan = acquire(
             &point(&["10.0.0.9", "10.1.0.9"]),
             &[interface(2, &["10.0.0.1"])],
             Some(Duration::from_secs(10)),
@@ -261,64 +264,64 @@ mod tests {
     }
 
     #[test]
-    fn what_another_program_moves_is_left_to_it() {
+    fn an_address_that_another_program_moves_is_left_to_it() {
         let mut point = point(&["10.0.0.9"]);
         let interfaces = [interface(2, &["10.0.0.1", "10.0.0.9"])];
         let lease = Some(Duration::from_secs(10));
         point.manager = Manager::Keepalived;
-        let told = take(&point, &interfaces, lease, None);
+        let told = acquire(&point, &interfaces, lease, None);
         let registered = "register pgsql.example.org as 10.0.0.9";
         assert_eq!(shown(&told), ["tell keepalived that this member is the primary", registered]);
-        assert_eq!(shown(&take(&point, &interfaces, None, None)), [registered]);
+        assert_eq!(shown(&acquire(&point, &interfaces, None, None)), [registered]);
         let held = vec!["10.0.0.9".parse().unwrap()];
         let file = PathBuf::from("/run/postgresql/.dnscp.16-main.primary");
-        assert_eq!(give_up(&point, &interfaces).steps, [Step::Tell { file, primary: false, held }]);
+        assert_eq!(release(&point, &interfaces).steps, [Step::Tell { file, primary: false, held }]);
         point.manager = Manager::VipManager;
-        assert_eq!(shown(&take(&point, &interfaces, lease, None)), [registered]);
-        assert!(give_up(&point, &interfaces).steps.is_empty());
+        assert_eq!(shown(&acquire(&point, &interfaces, lease, None)), [registered]);
+        assert!(release(&point, &interfaces).steps.is_empty());
     }
 
     #[test]
-    fn an_address_at_the_wrong_place_goes_first() {
+    fn an_address_on_the_wrong_interface_is_removed_first() {
         let interfaces = [interface(2, &["10.0.0.1"]), interface(3, &["10.2.0.1", "10.0.0.9", "10.1.0.9"])];
-        let plan = take(&point(&["10.0.0.9", "10.1.0.9"]), &interfaces, None, None);
+        let plan = acquire(&point(&["10.0.0.9", "10.1.0.9"]), &interfaces, None, None);
         assert_eq!(shown(&plan)[..3], ["remove 10.0.0.9 from e3", "remove 10.1.0.9 from e3", "add 10.0.0.9/24 on e2"]);
     }
 
     #[test]
     fn addresses_are_compared_as_addresses() {
         let interfaces = [interface(2, &["10.0.0.10", "10.0.0.1"])];
-        assert!(give_up(&point(&["10.0.0.100"]), &interfaces).steps.is_empty());
-        assert_eq!(shown(&give_up(&point(&["10.0.0.1"]), &interfaces)), ["remove 10.0.0.1 from e2"]);
+        assert!(release(&point(&["10.0.0.100"]), &interfaces).steps.is_empty());
+        assert_eq!(shown(&release(&point(&["10.0.0.1"]), &interfaces)), ["remove 10.0.0.1 from e2"]);
     }
 
     #[test]
-    fn without_a_virtual_address_the_name_means_the_member() {
+    fn without_a_virtual_address_the_name_has_the_members_own_address() {
         let own = Some("10.0.0.1".parse().unwrap());
-        let plan = take(&point(&[]), &[interface(2, &["10.0.0.1"])], None, own);
+        let plan = acquire(&point(&[]), &[interface(2, &["10.0.0.1"])], None, own);
         assert_eq!(shown(&plan), ["register pgsql.example.org as 10.0.0.1"]);
-        let plan = take(&point(&["10.5.0.9"]), &[interface(2, &["10.0.0.1"])], None, own);
+        let plan = acquire(&point(&["10.5.0.9"]), &[interface(2, &["10.0.0.1"])], None, own);
         assert!(plan.steps.is_empty() && plan.problems.len() == 1, "{plan:?}");
     }
 
     #[test]
-    fn patronis_answer_wins_over_a_gain_and_a_late_event_over_nothing() {
-        let silent = Standing::Silent("x".to_owned());
-        assert!(may_take(&Standing::Primary, false).is_ok());
-        assert!(may_take(&Standing::Starting, false).is_ok());
-        assert!(may_take(&silent, true).is_ok());
-        assert!(may_take(&silent, false).is_err());
-        assert!(may_take(&Standing::Other, true).is_err());
-        assert!(may_take(&Standing::Undecided, true).is_err());
-        assert_eq!(turn(&silent), Turn::Leave);
-        assert_eq!(turn(&Standing::Other), Turn::GiveUp);
+    fn patronis_answer_wins_over_an_event_and_a_late_event_counts_for_nothing() {
+        let no_answer = MemberState::NoAnswer("x".into());
+        assert!(may_acquire(&MemberState::Primary, false).is_ok());
+        assert!(may_acquire(&MemberState::Starting, false).is_ok());
+        assert!(may_acquire(&no_answer, true).is_ok());
+        assert!(may_acquire(&no_answer, false).is_err());
+        assert!(may_acquire(&MemberState::NotPrimary, true).is_err());
+        assert!(may_acquire(&MemberState::Undecided, true).is_err());
+        assert_eq!(decide(&no_answer), Decision::LetExpire);
+        assert_eq!(decide(&MemberState::NotPrimary), Decision::Release);
     }
 
     #[test]
-    fn a_lease_is_renewed_in_its_first_third() {
+    fn a_lease_is_renewed_after_a_third_of_it() {
         let lease = Duration::from_secs(10);
-        assert!(due(None, lease) && due(Some(6), lease) && due(Some(0), lease));
-        assert!(!due(Some(7), lease) && !due(Some(10), lease));
-        assert!(due(Some(2), Duration::from_secs(3)) && !due(Some(3), Duration::from_secs(3)));
+        assert!(is_renewal_due(None, lease) && is_renewal_due(Some(6), lease) && is_renewal_due(Some(0), lease));
+        assert!(!is_renewal_due(Some(7), lease) && !is_renewal_due(Some(10), lease));
+        assert!(is_renewal_due(Some(2), Duration::from_secs(3)) && !is_renewal_due(Some(3), Duration::from_secs(3)));
     }
 }

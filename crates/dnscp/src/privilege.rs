@@ -1,24 +1,24 @@
-//! Who calls, and what may be believed.
+//! Who calls, and which files are trusted.
 //!
-//! The file has capabilities, and the user postgres, who calls it, is not trusted with them: for him every address, name,
-//! server and key comes from files that only root can change, at paths that he cannot name.
+//! The program file has capabilities, and the user postgres, who calls it, is not trusted with them. For this user every address,
+//! name, server and key is defined in files that only root can change, at fixed paths.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use host::Root;
+use anyhow::{Context, Result};
+use host::{Root, fail};
 use nix::unistd::{Uid, getuid};
 
-/// The user that runs Patroni and PostgreSQL, and so calls us.
+/// The user that runs Patroni and PostgreSQL, and so this program.
 pub const USER: &str = "postgres";
 
 /// The caller of this run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
-    /// Is it root?
+    /// Whether it is root.
     pub root: bool,
-    /// Has this process more rights than its caller, or may it have?
+    /// Whether this process has, or may have, more permissions than its caller.
     pub privileged: bool,
     uid: u32,
 }
@@ -30,27 +30,27 @@ impl Caller {
         let (real, effective) = (getuid(), Uid::effective());
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let permitted = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
-        // Without /proc the worse is believed.
+        // Without /proc the worse is assumed.
         let none = permitted.is_some_and(|set| set.trim().bytes().all(|digit| digit == b'0'));
         Self { root: real.is_root(), privileged: !none || real != effective, uid: real.as_raw() }
     }
 
-    /// The machine to work on. `PATRONI_TOOLS_ROOT` is for root, and for a program without rights, as tests run it.
+    /// The machine to work on. `PATRONI_TOOLS_ROOT` is for root, and for a program without capabilities, as tests run it.
     #[must_use]
     pub fn machine(&self) -> Root {
         if self.root || !self.privileged { Root::from_environment() } else { Root::new("/") }
     }
 
-    /// Refuses to change anything for another user than root and postgres: the group postgres may start the program, too.
+    /// Refuses to change anything for other users than root and postgres, since the group postgres may run the program, too.
     pub fn check_acts(&self, root: &Root) -> Result<()> {
         let postgres = !self.privileged || self.root || root.user_id(USER).is_ok_and(|uid| uid == self.uid);
         if !postgres {
-            bail!("only root and postgres may change addresses and names: run this as one of them");
+            fail!("only root and postgres may change addresses and names"; "Run this as one of them.");
         }
         Ok(())
     }
 
-    /// Refuses a file that somebody else than root could have written; one that is missing says nothing and is fine.
+    /// Refuses a file that another user than root could have written. A missing file is accepted.
     pub fn trust(&self, root: &Root, path: &Path) -> Result<()> {
         let real = root.path(path);
         let directory = real.parent().unwrap_or(&real).to_owned();
@@ -59,14 +59,19 @@ impl Caller {
             let found = match std::fs::metadata(place) {
                 Ok(found) => found,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-                Err(error) => return Err(error).with_context(|| format!("cannot look at {}", shown.display())),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("could not read the status of {}", shown.display()));
+                }
             };
             let owner = found.uid() == 0 || (!self.privileged && found.uid() == self.uid);
             if !owner {
-                bail!("{} does not belong to root: chown root {}", shown.display(), shown.display());
+                fail!("{} does not belong to root", shown.display(); "Change its owner with: chown root {}", shown.display());
             }
             if found.mode() & 0o022 != 0 {
-                bail!("{} can be changed by others than root: chmod go-w {}", shown.display(), shown.display());
+                fail!(
+                    "{} can be changed by other users than root", shown.display();
+                    "Close it to them with: chmod go-w {}", shown.display()
+                );
             }
         }
         Ok(())
@@ -75,7 +80,7 @@ impl Caller {
 
 #[cfg(test)]
 impl Caller {
-    /// A caller with no more rights than its own.
+    /// A caller with no more permissions than its own.
     #[must_use]
     pub fn for_tests(root: bool) -> Self {
         Self { root, privileged: false, uid: getuid().as_raw() }
@@ -106,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn with_rights_only_roots_files_count() {
+    fn with_capabilities_only_roots_files_count() {
         let folder = tempfile::tempdir().unwrap();
         let root = Root::new(folder.path());
         std::fs::write(folder.path().join("f"), "").unwrap();

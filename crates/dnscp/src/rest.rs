@@ -1,17 +1,19 @@
-//! What Patroni itself says about this member: its REST API.
+//! What Patroni itself reports about this member through its REST API.
 //!
-//! `GET /primary` (with the leader of a standby cluster, `/leader`) is 200 only while Patroni holds the leader lock and has
-//! renewed it within its time to live (`Ha.is_leader`), also in a store's outage under `failsafe_mode`. The body is that of
+//! `GET /primary` (`/leader` for the leader of a standby cluster) is 200 only while Patroni holds the leader lock and has renewed it
+//! within its time to live (`Ha.is_leader`); with `failsafe_mode` also during an outage of the DCS. The body is that of
 //! `GET /patroni` (`RestApiHandler.do_GET`, the same from 3.0 to 4.1).
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
-use host::net::Bounded;
-use host::{Root, holder};
+use anyhow::{Context, Error, Result, anyhow};
+use host::net::http::{Answer, Question, Server};
+use host::net::{Bounded, Fault, reason};
+use host::trouble::{Explain, Trouble};
+use host::{Root, fail, holder};
 use nix::unistd::geteuid;
 use serde_json::Value;
 
@@ -19,174 +21,187 @@ use crate::peer;
 use crate::privilege::USER;
 use crate::tls::Tls;
 
-/// More than any answer of Patroni has.
-const MOST: usize = 256 * 1024;
+/// No answer of Patroni has as many bytes.
+const MOST: u64 = 256 * 1024;
 
-/// What Patroni said.
+/// An answer of Patroni.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
-    /// It holds the leader lock.
+pub struct PatroniStatus {
+    /// Patroni holds the leader lock.
     pub lock: bool,
     /// `running`, `stopping`, …
     pub state: String,
-    /// `primary`, `master`, `replica`, …, as PostgreSQL itself has it while it can be asked.
+    /// `primary`, `master`, `replica`, …: the role that PostgreSQL itself reports, while it can be asked.
     pub role: String,
     /// The cluster is in maintenance mode.
     pub pause: bool,
-    /// Patroni has seen the store since it started.
-    pub store_seen: bool,
+    /// Patroni has reached the DCS since it started.
+    pub dcs_seen: bool,
 }
 
-/// What an answer, or none, means for the address.
+/// What Patroni's answer, or its absence, means for the address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
-    /// This member is the primary: it takes the address and keeps it.
+pub enum MemberState {
+    /// This member is the primary: it acquires the address and keeps it.
     Primary,
-    /// It holds the leader lock, but PostgreSQL is only starting: it takes nothing, and keeps what it has until the lease ends.
+    /// It holds the leader lock, but PostgreSQL is still starting: it acquires nothing, and keeps what it has until the lease expires.
     Starting,
-    /// It does not know yet, or is in pause without the lock, when nobody else becomes primary by himself: the same.
+    /// Patroni does not know yet, or is in pause without the lock, when no other member is promoted automatically: as with `Starting`.
     Undecided,
-    /// It is not the primary, or is about to stop: it gives the address up.
-    Other,
-    /// There was no answer, and why.
-    Silent(String),
-    /// It is the primary, but clients would come to a process of another user's, which this says: it gives the address up.
-    Usurped(String),
+    /// It is not the primary, or is about to stop: it releases the address.
+    NotPrimary,
+    /// There is no usable answer, and why: as with `Starting`.
+    NoAnswer(Trouble),
+    /// It is the primary, but another user's process would get its clients: it releases the address.
+    PortTaken(Trouble),
 }
 
-impl Said {
-    /// What that means. The states are those of `Postgresql.state`.
+impl MemberState {
+    /// For `dnscp status` and `systemctl status`.
     #[must_use]
-    pub fn standing(&self) -> Standing {
-        let primary = matches!(self.role.as_str(), "primary" | "master");
-        match (self.lock, self.state.as_str()) {
-            // "unknown": PostgreSQL runs, but did not answer Patroni's query.
-            (true, "running" | "unknown") => Standing::Primary,
-            (true, "starting" | "restarting") => Standing::Starting,
-            (false, _) if !self.store_seen => Standing::Undecided,
-            (false, "running") if self.pause && primary => Standing::Undecided,
-            _ => Standing::Other,
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Starting => "primary, PostgreSQL is starting",
+            Self::Undecided => "Patroni has not decided",
+            Self::NotPrimary => "not the primary",
+            Self::NoAnswer(_) => "Patroni does not answer",
+            Self::PortTaken(_) => "primary, but another process has PostgreSQL's port",
         }
     }
 }
 
-/// Where Patroni is asked.
+impl PatroniStatus {
+    fn parse(answer: &Answer) -> Result<Self> {
+        let Answer { status, body } = answer;
+        if !matches!(status, 200 | 503) {
+            fail!("it responded with HTTP status {status} instead of 200 or 503"; "Check which program listens there.");
+        }
+        let body: Value = serde_json::from_str(body)
+            .context("the answer is not Patroni's JSON")
+            .or_hint(|| "Check which program listens there.".to_owned())?;
+        let string = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        Ok(Self {
+            lock: *status == 200,
+            state: string("state"),
+            role: string("role"),
+            pause: body.get("pause").and_then(Value::as_bool).unwrap_or(false),
+            dcs_seen: body.get("dcs_last_seen").and_then(Value::as_u64).is_none_or(|seen| seen > 0),
+        })
+    }
+
+    /// The states are those of `Postgresql.state`.
+    fn member_state(&self) -> MemberState {
+        let primary = matches!(self.role.as_str(), "primary" | "master");
+        match (self.lock, self.state.as_str()) {
+            // "unknown": PostgreSQL runs, but did not answer Patroni's query.
+            (true, "running" | "unknown") => MemberState::Primary,
+            (true, "starting" | "restarting") => MemberState::Starting,
+            (false, _) if !self.dcs_seen => MemberState::Undecided,
+            (false, "running") if self.pause && primary => MemberState::Undecided,
+            _ => MemberState::NotPrimary,
+        }
+    }
+}
+
+/// Patroni's REST API on this host.
 #[derive(Debug)]
 pub struct Api {
     root: Root,
     address: SocketAddr,
     tls: Option<Tls>,
-    doubt: Mutex<Option<String>>,
+    doubts: Mutex<Vec<Trouble>>,
 }
 
 impl Api {
     /// The API at an address, with TLS or without.
     #[must_use]
     pub fn new(root: &Root, address: SocketAddr, tls: Option<Tls>) -> Self {
-        Self { root: root.clone(), address, tls, doubt: Mutex::new(None) }
+        Self { root: root.clone(), address, tls, doubts: Mutex::default() }
     }
 
-    /// Asks and judges; never longer than `limit`.
+    /// Asks Patroni, for no longer than `limit`.
     #[must_use]
-    pub fn standing(&self, standby_leader: bool, limit: Duration) -> Standing {
-        self.ask(standby_leader, limit)
-            .map_or_else(|error| Standing::Silent(format!("{error:#}")), |said| said.standing())
+    pub fn member_state(&self, standby_leader: bool, limit: Duration) -> MemberState {
+        match self.ask(standby_leader, limit).at(format!("Patroni's REST API at {}", self.address)) {
+            Ok(status) => status.member_state(),
+            Err(error) => MemberState::NoAnswer(Trouble::of(&error)),
+        }
     }
 
-    /// What is doubtful about the last answer, though it is believed.
+    /// What was doubtful about the last answer, though it is trusted.
     #[must_use]
-    pub fn doubt(&self) -> Option<String> {
-        self.doubt.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn doubts(&self) -> Vec<Trouble> {
+        let doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // A doubt may have a place of its own, such as a file.
+        let at_api = |doubt: Trouble| {
+            let mut shown = Trouble::new(doubt.line()).at(format!("Patroni's REST API at {}", self.address));
+            shown.hint = doubt.hint;
+            shown
+        };
+        doubts.into_iter().map(at_api).collect()
     }
 
-    fn ask(&self, standby_leader: bool, limit: Duration) -> Result<Said> {
-        let address = self.address;
-        let end = Instant::now() + limit;
-        let stream =
-            Bounded::to(&address, end).with_context(|| format!("Patroni's REST API at {address} cannot be reached"))?;
-        let path = if standby_leader { "leader" } else { "primary" };
-        let question = format!("GET /{path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-        let answer = self.exchange(stream, &question).map_err(|error| {
+    fn ask(&self, standby_leader: bool, limit: Duration) -> Result<PatroniStatus> {
+        let stream = Bounded::to(&self.address, Instant::now() + limit)
+            .map_err(|error| anyhow!("it cannot be reached ({})", reason(&error)))
+            .or_hint(|| "Check that Patroni is running and listens there.".to_owned())?;
+        let question = Question { path: if standby_leader { "/leader" } else { "/primary" }, ..Question::default() };
+        let answer = self.ask_on(stream, &question).map_err(|error| {
             match error.downcast_ref::<io::Error>().map(io::Error::kind) {
-                Some(ErrorKind::TimedOut) => anyhow!("Patroni's REST API at {address} did not answer within {limit:?}"),
-                _ => error.context(format!("Patroni's REST API at {address}")),
+                Some(ErrorKind::TimedOut) => anyhow!("it did not answer within {limit:?}"),
+                _ => error,
             }
         })?;
-        if answer.len() > MOST {
-            bail!("what answers at {address} is not Patroni: check the port of the REST API");
-        }
-        parse(&answer).with_context(|| format!("the answer at {address}"))
+        PatroniStatus::parse(&answer)
     }
 
-    fn exchange(&self, mut stream: Bounded, question: &str) -> Result<Vec<u8>> {
-        let ours = self.is_patronis(&stream)?;
+    fn ask_on(&self, mut stream: Bounded, question: &Question) -> Result<Answer> {
+        let server = Server { host: self.address.ip().to_string(), port: self.address.port() };
+        let is_patroni = self.is_patroni(&stream)?;
         let Some(tls) = &self.tls else {
-            if !ours {
-                bail!(
-                    "the kernel does not say who answers there, so it is not believed: is it an address of this host? set RESTAPI_CERT \
-                     otherwise, and run patroni-gen-config"
+            if !is_patroni {
+                fail!(
+                    "the kernel does not report who answers there, so it is not trusted";
+                    "Use an address of this host, or set RESTAPI_CERT, and run: patroni-gen-config"
                 );
             }
-            return exchange(&mut stream, question).map_err(|error| match error.kind() {
-                ErrorKind::ConnectionReset => {
-                    anyhow!("it ended the connection ({error}): is it TLS now? run patroni-gen-config")
-                }
-                _ => error.into(),
-            });
+            return server.ask_on(&mut stream, question, MOST).map_err(explain);
         };
-        let (mut stream, doubts) = tls.connect(stream, ours)?;
-        let doubts: Vec<String> =
-            doubts.iter().map(|doubt| format!("Patroni's REST API at {}: {doubt}", self.address)).collect();
-        *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = (!doubts.is_empty()).then(|| doubts.join("\n"));
-        let answer = exchange(&mut stream, question).map_err(|error| tls.explain_io(error))?;
-        // Patroni waits for it, but we do not care any more.
+        let (mut stream, doubts) = tls.connect(stream, is_patroni)?;
+        *self.doubts.lock().unwrap_or_else(PoisonError::into_inner) = doubts;
+        let answer = server.ask_on(&mut stream, question, MOST).map_err(|fault| tls.explain_after_handshake(fault))?;
+        // Patroni waits for it, but whether it arrives makes no difference here.
         let _ = stream.shutdown();
         Ok(answer)
     }
 
-    /// Does the kernel say that the other end belongs to the user who runs Patroni, or to root, who could do all anyway? An error where it
-    /// is another one; false where it does not know.
-    fn is_patronis(&self, stream: &Bounded) -> Result<bool> {
+    /// Whether the kernel reports that the other end belongs to the user who runs Patroni, or to root, who could do anything anyway.
+    /// An error if it belongs to another user; false if the kernel does not know.
+    fn is_patroni(&self, stream: &Bounded) -> Result<bool> {
         let (own, peer) = stream.ends()?;
         let Some(end) = peer::accepted(&self.root, own, peer, stream.end())? else { return Ok(false) };
         if end.uid == 0 || self.root.user_id(USER).is_ok_and(|uid| uid == end.uid) {
             return Ok(true);
         }
-        bail!(
-            "{} answers there and not Patroni, which {USER} runs, so it is not believed: end that, and start Patroni",
-            // Others than root could not see it.
-            holder::describe(&self.root, end.uid, end.inode, geteuid().is_root())
+        fail!(
+            "{} answers there instead of Patroni, which runs as {USER}",
+            // Other users than root could not see the process.
+            holder::describe(&self.root, end.uid, end.inode, geteuid().is_root());
+            "Stop that process, and start Patroni."
         )
     }
 }
 
-/// The whole answer, or a little more than the most of it.
-fn exchange(stream: &mut (impl Read + Write), question: &str) -> io::Result<Vec<u8>> {
-    stream.write_all(question.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(MOST as u64 + 1).read_to_end(&mut answer)?;
-    Ok(answer)
-}
-
-fn parse(answer: &[u8]) -> Result<Said> {
-    // A TLS server answers with an alert, which is no text (RFC 8446, section 6), or with nothing.
-    let text = std::str::from_utf8(answer).ok().and_then(|text| text.split_once("\r\n\r\n"));
-    let (head, body) =
-        text.context("is not HTTP: is it TLS now? run patroni-gen-config, and see the port of the REST API")?;
-    let code = head.split(' ').nth(1).unwrap_or_default();
-    if !matches!(code, "200" | "503") {
-        bail!("is HTTP {code}, neither 200 nor 503: check who listens there");
-    }
-    let body: Value = serde_json::from_str(body).context("is not Patroni's JSON")?;
-    let word = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let truth = |key: &str| body.get(key).and_then(Value::as_bool).unwrap_or(false);
-    Ok(Said {
-        lock: code == "200",
-        state: word("state"),
-        role: word("role"),
-        pause: truth("pause"),
-        store_seen: body.get("dcs_last_seen").and_then(Value::as_u64).is_none_or(|seen| seen > 0),
-    })
+/// Why a request without TLS failed.
+fn explain(fault: Fault) -> Error {
+    let trouble = match fault {
+        Fault::Unresponsive => return io::Error::from(ErrorKind::TimedOut).into(),
+        Fault::OtherProtocol => Trouble::new("what answers there is not Patroni")
+            .hint("Check the port of the REST API, and run: patroni-gen-config"),
+        fault => Trouble::new(fault.to_string()).hint("If the REST API uses TLS now, run: patroni-gen-config"),
+    };
+    trouble.into()
 }
 
 #[cfg(test)]
@@ -195,42 +210,43 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
-    fn said(code: &str, body: &str) -> Standing {
-        parse(format!("HTTP/1.0 {code} x\r\nA: b\r\n\r\n{body}").as_bytes()).unwrap().standing()
+    fn state(status: u16, body: &str) -> MemberState {
+        PatroniStatus::parse(&Answer { status, body: body.to_owned() }).unwrap().member_state()
     }
 
     #[test]
-    fn who_holds_the_lock_and_runs_is_the_primary() {
-        for (code, body, standing) in [
-            ("200", r#"{"state":"running","role":"primary"}"#, Standing::Primary),
+    fn a_member_that_holds_the_lock_and_runs_is_the_primary() {
+        for (status, body, expected) in [
+            (200, r#"{"state":"running","role":"primary"}"#, MemberState::Primary),
             // Just promoted: PostgreSQL is still in recovery.
-            ("200", r#"{"state":"running","role":"replica","dcs_last_seen":5}"#, Standing::Primary),
-            ("200", r#"{"state":"unknown","role":"master"}"#, Standing::Primary),
-            ("200", r#"{"state":"starting","role":"primary"}"#, Standing::Starting),
-            ("200", r#"{"state":"restarting","role":"primary"}"#, Standing::Starting),
-            ("200", r#"{"state":"stopping","role":"primary"}"#, Standing::Other),
-            ("200", r#"{"state":"stopped","role":"primary"}"#, Standing::Other),
-            ("200", r#"{"state":"crashed","role":"primary"}"#, Standing::Other),
+            (200, r#"{"state":"running","role":"replica","dcs_last_seen":5}"#, MemberState::Primary),
+            (200, r#"{"state":"unknown","role":"master"}"#, MemberState::Primary),
+            (200, r#"{"state":"starting","role":"primary"}"#, MemberState::Starting),
+            (200, r#"{"state":"restarting","role":"primary"}"#, MemberState::Starting),
+            (200, r#"{"state":"stopping","role":"primary"}"#, MemberState::NotPrimary),
+            (200, r#"{"state":"stopped","role":"primary"}"#, MemberState::NotPrimary),
+            (200, r#"{"state":"crashed","role":"primary"}"#, MemberState::NotPrimary),
             // Stopped for longer than the lock lives, and woken up: PostgreSQL is a primary still.
-            ("503", r#"{"state":"running","role":"primary","dcs_last_seen":5}"#, Standing::Other),
-            ("503", r#"{"state":"running","role":"replica","dcs_last_seen":5}"#, Standing::Other),
-            ("503", r#"{"state":"running","role":"primary","dcs_last_seen":0}"#, Standing::Undecided),
-            ("503", r#"{"state":"running","role":"primary","dcs_last_seen":5,"pause":true}"#, Standing::Undecided),
-            ("503", r#"{"state":"running","role":"replica","dcs_last_seen":5,"pause":true}"#, Standing::Other),
+            (503, r#"{"state":"running","role":"primary","dcs_last_seen":5}"#, MemberState::NotPrimary),
+            (503, r#"{"state":"running","role":"replica","dcs_last_seen":5}"#, MemberState::NotPrimary),
+            (503, r#"{"state":"running","role":"primary","dcs_last_seen":0}"#, MemberState::Undecided),
+            (503, r#"{"state":"running","role":"primary","dcs_last_seen":5,"pause":true}"#, MemberState::Undecided),
+            (503, r#"{"state":"running","role":"replica","dcs_last_seen":5,"pause":true}"#, MemberState::NotPrimary),
         ] {
-            assert_eq!(said(code, body), standing, "{code} {body}");
+            assert_eq!(state(status, body), expected, "{status} {body}");
         }
-        assert!(parse(b"\x15\x03\x03\x00\x02\x02\x32").is_err());
-        assert!(parse(b"HTTP/1.0 404 x\r\n\r\n{}").is_err());
+        for (status, body) in [(404, "{}"), (200, "x")] {
+            assert!(PatroniStatus::parse(&Answer { status, body: body.to_owned() }).is_err(), "{status} {body}");
+        }
     }
 
     #[test]
-    fn a_hanging_patroni_is_silent_in_time() {
+    fn a_patroni_that_hangs_is_given_up_in_time() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let begin = Instant::now();
         let api = Api::new(&Root::new("/nowhere"), listener.local_addr().unwrap(), None);
-        let standing = api.standing(false, Duration::from_millis(100));
-        assert!(matches!(standing, Standing::Silent(_)), "{standing:?}");
+        let state = api.member_state(false, Duration::from_millis(100));
+        assert!(matches!(state, MemberState::NoAnswer(_)), "{state:?}");
         // A busy host adds much to it, but the listener would never answer.
         assert!(begin.elapsed() < Duration::from_secs(10));
     }

@@ -3,67 +3,79 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result};
 use host::endpoint::{Endpoint, Manager};
-use host::report::{self, Reporter};
-use host::{Root, clusters, holder};
+use host::report::{self, Level, Reporter};
+use host::trouble::Trouble;
+use host::{Root, clusters, holder, trouble};
 use nix::unistd::geteuid;
 
-use crate::event::{Event, Wish};
+use crate::event::{Action, Event};
 use crate::instance::Instance;
 use crate::plan::{self, Plan, Step};
 use crate::privilege::USER;
-use crate::rest::{Api, Standing};
-use crate::state::{Held, Locks, Moment, Service};
+use crate::rest::{Api, MemberState};
+use crate::state::{Locks, Moment, Service, WorkLock};
 use crate::{apply, netlink};
 
-/// How long Patroni has for its answer. It needs some milliseconds, most of them for its own question to PostgreSQL.
+/// How long Patroni has for its answer. It needs some milliseconds, most of them for its own query to PostgreSQL.
 pub const ASK: Duration = Duration::from_millis(300);
 
-/// How long another run of this instance has for its addresses; it needs no longer than Patroni's answer takes.
+/// How long another run for this cluster has for its addresses; it needs no longer than Patroni's answer takes.
 const WAIT: Duration = Duration::from_secs(1);
 
 /// An observation, or an event, that is older is not acted upon: this process was stopped meanwhile.
 pub const FRESH: Duration = Duration::from_secs(1);
 
-/// The name's servers have so long in one run; the service tries again.
+/// How long the registration of the name may take in one run; the service tries again.
 pub const REGISTER: Duration = Duration::from_secs(20);
 
-/// Everything that a run knows before it looks.
+/// Everything that a run knows at its start.
 #[derive(Debug, Clone)]
 pub struct Task {
     /// The machine.
     pub root: Root,
-    /// What is set.
+    /// The settings.
     pub point: Endpoint,
-    /// How Patroni is reached, where patroni-gen-config said so.
+    /// How Patroni is reached, if patroni-gen-config wrote it.
     pub instance: Option<Instance>,
-    /// When this process began.
+    /// When this process started.
     pub begin: Moment,
-    /// One voice.
+    /// Where messages go.
     pub reporter: Reporter,
-    /// Says more.
+    /// Whether to report more.
     pub verbose: bool,
-    /// Does Patroni call, and not a person who tries the program out?
-    pub followed: bool,
+    /// Whether Patroni calls, and not an administrator who gives options.
+    pub by_patroni: bool,
 }
 
 impl Task {
-    /// What Patroni says. Without a way to ask it is silent.
+    /// A task as Patroni gives it.
     #[must_use]
-    pub fn standing(&self) -> Standing {
+    pub fn new(root: &Root, point: Endpoint, instance: Option<Instance>, begin: Moment, reporter: &Reporter) -> Self {
+        let (root, reporter) = (root.clone(), reporter.clone());
+        Self { root, point, instance, begin, reporter, verbose: false, by_patroni: true }
+    }
+
+    /// What Patroni's REST API reports about this member.
+    #[must_use]
+    pub fn member_state(&self) -> MemberState {
         let Some(api) = self.rest() else {
-            return Standing::Silent("Patroni's REST API is not known here: run patroni-gen-config".to_owned());
+            return MemberState::NoAnswer(trouble!(
+                "the address of Patroni's REST API is not known"; "Run: patroni-gen-config"
+            ));
         };
-        match api.standing(self.point.standby_leader, ASK) {
-            standing @ (Standing::Primary | Standing::Starting) => self.usurper().map_or(standing, Standing::Usurped),
-            standing => standing,
+        match api.member_state(self.point.standby_leader, ASK) {
+            state @ (MemberState::Primary | MemberState::Starting) => {
+                self.port_taken().map_or(state, MemberState::PortTaken)
+            }
+            state => state,
         }
     }
 
-    /// Another user's process on PostgreSQL's port, where clients of the address would come to it. PostgreSQL starts with the addresses
-    /// that it gets (`PostmasterMain`), and Patroni talks to it over the Unix socket, so that neither notices.
-    fn usurper(&self) -> Option<String> {
+    /// Another user's process on PostgreSQL's port, to which clients of the address would connect. PostgreSQL starts with the addresses
+    /// that it gets (`PostmasterMain`), and Patroni connects to it over the Unix socket, so neither notices.
+    fn port_taken(&self) -> Option<Trouble> {
         let port = self.instance.as_ref()?.port?;
         let addresses: Vec<IpAddr> = self.point.vips.iter().map(|vip| vip.address).chain(self.own_address()).collect();
         let is_reached = |address: &IpAddr| address.is_unspecified() || addresses.contains(address);
@@ -71,14 +83,14 @@ impl Task {
         let mut on_port = listeners.iter().filter(|listener| listener.port == port && is_reached(&listener.address));
         let (uid, inode) =
             on_port.find_map(|listener| Some((holder::foreign_user(&self.root, listener, USER)?, listener.inode)))?;
-        Some(format!(
-            "{} listens on port {port} in place of PostgreSQL, and would get the clients of this member: end it, and restart PostgreSQL \
-             (pg_patronictl)",
-            holder::describe(&self.root, uid, inode, geteuid().is_root())
+        Some(trouble!(
+            "{} listens on port {port} instead of PostgreSQL, and would get the clients of this member",
+            holder::describe(&self.root, uid, inode, geteuid().is_root());
+            "Stop that process, and restart PostgreSQL with: pg_patronictl {} restart", self.point.id
         ))
     }
 
-    /// Where Patroni is asked.
+    /// Patroni's REST API.
     #[must_use]
     pub fn rest(&self) -> Option<&Api> {
         self.instance.as_ref().and_then(|instance| instance.rest.as_deref())
@@ -90,15 +102,15 @@ impl Task {
         self.instance.as_ref().and_then(|instance| instance.address)
     }
 
-    /// The steps for an event, and nothing done.
+    /// The steps for an event; changes nothing.
     pub fn plan(&self, event: &Event, locks: &Locks) -> Result<Plan> {
         let interfaces = netlink::interfaces()?;
-        Ok(match event.wish(self.point.standby_leader) {
-            Wish::GiveUp => plan::give_up(&self.point, &interfaces),
-            Wish::Take => plan::take(&self.point, &interfaces, self.lease(locks), self.own_address()),
-            Wish::Register => {
-                let mut plan = plan::take(&self.point, &interfaces, None, self.own_address());
-                let here = self.point.vips.is_empty() || !plan::held(&self.point, &interfaces).is_empty();
+        Ok(match event.action(self.point.standby_leader) {
+            Action::Release => plan::release(&self.point, &interfaces),
+            Action::Acquire => plan::acquire(&self.point, &interfaces, self.lease(locks), self.own_address()),
+            Action::Register => {
+                let mut plan = plan::acquire(&self.point, &interfaces, None, self.own_address());
+                let here = self.point.vips.is_empty() || !plan::present(&self.point, &interfaces).is_empty();
                 plan.steps.retain(|step| here && matches!(step, Step::Register { .. }));
                 plan
             }
@@ -108,138 +120,141 @@ impl Task {
     /// `--dry-run`.
     pub fn show(&self, event: &Event, locks: &Locks) -> Result<()> {
         let plan = self.plan(event, locks)?;
-        let wish = event.wish(self.point.standby_leader);
-        if wish == Wish::Take {
-            if let Err(why) = plan::may_take(&self.standing(), true) {
+        if event.action(self.point.standby_leader) == Action::Acquire {
+            if let Err(why) = plan::may_acquire(&self.member_state(), true) {
                 report::print(&format!("nothing, because {why}\n"));
                 return Ok(());
             }
         }
         let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
         report::print(&if steps.is_empty() { "nothing to do\n".to_owned() } else { steps.join("\n") + "\n" });
-        finish(&plan.problems)
+        finish(&self.reporter, plan.problems)
     }
 
-    /// Does what the event wants, if it is true.
+    /// Does what the event asks for, if Patroni's REST API does not contradict it.
     pub fn run(&self, event: &Event, locks: &Locks) -> Result<()> {
-        let wish = event.wish(self.point.standby_leader);
+        let action = event.action(self.point.standby_leader);
         if self.verbose {
-            self.reporter.info(format!("{event}: {wish:?}"));
+            self.reporter.info(format!("{event}: {action:?}"));
         }
-        match wish {
-            Wish::GiveUp => self.give_up(event, locks),
-            Wish::Take => self.take(event, locks),
-            Wish::Register => {
+        match action {
+            Action::Release => self.release(event, locks),
+            Action::Acquire => self.acquire(event, locks),
+            Action::Register => {
                 let plan = self.plan(event, locks)?;
                 let mut faults = plan.problems;
                 self.register(&plan.steps, true, &mut faults);
-                finish(&faults)
+                finish(&self.reporter, faults)
             }
         }
     }
 
-    /// A loss is believed at once. Only where this run comes late could the next gain have overtaken it.
-    fn give_up(&self, event: &Event, locks: &Locks) -> Result<()> {
+    /// A demotion takes effect immediately. Only if this run is late could the next promotion have overtaken it.
+    fn release(&self, event: &Event, locks: &Locks) -> Result<()> {
         let lock = self.lock(locks);
-        if self.begin.elapsed() > FRESH && self.standing() == Standing::Primary {
-            self.reporter.warn(format!("{event} came late, and Patroni says that this member is the primary: ignored"));
+        if self.begin.elapsed() > FRESH && self.member_state() == MemberState::Primary {
+            self.reporter
+                .warn(format!("{event} is ignored: it is late, and Patroni reports that this member is the primary"));
             return Ok(());
         }
-        let plan = plan::give_up(&self.point, &netlink::interfaces()?);
+        let plan = plan::release(&self.point, &netlink::interfaces()?);
         let (changes, faults) = apply::addresses(&self.root, &plan.steps);
         drop(lock);
-        apply::say(&self.reporter, &event.name, &changes, &[]);
-        finish(&faults)
+        apply::report(&self.reporter, &event.name, &changes, &[]);
+        finish(&self.reporter, faults)
     }
 
-    fn take(&self, event: &Event, locks: &Locks) -> Result<()> {
+    fn acquire(&self, event: &Event, locks: &Locks) -> Result<()> {
         let lock = self.lock(locks);
-        let mut looked = Moment::now();
-        let mut standing = self.standing();
-        while looked.elapsed() > FRESH {
-            (looked, standing) = (Moment::now(), self.standing());
+        let mut asked = Moment::now();
+        let mut state = self.member_state();
+        while asked.elapsed() > FRESH {
+            (asked, state) = (Moment::now(), self.member_state());
         }
-        if let Err(why) = plan::may_take(&standing, self.begin.elapsed() <= FRESH) {
-            bail!("{event}: nothing taken: {why}");
+        if let Err(why) = plan::may_acquire(&state, self.begin.elapsed() <= FRESH) {
+            return Err(Error::from(why).context(format!("{event}: the address is not acquired")));
         }
         let interfaces = netlink::interfaces()?;
         let lease = self.lease(locks);
-        let plan = plan::take(&self.point, &interfaces, lease, self.own_address());
+        let plan = plan::acquire(&self.point, &interfaces, lease, self.own_address());
         let (changes, mut faults) = apply::addresses(&self.root, &plan.steps);
         drop(lock);
         faults.extend(plan.problems);
         let repeating = apply::repeat_announcements(&plan.steps, &self.reporter);
-        apply::say(&self.reporter, &event.name, &changes, &[]);
-        if lease.is_none() && self.followed && !self.point.vips.is_empty() {
-            let so = match self.point.manager {
+        apply::report(&self.reporter, &event.name, &changes, &[]);
+        if lease.is_none() && self.by_patroni && !self.point.vips.is_empty() {
+            let consequence = match self.point.manager {
                 Manager::Dnscp => "the address would stay on this host if Patroni hangs",
-                Manager::Keepalived => "keepalived is not told that this member is the primary",
-                Manager::VipManager => "nobody looks after the DNS name",
+                Manager::Keepalived => "keepalived does not learn that this member is the primary",
+                Manager::VipManager => "the DNS name is not checked",
             };
             let scope = &event.scope;
-            self.reporter
-                .warn(format!("the service dnscp@{scope} does not run, so {so}: systemctl start dnscp@{scope}"));
+            self.reporter.warn(trouble!(
+                "dnscp@{scope} is not running, so {consequence}"; "Start it with: systemctl start dnscp@{scope}"
+            ));
         }
         self.register(&plan.steps, false, &mut faults);
         if let Some(repeating) = repeating {
             let _ = repeating.join();
         }
-        finish(&faults)
+        finish(&self.reporter, faults)
     }
 
-    fn register(&self, steps: &[Step], refresh: bool, faults: &mut Vec<String>) {
+    fn register(&self, steps: &[Step], refresh: bool, faults: &mut Vec<Trouble>) {
         let Some(dns) = &self.point.dns else { return };
         for step in steps {
             let Step::Register { addresses, name } = step else { continue };
-            match apply::register(&self.root, dns, addresses, refresh, &|| self.still_primary(), REGISTER) {
+            match apply::register(&self.root, dns, addresses, refresh, &|| self.is_still_primary(), REGISTER) {
                 Ok(outcome) => self.reporter.info(format!("{name} ({}): {outcome}", plan::listed(addresses))),
-                Err(error) => faults.push(format!("{error:#}")),
+                Err(error) => faults.push(Trouble::of(&error)),
             }
         }
     }
 
     /// Asked right before the name is changed.
     #[must_use]
-    pub fn still_primary(&self) -> bool {
-        match self.standing() {
-            Standing::Primary | Standing::Starting => true,
-            Standing::Undecided | Standing::Other | Standing::Usurped(_) => false,
-            // Once more, because Patroni may only have been slow. Where it can never be asked, who has the address is the one.
-            Standing::Silent(_) => match self.rest() {
-                Some(_) => self.standing() == Standing::Primary,
+    pub fn is_still_primary(&self) -> bool {
+        match self.member_state() {
+            MemberState::Primary | MemberState::Starting => true,
+            MemberState::Undecided | MemberState::NotPrimary | MemberState::PortTaken(_) => false,
+            // Once more, because Patroni may only have been slow. If it can never be asked, the member with the address is the primary.
+            MemberState::NoAnswer(_) => match self.rest() {
+                Some(_) => self.member_state() == MemberState::Primary,
                 None if self.point.vips.is_empty() => true,
-                None => netlink::interfaces().is_ok_and(|interfaces| !plan::held(&self.point, &interfaces).is_empty()),
+                None => {
+                    netlink::interfaces().is_ok_and(|interfaces| !plan::present(&self.point, &interfaces).is_empty())
+                }
             },
         }
     }
 
-    /// With the service there, which renews it, the address gets a lease; also where that cannot be seen, since an address without a
-    /// lease would stay on a member that hangs.
+    /// The address gets a lease if the service runs, which renews it; also if that is not visible, since an address without a lease
+    /// would stay on a member that hangs.
     fn lease(&self, locks: &Locks) -> Option<Duration> {
-        (locks.service() != Service::Missing).then_some(self.point.lease)
+        (locks.service() != Service::NotRunning).then_some(self.point.lease)
     }
 
-    /// What follows can be done by two at once; so a lock that cannot be had costs a warning and no address.
+    /// Two runs at once do no harm. So a lock that cannot be acquired is only a warning, and does not cost the address.
     #[must_use]
-    pub fn lock(&self, locks: &Locks) -> Option<Held> {
-        match locks.act(WAIT) {
-            Ok(Some(lock)) => Some(lock),
+    pub fn lock(&self, locks: &Locks) -> Option<WorkLock> {
+        match locks.acquire(WAIT) {
+            Ok(Some(lock)) => return Some(lock),
             Ok(None) => {
-                self.reporter
-                    .warn(format!("{} has been at work for a second: going on without waiting for it", locks.holder()));
-                None
+                let who = locks.holder();
+                self.reporter.warn(format!("{who} has held the lock for more than a second: continuing without it"));
             }
-            Err(error) => {
-                if self.followed {
-                    self.reporter.warn(format!("{error:#}"));
-                }
-                None
-            }
+            Err(error) if self.by_patroni => self.reporter.warn(Trouble::of(&error)),
+            Err(_) => {}
         }
+        None
     }
 }
 
-/// All faults in one error.
-fn finish(faults: &[String]) -> Result<()> {
-    if faults.is_empty() { Ok(()) } else { bail!("{}", faults.join("\n")) }
+/// Reports all faults: the last one is the error of the run.
+pub fn finish(reporter: &Reporter, mut faults: Vec<Trouble>) -> Result<()> {
+    let Some(last) = faults.pop() else { return Ok(()) };
+    for fault in &faults {
+        reporter.tell(Level::Error, fault);
+    }
+    Err(last.into())
 }

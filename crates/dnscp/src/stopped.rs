@@ -1,13 +1,13 @@
-//! `ExecStopPost=` of `patroni@.service`: Patroni has ended, in whatever way.
+//! `ExecStopPost=` of `patroni@.service`: Patroni has exited or was killed.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::plan::{self, Step};
-use crate::run::Task;
+use crate::run::{Task, finish};
 use crate::state::Locks;
 use crate::{apply, netlink};
 
-/// How Patroni ended, as systemd says it (`systemd.exec(5)`, "Environment Variables Set on Service Processes").
+/// How Patroni ended, as systemd reports it (`systemd.exec(5)`, "Environment Variables Set on Service Processes").
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Exit {
     code: String,
@@ -22,26 +22,26 @@ impl Exit {
         Self { code: variable("EXIT_CODE"), status: variable("EXIT_STATUS") }
     }
 
-    /// A Patroni that ends by itself stops PostgreSQL first, except in pause (`Ha.shutdown`): then the leader key stays, and
-    /// nobody else becomes primary by himself. The same is true where it could not stop PostgreSQL. A Patroni that was killed
-    /// leaves PostgreSQL running too, but its key runs out.
+    /// A Patroni that exits stops PostgreSQL first, except in pause (`Ha.shutdown`): then the leader key stays, and no other member
+    /// is promoted automatically. The same holds if it could not stop PostgreSQL. A Patroni that was killed leaves PostgreSQL running
+    /// too, but its leader key expires.
     fn leaves_a_primary(&self, postgresql_runs: bool) -> bool {
         self.code == "exited" && self.status == "0" && postgresql_runs
     }
 }
 
-/// Releases the address, or, in pause, gives it one more lease for the time until Patroni is back.
+/// Removes the address or, in pause, renews its lease once, for the time until Patroni is back.
 pub fn run(task: &Task, locks: &Locks, exit: &Exit) -> Result<()> {
     let _lock = task.lock(locks);
     let interfaces = netlink::interfaces()?;
     let running = task.instance.as_ref().is_some_and(|instance| instance.postgresql_runs(&task.root));
     let steps = if exit.leaves_a_primary(running) {
-        let mut steps = plan::take(&task.point, &interfaces, Some(task.point.lease), None).steps;
-        steps.retain(|step| matches!(step, Step::Hold { renewal: true, .. }));
+        let mut steps = plan::acquire(&task.point, &interfaces, Some(task.point.lease), None).steps;
+        steps.retain(|step| matches!(step, Step::Add { renewal: true, .. }));
         for step in &steps {
-            if let Step::Hold { placed, .. } = step {
+            if let Step::Add { placed, .. } = step {
                 task.reporter.info(format!(
-                    "Patroni ended and left PostgreSQL running: {} stays for {} s",
+                    "Patroni exited and left PostgreSQL running: {} stays for {} s",
                     placed.address,
                     task.point.lease.as_secs()
                 ));
@@ -49,11 +49,11 @@ pub fn run(task: &Task, locks: &Locks, exit: &Exit) -> Result<()> {
         }
         steps
     } else {
-        plan::give_up(&task.point, &interfaces).steps
+        plan::release(&task.point, &interfaces).steps
     };
     let (changes, faults) = apply::addresses(&task.root, &steps);
-    apply::say(&task.reporter, "Patroni ended", &changes, &[]);
-    if faults.is_empty() { Ok(()) } else { bail!("{}", faults.join("\n")) }
+    apply::report(&task.reporter, "Patroni ended", &changes, &[]);
+    finish(&task.reporter, faults)
 }
 
 #[cfg(test)]

@@ -75,6 +75,19 @@ const UNREADABLE: &str = "could not parse the output of ip -j address";
 /// An address of this host with its prefix, for example `10.88.0.11/24`.
 pub type HostAddress = IpNet;
 
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Whether the administrator switched it on. A missing cable makes no difference.
+    pub up: bool,
+    /// Whether it is the loopback interface.
+    pub loopback: bool,
+    /// Its addresses with their prefix lengths; virtual ones may be among them.
+    pub addresses: Vec<IpNet>,
+}
+
 #[derive(Deserialize)]
 struct Route {
     prefsrc: Option<IpAddr>,
@@ -84,6 +97,8 @@ struct Route {
 struct Link {
     #[serde(default)]
     ifname: String,
+    // Always there in the output of `ip`.
+    flags: Option<Vec<String>>,
     #[serde(default)]
     addr_info: Vec<Address>,
 }
@@ -102,28 +117,40 @@ struct Address {
 
 /// The global addresses of this host with their prefixes.
 pub fn addresses(root: &Root) -> Result<Vec<HostAddress>> {
-    Ok(interface_addresses(root)?.into_iter().map(|(_, address)| address).collect())
+    Ok(lasting(&links(root, &["scope", "global"])?))
 }
 
-/// The global addresses of this host with their interfaces and prefixes, as `ip -j address` has them; temporary (RFC 8981) and
-/// deprecated ones are left out, since they do not last.
-pub fn interface_addresses(root: &Root) -> Result<Vec<(String, HostAddress)>> {
+/// The network interfaces of this host with all their addresses.
+pub fn interfaces(root: &Root) -> Result<Vec<Interface>> {
+    let interface = |link: Link| {
+        let has = |flag: &str| link.flags.as_ref().map(|flags| flags.iter().any(|found| found == flag));
+        Interface {
+            up: has("UP").unwrap_or(true),
+            loopback: has("LOOPBACK").unwrap_or(link.ifname == "lo"),
+            addresses: link.addr_info.iter().filter_map(Address::net).collect(),
+            name: link.ifname,
+        }
+    };
+    Ok(links(root, &[])?.into_iter().filter(|link| !link.ifname.is_empty()).map(interface).collect())
+}
+
+fn links(root: &Root, which: &[&str]) -> Result<Vec<Link>> {
     let mut command = program::command(root, "ip")?;
-    let printed = program::capture(command.args(["-j", "address", "show", "scope", "global"]))?;
-    Ok(lasting(serde_json::from_str(&printed).context(UNREADABLE)?))
+    let printed = program::capture(command.args(["-j", "address", "show"]).args(which))?;
+    serde_json::from_str(&printed).context(UNREADABLE)
 }
 
-/// The addresses that last.
-fn lasting(links: Vec<Link>) -> Vec<(String, HostAddress)> {
+/// The global addresses; temporary (RFC 8981) and deprecated ones left out, since they do not stay.
+fn lasting(links: &[Link]) -> Vec<HostAddress> {
     let lasts =
-        |address: &Address| address.scope.as_deref() == Some("global") && !address.temporary && !address.deprecated;
-    let of = |address: Address| IpNet::new(address.local?, address.prefixlen?).ok();
-    links
-        .into_iter()
-        .flat_map(|link| link.addr_info.into_iter().map(move |address| (link.ifname.clone(), address)))
-        .filter(|(_, address)| lasts(address))
-        .filter_map(|(interface, address)| Some((interface, of(address)?)))
-        .collect()
+        |address: &&Address| address.scope.as_deref() == Some("global") && !address.temporary && !address.deprecated;
+    links.iter().flat_map(|link| &link.addr_info).filter(lasts).filter_map(Address::net).collect()
+}
+
+impl Address {
+    fn net(&self) -> Option<IpNet> {
+        IpNet::new(self.local?, self.prefixlen?).ok()
+    }
 }
 
 /// The address at which this host is reached: the source address of its default route, IPv4 before IPv6; without a
@@ -165,8 +192,8 @@ fn addresses_and_sources(root: &Root) -> Result<(Vec<HostAddress>, Vec<IpAddr>)>
     let Some(links) = answers.next() else {
         fail!("ip -j address failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     };
-    let links = links.and_then(serde_json::from_value).context(UNREADABLE)?;
-    let addresses = lasting(links).into_iter().map(|(_, address)| address).collect();
+    let links: Vec<Link> = links.and_then(serde_json::from_value).context(UNREADABLE)?;
+    let addresses = lasting(&links);
     let sources = answers
         .map_while(Result::ok)
         .filter_map(|answer| serde_json::from_value::<Vec<Route>>(answer).ok())

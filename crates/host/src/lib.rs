@@ -23,6 +23,7 @@ pub mod root;
 pub mod scram;
 pub mod settings;
 pub mod trouble;
+pub mod vip;
 
 pub use cluster::{ClusterId, ClusterName, PgVersion};
 pub use root::Root;

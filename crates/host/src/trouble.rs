@@ -7,9 +7,10 @@
 use std::error::Error;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Something that is wrong.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Trouble {
     /// The file (with its line, as in `/etc/default/patroni:3`), setting or server that it is about.
     pub place: Option<String>,
@@ -17,7 +18,7 @@ pub struct Trouble {
     pub what: String,
     /// What to do about it: a sentence. If it ends with a command, that stands behind a colon and without a full stop.
     pub hint: Option<String>,
-    source: Option<anyhow::Error>,
+    source: Option<Arc<anyhow::Error>>,
 }
 
 impl Trouble {
@@ -45,7 +46,7 @@ impl Trouble {
     /// The same with its cause. (As a context of an error it would be a mere string.)
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<anyhow::Error>) -> Self {
-        self.source = Some(source.into());
+        self.source = Some(Arc::new(source.into()));
         self
     }
 
@@ -94,9 +95,18 @@ impl fmt::Display for Trouble {
 
 impl Error for Trouble {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_deref().map(|source| source as &(dyn Error + 'static))
+        self.source.as_ref().map(|source| source.as_ref().as_ref() as &(dyn Error + 'static))
     }
 }
+
+/// Two are the same if they say the same.
+impl PartialEq for Trouble {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.place, &self.what, &self.hint) == (&other.place, &other.what, &other.hint)
+    }
+}
+
+impl Eq for Trouble {}
 
 impl From<String> for Trouble {
     fn from(what: String) -> Self {
@@ -127,11 +137,11 @@ pub trait Explain<T> {
 
 impl<T, E: Into<anyhow::Error>> Explain<T> for Result<T, E> {
     fn at(self, place: impl fmt::Display) -> anyhow::Result<T> {
-        self.map_err(|error| Trouble { source: Some(error.into()), ..Trouble::default().at(place) }.into())
+        self.map_err(|error| Trouble { source: Some(Arc::new(error.into())), ..Trouble::default().at(place) }.into())
     }
 
     fn or_hint(self, hint: impl FnOnce() -> String) -> anyhow::Result<T> {
-        self.map_err(|error| Trouble { source: Some(error.into()), ..Trouble::default().hint(hint()) }.into())
+        self.map_err(|error| Trouble { source: Some(Arc::new(error.into())), ..Trouble::default().hint(hint()) }.into())
     }
 }
 

@@ -1,4 +1,4 @@
-//! `dnscp`: the connection point of a Patroni cluster.
+//! `dnscp`: the client endpoint of a Patroni cluster.
 
 fn main() -> std::process::ExitCode {
     dnscp::main()

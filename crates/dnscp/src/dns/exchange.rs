@@ -1,11 +1,12 @@
-//! One message there, one back, before a point in time.
+//! One request and its answer, before a deadline.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow};
 use domain::base::Message;
+use host::{fail, net, trouble};
 
 /// Without EDNS, a message by UDP is not longer (RFC 1035, section 4.2.1).
 const UDP_LIMIT: usize = 512;
@@ -42,7 +43,7 @@ enum Fault {
     /// Nobody listens on the port.
     Refused,
     Unreachable(io::Error),
-    /// The connection is taken, but nothing comes.
+    /// It accepts the connection, but sends nothing.
     Mute,
     Silent,
     Other(io::Error),
@@ -53,7 +54,7 @@ impl From<io::Error> for Fault {
         match error.kind() {
             ErrorKind::ConnectionRefused => Self::Refused,
             ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Self::Unreachable(error),
-            // A socket with a time limit says EAGAIN, connect() with one says ETIMEDOUT.
+            // A socket with a time limit returns EAGAIN, connect() with one returns ETIMEDOUT.
             ErrorKind::TimedOut | ErrorKind::WouldBlock => Self::Silent,
             _ => Self::Other(error),
         }
@@ -64,28 +65,34 @@ impl Fault {
     fn explain(&self, after: Duration) -> Error {
         let after = after.as_secs_f32();
         match self {
-            Self::Refused => anyhow!("no DNS server runs there (connection refused): start it, or name another one"),
+            Self::Refused => {
+                trouble!("no DNS server runs there (connection refused)"; "Start it, or name another one in DNS_SERVERS.").into()
+            }
             Self::Unreachable(error) => {
-                anyhow!("it cannot be reached ({error}): see the network between, or name another one")
+                trouble!("it cannot be reached ({})", net::reason(error); "Check the network, or name another server in DNS_SERVERS.").into()
             }
-            Self::Mute => {
-                anyhow!("it takes the connection, but gave no answer in {after:.1} s: restart it, or name another one")
-            }
-            Self::Silent => {
-                anyhow!("no answer in {after:.1} s: start it, or let port 53 through the firewalls between")
-            }
+            Self::Mute => trouble!(
+                "it accepts the connection, but did not answer within {after:.1} s";
+                "Restart it, or name another server in DNS_SERVERS."
+            )
+            .into(),
+            Self::Silent => trouble!(
+                "it did not answer within {after:.1} s";
+                "Start it, or open port 53 in the firewalls between."
+            )
+            .into(),
             Self::Other(error) => anyhow!("{error}"),
         }
     }
 }
 
-/// Asks a question that changes nothing.
+/// Sends a query, which changes nothing.
 pub(super) fn ask(server: SocketAddr, request: &[u8], until: Instant) -> Result<Message<Vec<u8>>> {
     exchange(server, request, &|| true, until)?.context("nothing was sent")
 }
 
-/// Sends a request and waits for its answer, by UDP, or by TCP where UDP does not do. `may_send` is asked before each
-/// sending; `None` when it says no.
+/// Sends a request and waits for its answer, over UDP, or over TCP if that fails or is too short. `may_send` is called before each
+/// sending; `None` if it returns false.
 pub(super) fn exchange(
     server: SocketAddr,
     request: &[u8],
@@ -102,7 +109,7 @@ pub(super) fn exchange(
     match reply {
         Ok(Reply::Answer(answer)) => Ok(Some(answer)),
         Ok(Reply::MayNot) => Ok(None),
-        Ok(Reply::TooLong) => bail!("its answer is too long"),
+        Ok(Reply::TooLong) => fail!("its answer is too long"),
         Err(fault) => Err(fault.explain(begin.elapsed())),
     }
 }
@@ -120,7 +127,7 @@ fn udp(server: SocketAddr, request: &[u8], may_send: &dyn Fn() -> bool, until: I
     }
     let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
-    // Connected: the kernel gives us only what comes from there, and tells when nobody listens there.
+    // Connected: the kernel passes on only what comes from there, and reports if no process listens there.
     socket.connect(server)?;
     let mut buffer = vec![0; usize::from(u16::MAX)];
     let mut wait = FIRST_WAIT;
@@ -172,12 +179,12 @@ fn tcp(server: SocketAddr, request: &[u8], may_send: &dyn Fn() -> bool, until: I
     }
 }
 
-/// Fills the buffer before the end. Not `read_exact`: its limit would be for each part that comes.
+/// Fills the buffer before the deadline. Not `read_exact`, whose limit would apply to each part.
 fn read(stream: &mut TcpStream, mut buffer: &mut [u8], until: Instant) -> Result<(), Fault> {
     while !buffer.is_empty() {
         stream.set_read_timeout(Some(left(until).ok_or(Fault::Mute)?.min(SLICE)))?;
         match stream.read(buffer) {
-            Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "it closed the connection unasked").into()),
+            Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "it closed the connection").into()),
             Ok(length) => buffer = &mut buffer[length..],
             Err(error) if retry(&error) => {}
             Err(error) => return Err(error.into()),
@@ -186,18 +193,18 @@ fn read(stream: &mut TcpStream, mut buffer: &mut [u8], until: Instant) -> Result
     Ok(())
 }
 
-/// Did the wait only end, or was it interrupted by a signal?
+/// Whether only the wait ended, or a signal interrupted it.
 fn retry(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
-/// The time that is left; never zero, which would mean "without limit" to a socket.
+/// The time that is left; never zero, which a socket takes for no limit.
 fn left(until: Instant) -> Option<Duration> {
     let left = until.saturating_duration_since(Instant::now());
     (!left.is_zero()).then_some(left)
 }
 
-/// The message, if it is an answer to the request; whatever else comes is not for us.
+/// The message, if it is the answer to the request; any other is ignored.
 fn answer_to(request: &[u8], bytes: &[u8]) -> Option<Message<Vec<u8>>> {
     let request = Message::from_octets(request).ok()?;
     let answer = Message::from_octets(bytes.to_vec()).ok()?;

@@ -1,4 +1,4 @@
-//! Updates with Kerberos by `nsupdate -g` (RFC 3645): no maintained crate does GSS-TSIG.
+//! Updates with Kerberos (RFC 3645) through `nsupdate -g`: no maintained crate implements GSS-TSIG.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -12,9 +12,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use host::Root;
+use anyhow::{Context, Result};
 use host::endpoint::{GSS_PROGRAMS, GssSecret};
+use host::trouble::{Explain, Trouble};
+use host::{Root, fail, trouble};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, geteuid};
 
@@ -24,11 +25,11 @@ use super::keytab;
 use super::records::Seen;
 use super::update::{Change, Sent, reason};
 
-/// Credential caches are kept here while a run lasts: in memory, never on a disk.
+/// The directory of credential caches during a run: in memory, never on a disk.
 const SHARED_MEMORY: &str = "/dev/shm";
 const CACHE_PREFIX: &str = "dnscp-krb5-";
 
-/// A cache of this age was left by a run that was killed.
+/// A cache of this age was left behind by a run that was killed.
 const STALE: Duration = Duration::from_secs(600);
 
 /// An account and its secret.
@@ -39,33 +40,33 @@ pub(super) struct Client {
 }
 
 enum Secret {
-    /// The library itself takes a ticket from the keytab, into its own memory.
+    /// The library itself gets a ticket with the keytab, and keeps it in memory.
     Direct(PathBuf),
-    /// The keytab's first account is another one: kinit can be told which.
+    /// The first account of the keytab is another one: only kinit can choose.
     Keytab(PathBuf),
     Password(Vec<u8>),
 }
 
 impl Client {
     pub(super) fn read(root: &Root, principal: &str, secret: &GssSecret) -> Result<Self> {
-        // It becomes a word of nsupdate's input.
+        // It becomes a word in the input of nsupdate.
         let good = |c: char| c.is_ascii_graphic() && !"\";".contains(c);
-        ensure!(
-            principal.chars().all(good) && !principal.starts_with('-'),
-            "DNS_PRINCIPAL '{principal}' is not a Kerberos account"
-        );
+        if !principal.chars().all(good) || principal.starts_with('-') {
+            fail!("DNS_PRINCIPAL '{principal}' is not a Kerberos account"; "Write it as pgsql$@EXAMPLE.ORG.");
+        }
         let secret = match secret {
             GssSecret::Keytab(path) => {
                 let accounts = keytab::accounts(&read_secret(root, path)?)
-                    .with_context(|| format!("{} is not a keytab", path.display()))?;
+                    .with_context(|| format!("{} is not a keytab", path.display()))
+                    .or_hint(|| "Export it again.".to_owned())?;
                 let real = root.path(path);
                 match accounts.iter().position(|account| keytab::same(account, principal)) {
                     Some(0) => Secret::Direct(real),
                     Some(_) => Secret::Keytab(real),
-                    None => bail!(
-                        "{} has no key of {principal}, but of {}: export it again",
-                        path.display(),
-                        if accounts.is_empty() { "nobody".to_owned() } else { accounts.join(", ") }
+                    None => fail!(
+                        "{} has no key of {principal}, but of {}", path.display(),
+                        if accounts.is_empty() { "no account".to_owned() } else { accounts.join(", ") };
+                        "Export it again."
                     ),
                 }
             }
@@ -73,8 +74,9 @@ impl Client {
                 let bytes = read_secret(root, path)?;
                 let password = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
                 let password = password.strip_suffix(b"\r").unwrap_or(password);
-                ensure!(!password.is_empty(), "{} is empty: its only line is the password", path.display());
-                ensure!(!password.contains(&b'\n'), "{} has more than one line, the password", path.display());
+                if password.is_empty() || password.contains(&b'\n') {
+                    fail!("{} does not have exactly one line", path.display(); "Write the password as its only line.");
+                }
                 Secret::Password(password.to_owned())
             }
         };
@@ -89,7 +91,7 @@ impl Client {
         still_primary: &dyn Fn() -> bool,
         until: Instant,
     ) -> Result<Sent> {
-        // Dropped, and with it removed, when nsupdate has ended.
+        // Removed when it is dropped, after nsupdate has exited.
         let cache = match &self.secret {
             Secret::Direct(_) => None,
             Secret::Keytab(_) | Secret::Password(_) => Some(Cache::new(&self.root)?),
@@ -99,18 +101,17 @@ impl Client {
         }
         let mut nsupdate = self.child("nsupdate", cache.as_ref())?;
         let seconds = until.saturating_duration_since(Instant::now()).as_secs() + 1;
-        // -v: only TCP obeys -t.
+        // -v: -t applies only to TCP.
         nsupdate.args(["-g", "-v", "-t", &seconds.to_string()]);
         if !still_primary() {
             return Ok(Sent::NotPrimary);
         }
         let input = script(server, self.realm(), change);
         let Some(ended) = run(nsupdate, input.as_bytes(), until)? else {
-            bail!(
-                "nsupdate did not end in time, though the server answers; most likely no KDC of {} does (try: kinit {}): see \
-                 /etc/krb5.conf and the network",
-                self.realm().unwrap_or("the realm"),
-                self.principal
+            fail!(
+                "nsupdate did not finish in time, although the server answers: probably no KDC of {} does",
+                self.realm().unwrap_or("the realm");
+                "Check /etc/krb5.conf and the network. To test, run: kinit {}", self.principal
             );
         };
         if ended.status.success() {
@@ -135,19 +136,19 @@ impl Client {
         kinit.arg("--").arg(&self.principal);
         match run(kinit, &input, until)? {
             Some(ended) if ended.status.success() => Ok(()),
-            Some(ended) => bail!("{}", self.kerberos_fault(&last_line(&ended.stderr))),
-            None => bail!(
-                "no KDC of {} answered kinit in time: see /etc/krb5.conf and the network",
-                self.realm().unwrap_or("the realm")
+            Some(ended) => Err(self.kerberos_fault(&last_line(&ended.stderr)).into()),
+            None => fail!(
+                "no KDC of {} answered kinit in time", self.realm().unwrap_or("the realm");
+                "Check /etc/krb5.conf and the network."
             ),
         }
     }
 
-    /// A child that gets nothing of our environment and none of our rights.
+    /// A child without the environment and the capabilities of this process.
     ///
-    /// Capabilities of a file do not pass to children, and a program with some starts with no ambient ones
-    /// (capabilities(7)); but a unit may give us ambient ones, and root has all. `setpriv` also ties the child's life to
-    /// ours: a killed run leaves nobody who would update later.
+    /// Capabilities of a file are not inherited by children, and a program that has some starts without ambient ones
+    /// (capabilities(7)). But a unit may set ambient ones, and root has all. `setpriv` also kills the child together with this process,
+    /// so that a killed run does not update later.
     fn child(&self, program: &str, cache: Option<&Cache>) -> Result<Command> {
         let mut command = Command::new(self.root.program("setpriv")?);
         command.args(["--no-new-privs", "--pdeathsig=KILL", "--inh-caps=-all", "--ambient-caps=-all"]);
@@ -156,7 +157,9 @@ impl Client {
         }
         let package = GSS_PROGRAMS.iter().find(|(name, _)| *name == program).map_or(program, |(_, package)| package);
         let found = self.root.program(program);
-        let program = found.map_err(|_| anyhow!("DNS_AUTH=gss needs {program}: run apt install {package}"))?;
+        let Ok(program) = found else {
+            fail!("DNS_AUTH=gss requires {program}"; "Install it with: apt install {package}");
+        };
         command.arg("--").arg(program);
         command.env_clear().env("LC_ALL", "C").env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", "/nonexistent");
         let mut name = OsString::from("FILE:");
@@ -166,7 +169,7 @@ impl Client {
                 name = "MEMORY:".into();
                 command.env("KRB5_CLIENT_KTNAME", path);
             }
-            (None, Secret::Password(_)) => bail!("no place for the ticket"),
+            (None, Secret::Password(_)) => fail!("there is no cache for the ticket"),
         }
         command.env("KRB5CCNAME", name).current_dir("/");
         Ok(command)
@@ -176,8 +179,7 @@ impl Client {
     fn explain(&self, ended: &Ended, server: SocketAddr, change: &Change, until: Instant) -> Result<Sent> {
         let said = &ended.stderr;
         let code = said.lines().rev().find_map(|line| line.strip_prefix("update failed: "));
-        // Samba before 4.19.8 signs its answer wrongly, be it yes or no (its bug 13019); the answer itself is not to be
-        // trusted then, but the record is.
+        // Samba before 4.19.8 signs every answer wrongly (its bug 13019). Then the answer is not trusted, but the record is.
         if said.contains("TSIG error with server") {
             let seen = Seen::ask(server, change.name, Limits { patience: until, until })
                 .context("its answer is not properly signed")?;
@@ -187,29 +189,33 @@ impl Client {
         }
         match code {
             Some("NXRRSET" | "YXRRSET" | "NXDOMAIN" | "YXDOMAIN") if change.seen.is_some() => Ok(Sent::Overtaken),
-            Some(code) => bail!("{}", reason(code, change)),
+            Some(code) => Err(reason(code, change).into()),
             None if said.contains("GSSAPI error") || said.contains("tkey") => {
-                bail!("{}", self.kerberos_fault(&last_line(said)))
+                Err(self.kerberos_fault(&last_line(said)).into())
             }
-            None => bail!("nsupdate failed ({}): {}", ended.status, last_line(said)),
+            None => fail!("nsupdate failed ({}): {}", ended.status, last_line(said)),
         }
     }
 
-    fn kerberos_fault(&self, said: &str) -> String {
+    fn kerberos_fault(&self, said: &str) -> Trouble {
         let principal = &self.principal;
         let any = |parts: &[&str]| parts.iter().any(|part| said.contains(part));
-        let remedy = if any(&["Preauthentication failed", "Password incorrect", "Decrypt integrity check failed"]) {
-            "key or password are not those of the account any more: export the keytab again, or correct the password file"
+        let (what, hint) = if any(&["Preauthentication failed", "Password incorrect", "Decrypt integrity check failed"])
+        {
+            ("key or password are not those of the account", "Export the keytab again, or correct the password file.")
         } else if any(&["not found in Kerberos database"]) {
-            "the KDC does not know the account, or not the service DNS/ of the zone's primary server"
+            (
+                "unknown account or service",
+                "Create the account, or the service DNS/ of the zone's primary server, in the KDC.",
+            )
         } else if any(&["Cannot contact any KDC", "Cannot find KDC"]) {
-            "no KDC answers: see /etc/krb5.conf and the network"
+            ("no KDC answers", "Check /etc/krb5.conf and the network.")
         } else if any(&["skew"]) {
-            "the clock differs from the KDC's by more than 5 minutes: set it"
+            ("the clock differs from the KDC's by more than 5 minutes", "Set the clock.")
         } else {
-            "see /etc/krb5.conf"
+            ("authentication failed", "Check /etc/krb5.conf.")
         };
-        format!("Kerberos as {principal}: {remedy} ({said})")
+        trouble!(at format!("Kerberos as {principal}"), "{what} ({said})"; "{hint}")
     }
 }
 
@@ -249,7 +255,7 @@ fn script(server: SocketAddr, realm: Option<&str>, change: &Change) -> String {
     text
 }
 
-/// A private directory for a ticket; it goes with this value.
+/// A private directory for a ticket, removed when it is dropped.
 struct Cache {
     directory: PathBuf,
 }
@@ -260,19 +266,19 @@ impl Cache {
         sweep(&parent);
         let directory = parent.join(format!("{CACHE_PREFIX}{:016x}", getrandom::u64()?));
         nix::unistd::mkdir(&directory, nix::sys::stat::Mode::S_IRWXU)
-            .with_context(|| format!("cannot make {}", directory.display()))?;
+            .with_context(|| format!("could not create {}", directory.display()))?;
         Ok(Self { directory })
     }
 }
 
 impl Drop for Cache {
     fn drop(&mut self) {
-        // It is in memory, and the next run sweeps: nobody is helped by an error here.
+        // It is in memory, and the next run removes what is left: an error here would help no one.
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
-/// Removes what killed runs left.
+/// Removes what killed runs left behind.
 fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let ours = entry.file_name().as_encoded_bytes().starts_with(CACHE_PREFIX.as_bytes());
@@ -289,7 +295,7 @@ struct Ended {
     stderr: String,
 }
 
-/// Runs a child in a process group of its own, which is killed as a whole at the end of the time; `None` then.
+/// Runs a child in a process group of its own. At the deadline the whole group is killed; `None` then.
 fn run(mut command: Command, input: &[u8], until: Instant) -> Result<Option<Ended>> {
     let shown = command.get_args().map(|word| word.to_string_lossy()).skip_while(|word| word != "--").nth(1);
     let shown = shown.unwrap_or_default().into_owned();
@@ -299,15 +305,15 @@ fn run(mut command: Command, input: &[u8], until: Instant) -> Result<Option<Ende
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(|| format!("cannot run {shown}"))?;
+        .with_context(|| format!("could not run {shown}"))?;
     let mut group = Group(child);
     if let Some(mut stdin) = group.0.stdin.take() {
-        // Shorter than a pipe is; a child that does not want it says why on stderr.
+        // It fits into a pipe; a child that does not read it reports why on stderr.
         let _ = stdin.write_all(input);
     }
     let mut pause = Duration::from_millis(1);
     let status = loop {
-        if let Some(status) = group.0.try_wait().with_context(|| format!("cannot wait for {shown}"))? {
+        if let Some(status) = group.0.try_wait().with_context(|| format!("could not wait for {shown}"))? {
             break status;
         }
         if Instant::now() >= until {
@@ -318,12 +324,14 @@ fn run(mut command: Command, input: &[u8], until: Instant) -> Result<Option<Ende
     };
     let mut stderr = Vec::new();
     if let Some(pipe) = group.0.stderr.take() {
-        pipe.take(65_536).read_to_end(&mut stderr).with_context(|| format!("cannot read what {shown} says"))?;
+        pipe.take(65_536)
+            .read_to_end(&mut stderr)
+            .with_context(|| format!("could not read the messages of {shown}"))?;
     }
     Ok(Some(Ended { status, stderr: String::from_utf8_lossy(&stderr).into_owned() }))
 }
 
-/// A child with its group: whichever way we leave, it is gone.
+/// A child with its group, killed when it is dropped.
 struct Group(Child);
 
 impl Drop for Group {
@@ -335,7 +343,7 @@ impl Drop for Group {
     }
 }
 
-/// The last line that says something, without what stands before every message.
+/// The last line that is not empty, without its full stop.
 fn last_line(text: &str) -> String {
     let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no message");
     line.trim_end_matches('.').to_owned()

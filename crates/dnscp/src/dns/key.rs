@@ -1,4 +1,4 @@
-//! Secrets in files: who may have them, and the TSIG key as BIND's `tsig-keygen(8)` writes it.
+//! Files with secrets: their permissions, and the TSIG key as BIND's `tsig-keygen(8)` writes it.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -7,15 +7,19 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use domain::tsig::{Algorithm, Key, KeyName};
 use domain::utils::base64;
+use host::trouble::in_line;
 use host::{Root, keys};
+use host::{fail, trouble};
 
-/// Reads a file with a secret, if it is as safe as it must be.
+/// Reads a file with a secret; an error if other users can read it.
 pub(super) fn read_secret(root: &Root, path: &Path) -> Result<Vec<u8>> {
-    let read = keys::secret_bytes(root, path, keys::FOR_POSTGRES);
-    read?.with_context(|| format!("cannot read {}: there is no such file", path.display()))
+    match keys::secret_bytes(root, path, keys::FOR_POSTGRES)? {
+        Some(bytes) => Ok(bytes),
+        None => fail!("there is no file {}", path.display(); "Create it, or correct the setting that names it."),
+    }
 }
 
-/// A key that more than one owner may hold; the crate's transactions want to own it.
+/// A shared reference to a key, since each transaction of the crate owns one.
 #[derive(Clone)]
 pub(super) struct SharedKey(Arc<Key>);
 
@@ -32,10 +36,10 @@ impl Tsig {
     /// Reads the key of a file.
     pub(super) fn read(root: &Root, path: &Path) -> Result<Self> {
         let bytes = read_secret(root, path)?;
-        // No part of the file goes into an error: what stands in a wrong place may be the secret.
-        let text = std::str::from_utf8(&bytes).with_context(|| format!("{} is not text", path.display()))?;
+        // No part of the file is shown in an error: a misplaced word may be the secret.
+        let text = std::str::from_utf8(&bytes).with_context(|| format!("{} is not valid UTF-8", path.display()))?;
         Self::parse(text).map_err(|(line, fault)| {
-            anyhow::anyhow!("{}:{line}: {fault}; tsig-keygen writes such a file", path.display())
+            trouble!(at in_line(path, line), "{fault}"; "Create the file with tsig-keygen.").into()
         })
     }
 
@@ -49,7 +53,7 @@ impl Tsig {
     }
 }
 
-/// A fault, with its line from 1.
+/// A fault with its line, counted from 1.
 pub(super) type Fault = (usize, String);
 
 fn parse(text: &str) -> Result<Tsig, Fault> {
@@ -85,7 +89,7 @@ fn parse(text: &str) -> Result<Tsig, Fault> {
     };
     fixed(next("';'")?, ";")?;
     if let Ok((line, _)) = next("the end") {
-        return Err((line, "there is more than one key".to_owned()));
+        return Err((line, "it has more than one key".to_owned()));
     }
     let algorithm = algorithm.ok_or((end, "the key has no algorithm".to_owned()))?;
     let secret = secret.ok_or((end, "the key has no secret".to_owned()))?;
@@ -114,9 +118,9 @@ fn tokens(text: &str) -> Result<Vec<(usize, String)>, Fault> {
         if first == '#' || rest.starts_with("//") {
             rest = rest.find('\n').map_or("", |end| &rest[end..]);
         } else if rest.starts_with("/*") {
-            rest = rest.find("*/").map(|end| &rest[end + 2..]).ok_or((line, "a comment without end".to_owned()))?;
+            rest = rest.find("*/").map(|end| &rest[end + 2..]).ok_or((line, "unterminated comment".to_owned()))?;
         } else if let Some(quoted) = rest.strip_prefix('"') {
-            let (word, after) = quoted.split_once('"').ok_or((line, "a quote without end".to_owned()))?;
+            let (word, after) = quoted.split_once('"').ok_or((line, "unterminated quoted string".to_owned()))?;
             found.push((line, word.to_owned()));
             rest = after;
         } else if "{};".contains(first) {
@@ -167,7 +171,7 @@ mod tests {
             (format!("{GOOD}{GOOD}"), 5, "more than one key"),
             ("Private-key-format: v1.3\nKey: c2VjcmV0\n".to_owned(), 1, "no 'key'"),
             (String::new(), 1, "the file ends"),
-            ("key a { secret \"c2VjcmV0".to_owned(), 1, "quote"),
+            ("key a { secret \"c2VjcmV0".to_owned(), 1, "quoted string"),
             (GOOD.replace("algorithm hmac-sha256", "algorithm c2VjcmV0"), 2, "the algorithm is none of"),
         ];
         for (text, line, part) in cases {

@@ -1,12 +1,15 @@
-//! Which accounts have keys in a keytab: `KRB5_CLIENT_KTNAME` always takes the first one.
+//! The accounts in a keytab: `KRB5_CLIENT_KTNAME` always uses the first one.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use host::fail;
 
 /// The accounts in their order, as `name@REALM`. Format: "Keytab file format" of the MIT Kerberos documentation, version
 /// 0x502 (all numbers big-endian).
 pub(super) fn accounts(bytes: &[u8]) -> Result<Vec<String>> {
     let mut rest = bytes;
-    ensure!(take(&mut rest, 2)? == [5, 2], "it does not begin as one does");
+    if take(&mut rest, 2)? != [5, 2] {
+        fail!("it has no header of a keytab");
+    }
     let mut found: Vec<String> = Vec::new();
     while rest.len() >= 4 {
         let length = i32::from_be_bytes(take(&mut rest, 4)?.try_into()?);
@@ -14,7 +17,7 @@ pub(super) fn accounts(bytes: &[u8]) -> Result<Vec<String>> {
             break;
         }
         let mut entry = take(&mut rest, usize::try_from(length.unsigned_abs())?)?;
-        // A negative length is that of a hole.
+        // A hole has a negative length.
         if length < 0 {
             continue;
         }
@@ -29,13 +32,13 @@ pub(super) fn accounts(bytes: &[u8]) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Is it the account that is set, with or without its realm?
+/// Whether it is the configured account, with or without its realm.
 pub(super) fn same(account: &str, principal: &str) -> bool {
     account == principal || account.rsplit_once('@').is_some_and(|(name, _)| name == principal)
 }
 
 fn take<'a>(rest: &mut &'a [u8], count: usize) -> Result<&'a [u8]> {
-    let (head, tail) = rest.split_at_checked(count).context("it ends early")?;
+    let (head, tail) = rest.split_at_checked(count).context("it is truncated")?;
     *rest = tail;
     Ok(head)
 }
@@ -75,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_file_is_an_error_and_no_panic() {
+    fn a_truncated_file_is_an_error_and_no_panic() {
         let whole = [vec![5, 2], entry(&["pgsql$"], "A.B")].concat();
         for length in 0..whole.len() {
             let _ = accounts(&whole[..length]);

@@ -1,10 +1,10 @@
 //! The DNS record that follows the primary (RFC 2136), changed anonymously, with TSIG (RFC 8945) or with Kerberos
 //! (GSS-TSIG, RFC 3645).
 //!
-//! A run asks the server what the name has, and changes it by one message in which the old records go and the new ones
-//! come, so that the name is never absent. The message holds only on the condition that the name still has what was
-//! seen (RFC 2136, section 2.4): a message of an old primary that was frozen between its last look at Patroni and the
-//! sending is refused by the server, because the new primary has changed the name meanwhile.
+//! A run asks the server for the records of the name. Then it sends one message that removes the old records and adds the new ones,
+//! so the name is never without records. The message has a condition: the name still has the records that were seen (RFC 2136,
+//! section 2.4). An old primary may be frozen between its last query to Patroni and the sending. The server rejects its message,
+//! because the new primary has changed the name meanwhile.
 
 mod exchange;
 mod gss;
@@ -19,20 +19,22 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use host::Root;
+use anyhow::{Context, Error, Result};
 use host::endpoint::{Auth, Dns};
+use host::trouble::{Explain, Trouble};
+use host::{Root, fail};
 
 use exchange::{Limits, share};
+use host::net::resolve::Lookup;
 use query::DnsName;
 use records::Seen;
 use resolve::Server;
 use update::{Change, Sent};
 
-/// Somebody else changes the name each time that we look: after so many rounds the next run may try.
+/// If another host changes the name in every round, the next run tries again after so many rounds.
 const ROUNDS: u32 = 3;
 
-/// A server that gives no sign of life for so long is passed over, if there are others.
+/// A server that does not respond for so long is skipped, if there are others.
 const PATIENCE: Duration = Duration::from_millis(750);
 
 /// How a registration ended.
@@ -40,15 +42,15 @@ const PATIENCE: Duration = Duration::from_millis(750);
 pub enum Outcome {
     /// The name was changed.
     Changed {
-        /// The server that took it.
+        /// The server that accepted the change.
         server: SocketAddr,
     },
     /// The name had the right records already.
     Unchanged {
-        /// The server that says so.
+        /// The server that was asked.
         server: SocketAddr,
     },
-    /// This member is no longer the primary; nothing more was sent.
+    /// This member is no longer the primary, so nothing more was sent.
     NotPrimary,
 }
 
@@ -65,18 +67,18 @@ impl fmt::Display for Outcome {
 /// What an authoritative server answers for the name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// The addresses of the name, sorted; none: the name has none.
+    /// The addresses of the name, sorted.
     pub addresses: Vec<IpAddr>,
-    /// For how many seconds others may keep them.
+    /// For how many seconds clients may cache them.
     pub ttl: Option<u32>,
     /// The server.
     pub server: SocketAddr,
 }
 
-/// Registers the name of `dns` with the addresses `wanted`, in place of all that it has.
+/// Registers the name of `dns` with the addresses `wanted`, and removes all others.
 ///
-/// Where the name has exactly them, nothing is sent, except with `refresh`: Active Directory removes records that nobody
-/// registers again ("scavenging"). `still_primary` is asked right before each message that changes something.
+/// If the name has exactly these, nothing is sent, except with `refresh`: Active Directory removes records that are not registered
+/// again ("scavenging"). `still_primary` is called right before each message that changes something.
 pub fn register(
     root: &Root,
     dns: &Dns,
@@ -85,7 +87,9 @@ pub fn register(
     still_primary: &dyn Fn() -> bool,
     deadline: Instant,
 ) -> Result<Outcome> {
-    ensure!(!wanted.is_empty(), "{} cannot be registered without an address", dns.name);
+    if wanted.is_empty() {
+        fail!("{} cannot be registered without an address", dns.name);
+    }
     let task = Task {
         name: query::name(&dns.name)?,
         dns,
@@ -95,25 +99,29 @@ pub fn register(
         credentials: Credentials::read(root, dns)?,
     };
     each_server(root, dns, deadline, |server, zone, limits| task.register_at(server, zone, limits))
-        .with_context(|| format!("{} is not registered", dns.name))
+        .context("not registered")
+        .at(&dns.name)
 }
 
-/// Asks an authoritative server which addresses the name has now.
+/// Asks an authoritative server for the addresses of the name.
 pub fn lookup(root: &Root, dns: &Dns, deadline: Instant) -> Result<Answer> {
     let name = query::name(&dns.name)?;
     each_server(root, dns, deadline, |server, _, limits| {
         let seen = Seen::ask(server, &name, limits)?;
-        ensure!(seen.authoritative, "it is not authoritative for {}: name others in DNS_SERVERS", dns.name);
+        if !seen.authoritative {
+            fail!("it is not authoritative for the name"; "Name other servers in DNS_SERVERS.");
+        }
         if let Some(target) = seen.alias {
-            bail!("{} is an alias (CNAME) of {target}", dns.name);
+            fail!("the name is an alias (CNAME) of {target}"; "Remove it, or set another DNS_NAME.");
         }
         Ok(Answer { addresses: seen.addresses(), ttl: seen.ttl(), server })
     })
-    .with_context(|| format!("nobody can be asked for {}", dns.name))
+    .context("no server answers for the name")
+    .at(&dns.name)
 }
 
-/// Tries the servers in turn, each with its share of the time that is left; those that are silent a second time, when no
-/// other one was of use.
+/// Tries the servers one after the other, each with its share of the time that is left. If none succeeds, those that did not respond
+/// are tried a second time.
 fn each_server<T>(
     root: &Root,
     dns: &Dns,
@@ -128,14 +136,17 @@ fn each_server<T>(
         let servers = dns.servers.iter().map(|text| Server::parse(text)).collect::<Result<Vec<_>>>()?;
         (configured, servers)
     };
+    // At once, since the resolver takes as long for all names as for one.
+    let lookups: Vec<Lookup> = servers.iter().map(Server::lookup).collect();
     let mut faults = Vec::new();
     let mut silent = Vec::new();
-    for (index, server) in servers.iter().enumerate() {
+    for (index, (server, lookup)) in servers.iter().zip(&lookups).enumerate() {
         let until = share(deadline, servers.len() - index);
-        let addresses = match server.addresses(root, share(until, 2)) {
+        let addresses = match lookup.wait(share(until, 2)) {
             Ok(addresses) => addresses,
             Err(error) => {
-                faults.push(format!("{server}: {error:#}"));
+                let fault = Trouble::new(format!("its name cannot be resolved ({error})")).at(server);
+                faults.push(fault.hint("Correct DNS_SERVERS, or set an address there."));
                 continue;
             }
         };
@@ -146,7 +157,7 @@ fn each_server<T>(
             match attempt(*address, zone.as_ref(), Limits { patience, until }) {
                 Ok(result) => return Ok(result),
                 Err(error) if !alone && Instant::now() >= patience => silent.push((server, *address, error)),
-                Err(error) => faults.push(format!("{}: {error:#}", server.shown(*address))),
+                Err(error) => faults.push(at_server(server, *address, &error)),
             }
         }
     }
@@ -159,12 +170,31 @@ fn each_server<T>(
                 Err(again) => error = again,
             }
         }
-        faults.push(format!("{}: {error:#}", server.shown(address)));
+        faults.push(at_server(server, address, &error));
     }
-    bail!("{}", faults.join("; "))
+    Err(joined(faults).into())
 }
 
-/// What proves that we may change the name. Read before anything is sent.
+fn at_server(server: &Server, address: SocketAddr, error: &Error) -> Trouble {
+    let inner = Trouble::of(error);
+    let mut fault = Trouble::new(inner.line()).at(server.shown(address));
+    fault.hint = inner.hint;
+    fault
+}
+
+/// The faults of all servers as one.
+fn joined(mut faults: Vec<Trouble>) -> Trouble {
+    if faults.len() == 1 {
+        return faults.remove(0);
+    }
+    let lines: Vec<String> = faults.iter().map(Trouble::line).collect();
+    let mut hints: Vec<String> = faults.into_iter().filter_map(|fault| fault.hint).collect();
+    hints.dedup();
+    let trouble = Trouble::new(lines.join("; "));
+    if hints.is_empty() { trouble } else { trouble.hint(hints.join(" ")) }
+}
+
+/// The credentials for a change of the name, read before anything is sent.
 enum Credentials {
     None,
     Tsig(key::Tsig),
@@ -203,13 +233,13 @@ impl Task<'_> {
             let seen = Seen::ask(server, &self.name, limits)?;
             limits.patience = until;
             if let Some(target) = &seen.alias {
-                bail!("{} is an alias (CNAME) of {target}: remove it, or set another DNS_NAME", self.dns.name);
+                fail!("the name is an alias (CNAME) of {target}"; "Remove it, or set another DNS_NAME.");
             }
             if !self.refresh && seen.is(self.wanted, self.dns.ttl) {
                 return Ok(Outcome::Unchanged { server });
             }
-            // The server shows what it showed before, and still says that the name does not have it: its answers come
-            // from elsewhere than its zone (a view, a wildcard, a secondary that passes updates on), so they are no condition.
+            // The server answers as before, but reports that the name has other records. So its answers do not come from its zone (a
+            // view, a wildcard, a secondary that forwards updates), and cannot be a condition.
             let credible = seen.authoritative && before.as_ref() != Some(&seen);
             let change = Change {
                 name: &self.name,
@@ -226,7 +256,7 @@ impl Task<'_> {
                 Sent::Overtaken => break,
             }
         }
-        bail!("somebody else changes {} at the same time: is it the name of another cluster too?", self.dns.name)
+        fail!("another host changes the name at the same time"; "Check that no other cluster has this DNS_NAME.")
     }
 
     fn send(&self, server: SocketAddr, change: &Change, until: Instant) -> Result<Sent> {

@@ -1,4 +1,4 @@
-//! Names and questions.
+//! Names and queries.
 
 use std::str::FromStr;
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use domain::base::iana::Rtype;
 use domain::base::{MessageBuilder, Name};
 
-/// A name in its own memory.
+/// A name that owns its memory.
 pub(super) type DnsName = Name<Vec<u8>>;
 
 /// A fully qualified name.
@@ -14,7 +14,7 @@ pub(super) fn name(text: &str) -> Result<DnsName> {
     DnsName::from_str(text).with_context(|| format!("'{text}' is not a DNS name"))
 }
 
-/// Asks for the records of one type.
+/// A query for the records of one type.
 pub(super) fn query(name: &DnsName, rtype: Rtype, recursion: bool) -> Result<Vec<u8>> {
     let mut builder = MessageBuilder::new_vec();
     builder.header_mut().set_id(id()?);
@@ -24,8 +24,8 @@ pub(super) fn query(name: &DnsName, rtype: Rtype, recursion: bool) -> Result<Vec
     Ok(question.finish())
 }
 
-/// A number that nobody off the path can guess.
+/// A number that cannot be guessed by a host that does not see the query.
 pub(super) fn id() -> Result<u16> {
-    let [.., high, low] = getrandom::u32().context("the kernel gives no random numbers")?.to_be_bytes();
+    let [.., high, low] = getrandom::u32().context("could not get random numbers from the kernel")?.to_be_bytes();
     Ok(u16::from_be_bytes([high, low]))
 }

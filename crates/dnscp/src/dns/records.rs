@@ -1,12 +1,13 @@
-//! What a server says that the name has.
+//! The records of the name, as a server answers.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use domain::base::Message;
 use domain::base::iana::{Rcode, Rtype};
 use domain::rdata::{A, Aaaa, Cname};
+use host::fail;
 
 use super::exchange::{self, Limits};
 use super::query::{DnsName, query};
@@ -14,9 +15,9 @@ use super::query::{DnsName, query};
 /// The addresses of the name, by family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// Does the answer come from the zone itself?
+    /// Whether the answer comes from the zone itself.
     pub(super) authoritative: bool,
-    /// The name stands for another one.
+    /// The name of which this one is an alias.
     pub(super) alias: Option<String>,
     pub(super) v4: Records,
     pub(super) v6: Records,
@@ -40,7 +41,7 @@ impl Records {
     }
 }
 
-/// The addresses of one family out of a list.
+/// The addresses of one family in a list.
 pub(super) fn family(addresses: &[IpAddr], v4: bool) -> BTreeSet<IpAddr> {
     addresses.iter().copied().filter(|address| address.is_ipv4() == v4).collect()
 }
@@ -60,10 +61,10 @@ impl Seen {
         let header = answer.header();
         self.authoritative &= header.aa() && matches!(header.rcode(), Rcode::NOERROR | Rcode::NXDOMAIN);
         match header.rcode() {
-            // A server may let us change what it does not let us see, and may not know a name yet.
+            // A server may accept changes of what it does not show, and may not have the name yet.
             Rcode::NOERROR | Rcode::NXDOMAIN | Rcode::REFUSED => {}
-            Rcode::SERVFAIL => bail!("its answer is SERVFAIL: see the server's log, the zone may not be loaded"),
-            code => bail!("its answer to a query is {code}: is this a DNS server?"),
+            Rcode::SERVFAIL => fail!("it answered a query with SERVFAIL"; "See its log: the zone may not be loaded."),
+            code => fail!("it answered a query with {code}"; "Check that it is a DNS server."),
         }
         for record in answer.answer()? {
             let record = record?;
@@ -82,7 +83,7 @@ impl Seen {
         Ok(())
     }
 
-    /// Does the name have exactly this?
+    /// Whether the name has exactly these.
     pub(super) fn is(&self, wanted: &[IpAddr], ttl: u32) -> bool {
         self.authoritative && self.v4.is(&family(wanted, true), ttl) && self.v6.is(&family(wanted, false), ttl)
     }
@@ -94,18 +95,4 @@ impl Seen {
     pub(super) fn ttl(&self) -> Option<u32> {
         self.v4.ttl.or(self.v6.ttl)
     }
-}
-
-/// The addresses in an answer of a resolver, which holds the whole chain of aliases.
-pub(super) fn addresses_in(answer: &Message<Vec<u8>>) -> Result<Vec<IpAddr>> {
-    let mut found = Vec::new();
-    for record in answer.answer()? {
-        let record = record?;
-        if let Some(record) = record.to_record::<A>()? {
-            found.push(IpAddr::V4(record.data().addr()));
-        } else if let Some(record) = record.to_record::<Aaaa>()? {
-            found.push(IpAddr::V6(record.data().addr()));
-        }
-    }
-    Ok(found)
 }

@@ -1,31 +1,33 @@
-//! Where to send: addresses of names, the zone of a name, and the servers of the zone.
+//! Where an update is sent: the zone of a name, and the servers of the zone.
 //!
-//! Not by `getaddrinfo(3)`, which nothing bounds but what `resolv.conf` happens to say.
+//! Names of servers are resolved by the system ([`Lookup`]). It cannot be asked for SOA and NS records, so these queries go to the
+//! name servers in `resolv.conf(5)`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result, bail, ensure};
+use anyhow::{Context, Result};
 use domain::base::iana::{Rcode, Rtype};
 use domain::base::{Message, ToName};
 use domain::rdata::{Ns, Soa};
-use host::Root;
 use host::facts::parse_address;
+use host::net::resolve::Lookup;
+use host::trouble::{Explain, Trouble};
+use host::{Root, fail};
 
 use super::exchange::{self, Limits, share};
 use super::query::{DnsName, name, query};
-use super::records::addresses_in;
 
 const PORT: u16 = 53;
 
-/// A resolver that is silent for so long is passed over.
+/// A resolver that does not answer for so long is skipped.
 const RESOLVER_WAIT: Duration = Duration::from_secs(2);
 
-/// Of a zone with many servers, so many are tried.
+/// Of the servers of a zone, at most so many are tried.
 const MOST_SERVERS: usize = 6;
 
-/// A DNS server as it was set or discovered.
+/// A DNS server as it was configured or discovered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Server {
     host: Host,
@@ -50,33 +52,32 @@ impl fmt::Display for Server {
 impl Server {
     /// `10.0.0.1`, `10.0.0.1:53`, `fd00::1`, `[fd00::1]:53`, `ns1.example.org`, `ns1.example.org:53`.
     pub(super) fn parse(text: &str) -> Result<Self> {
-        let wrong = || format!("'{text}' in DNS_SERVERS is not host, host:port, address or [address]:port");
         if let Ok(address) = parse_address(text) {
             return Ok(Self { host: Host::Address(address), port: PORT });
         }
         let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) => (host, port.parse().with_context(wrong)?),
-            None => (text, PORT),
+            Some((host, port)) => (host, port.parse().ok()),
+            None => (text, Some(PORT)),
         };
-        ensure!(port != 0 && !host.contains(':') || host.starts_with('['), "{}", wrong());
-        if let Some(bare) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-            return Ok(Self { host: Host::Address(parse_address(bare).with_context(wrong)?), port });
+        let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(bare) => parse_address(bare).ok().map(Host::Address),
+            None => parse_address(host).ok().filter(IpAddr::is_ipv4).map(Host::Address).or_else(|| host_name(host)),
+        };
+        match (host, port) {
+            (Some(host), Some(port)) if port != 0 => Ok(Self { host, port }),
+            _ => fail!(
+                "'{text}' in DNS_SERVERS is not the name or address of a server";
+                "Write it as ns1.example.org, ns1.example.org:53, 10.0.0.1, 10.0.0.1:53 or [fd00::1]:53."
+            ),
         }
-        if let Ok(address) = parse_address(host) {
-            return Ok(Self { host: Host::Address(address), port });
-        }
-        let good = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) && host != ".";
-        ensure!(good && !host.is_empty(), "{}", wrong());
-        Ok(Self { host: Host::Name(name(host).with_context(wrong)?), port })
     }
 
-    /// Its addresses.
-    pub(super) fn addresses(&self, root: &Root, until: Instant) -> Result<Vec<SocketAddr>> {
-        let addresses = match &self.host {
-            Host::Address(address) => vec![*address],
-            Host::Name(name) => addresses(root, name, until)?,
-        };
-        Ok(addresses.into_iter().map(|address| SocketAddr::new(address, self.port)).collect())
+    /// Starts to resolve its name.
+    pub(super) fn lookup(&self) -> Lookup {
+        match &self.host {
+            Host::Address(address) => Lookup::start(&address.to_string(), self.port),
+            Host::Name(name) => Lookup::start(&name.to_string(), self.port),
+        }
     }
 
     /// The server with the address that was used.
@@ -88,11 +89,13 @@ impl Server {
     }
 }
 
-/// The resolvers and search domains of `resolv.conf(5)`.
-struct Resolvers {
-    servers: Vec<SocketAddr>,
-    search: Vec<String>,
+fn host_name(text: &str) -> Option<Host> {
+    let good = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if good && !text.is_empty() && text != "." { name(text).ok().map(Host::Name) } else { None }
 }
+
+/// The name servers of `resolv.conf(5)`.
+struct Resolvers(Vec<SocketAddr>);
 
 impl Resolvers {
     fn read(root: &Root) -> Result<Self> {
@@ -100,13 +103,10 @@ impl Resolvers {
     }
 
     fn parse(text: &str) -> Self {
-        let (mut servers, mut search) = (Vec::new(), Vec::new());
+        let mut servers = Vec::new();
         for line in text.lines() {
-            let mut words = line.split_whitespace();
-            match words.next() {
-                Some("nameserver") => servers.extend(words.next().and_then(resolver)),
-                Some("search" | "domain") => search = words.map(str::to_owned).collect(),
-                _ => {}
+            if let Some(("nameserver", rest)) = line.trim().split_once(char::is_whitespace) {
+                servers.extend(rest.split_whitespace().next().and_then(resolver));
             }
         }
         // As the C library does.
@@ -114,25 +114,28 @@ impl Resolvers {
             servers.push((Ipv4Addr::LOCALHOST, PORT).into());
         }
         servers.truncate(3);
-        Self { servers, search }
+        Self(servers)
     }
 
-    /// Asks the resolvers in turn.
+    /// Asks one after the other.
     fn ask(&self, name: &DnsName, rtype: Rtype, until: Instant) -> Result<Message<Vec<u8>>> {
         let mut faults = Vec::new();
-        for (index, server) in self.servers.iter().enumerate() {
-            let end = share(until, self.servers.len() - index).min(Instant::now() + RESOLVER_WAIT);
+        for (index, server) in self.0.iter().enumerate() {
+            let end = share(until, self.0.len() - index).min(Instant::now() + RESOLVER_WAIT);
             match exchange::ask(*server, &query(name, rtype, true)?, end) {
                 Ok(answer) if matches!(answer.header().rcode(), Rcode::NOERROR | Rcode::NXDOMAIN) => return Ok(answer),
                 Ok(answer) => faults.push(format!("{}: {}", server.ip(), answer.header().rcode())),
-                Err(error) => faults.push(format!("{}: {error:#}", server.ip())),
+                Err(error) => faults.push(format!("{}: {}", server.ip(), Trouble::of(&error).line())),
             }
         }
-        bail!("the resolvers of /etc/resolv.conf cannot tell the {rtype} of {name} ({})", faults.join("; "))
+        fail!(
+            "no server in /etc/resolv.conf answers the query for the {rtype} of {name} ({})", faults.join("; ");
+            "Correct /etc/resolv.conf, or set DNS_ZONE and DNS_SERVERS."
+        )
     }
 }
 
-/// An address of a resolver; one that is link-local has its interface behind it.
+/// The address of a resolver; a link-local one is followed by its interface.
 fn resolver(text: &str) -> Option<SocketAddr> {
     match text.split_once('%') {
         Some((address, interface)) => {
@@ -143,42 +146,7 @@ fn resolver(text: &str) -> Option<SocketAddr> {
     }
 }
 
-/// The addresses of a host, from `/etc/hosts` or from the resolvers.
-fn addresses(root: &Root, host: &DnsName, until: Instant) -> Result<Vec<IpAddr>> {
-    let hosts = root.read("/etc/hosts").ok().flatten().unwrap_or_default();
-    let found = in_hosts(&hosts, &host.to_string());
-    if !found.is_empty() {
-        return Ok(found);
-    }
-    let resolvers = Resolvers::read(root)?;
-    let mut candidates = vec![host.clone()];
-    // One label and the root: a short name.
-    if host.label_count() == 2 {
-        candidates.splice(0..0, resolvers.search.iter().filter_map(|domain| name(&format!("{host}.{domain}")).ok()));
-    }
-    for candidate in &candidates {
-        let mut found = Vec::new();
-        for rtype in [Rtype::A, Rtype::AAAA] {
-            found.extend(addresses_in(&resolvers.ask(candidate, rtype, until)?)?);
-        }
-        if !found.is_empty() {
-            return Ok(found);
-        }
-    }
-    bail!("the name does not resolve: correct DNS_SERVERS, or use an address there")
-}
-
-/// The addresses of a name in the text of `hosts(5)`.
-fn in_hosts(text: &str, host: &str) -> Vec<IpAddr> {
-    let line = |line: &str| {
-        let mut words = line.split('#').next()?.split_whitespace();
-        let address = words.next()?.parse().ok()?;
-        words.any(|word| word.trim_end_matches('.').eq_ignore_ascii_case(host)).then_some(address)
-    };
-    text.lines().filter_map(line).collect()
-}
-
-/// The zone of a name and its servers, as the resolvers know them: the primary server of the SOA, then the NS.
+/// The zone of a name and its servers, from the resolvers: the primary server of the SOA record, then the NS records.
 pub(super) fn discover(
     root: &Root,
     of: &DnsName,
@@ -188,7 +156,8 @@ pub(super) fn discover(
     let resolvers = Resolvers::read(root)?;
     let start = zone.unwrap_or_else(|| of.clone());
     let found = find_zone(&start, |name| resolvers.ask(name, Rtype::SOA, until))
-        .context("its servers are not set (DNS_SERVERS), and not found")?;
+        .context("its servers are not set in DNS_SERVERS, and were not found")
+        .or_hint(|| "Set DNS_ZONE and DNS_SERVERS.".to_owned())?;
     let mut names = vec![found.primary];
     for record in resolvers.ask(&found.zone, Rtype::NS, until)?.answer()?.limit_to_in::<Ns<_>>() {
         names.push(record?.data().nsdname().to_vec());
@@ -215,7 +184,7 @@ struct Found {
     primary: DnsName,
 }
 
-/// Asks for the SOA of the name, then of what is above it. An answer that has none may still name it (RFC 2308, section 3).
+/// Asks for the SOA of the name, then of its parents. A negative answer may name it, too (RFC 2308, section 3).
 fn find_zone(of: &DnsName, ask: impl Fn(&DnsName) -> Result<Message<Vec<u8>>>) -> Result<Found> {
     let mut codes = Vec::new();
     for name in of.iter_suffixes() {
@@ -232,7 +201,7 @@ fn find_zone(of: &DnsName, ask: impl Fn(&DnsName) -> Result<Message<Vec<u8>>>) -
             codes.push(code);
         }
     }
-    Err(Error::msg(format!("the zone of {of} is not known there ({}): set DNS_ZONE and DNS_SERVERS", codes.join(", "))))
+    fail!("the zone of {of} is not known there ({})", codes.join(", "); "Set DNS_ZONE and DNS_SERVERS.")
 }
 
 fn soa_in(answer: &Message<Vec<u8>>, of: &DnsName) -> Result<Option<Found>> {
@@ -272,19 +241,8 @@ mod tests {
 
     #[test]
     fn resolv_conf_as_the_c_library_reads_it() {
-        let read = Resolvers::parse(
-            "# x\nsearch a.example b.example\nnameserver 10.0.0.1\nnameserver bad\nnameserver ::1 x\n",
-        );
-        assert_eq!(read.servers, ["10.0.0.1:53".parse().unwrap(), "[::1]:53".parse().unwrap()]);
-        assert_eq!(read.search, ["a.example", "b.example"]);
-        assert_eq!(Resolvers::parse("").servers, ["127.0.0.1:53".parse().unwrap()]);
-    }
-
-    #[test]
-    fn hosts_file() {
-        let text = "10.0.0.1 dc1.example dc1 # dc2\n::1 localhost\nfd00::1 DC1.example.\n";
-        assert_eq!(in_hosts(text, "dc1.example").len(), 2);
-        assert_eq!(in_hosts(text, "dc1"), ["10.0.0.1".parse::<IpAddr>().unwrap()]);
-        assert!(in_hosts(text, "dc2").is_empty());
+        let read = Resolvers::parse("# x\nsearch a.example\nnameserver 10.0.0.1\nnameserver bad\nnameserver\t::1 x\n");
+        assert_eq!(read.0, ["10.0.0.1:53".parse().unwrap(), "[::1]:53".parse().unwrap()]);
+        assert_eq!(Resolvers::parse("").0, ["127.0.0.1:53".parse().unwrap()]);
     }
 }

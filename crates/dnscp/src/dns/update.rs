@@ -1,14 +1,15 @@
-//! The messages: queries, updates, and what an answer to an update means.
+//! The UPDATE message, and what its answer means.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use domain::base::iana::{Class, Opcode, Rcode, Rtype, TsigRcode};
 use domain::base::{Message, MessageBuilder, Ttl, UnknownRecordData};
 use domain::rdata::Tsig as TsigData;
 use domain::rdata::tsig::Time48;
 use domain::tsig::{ClientTransaction, ValidationError};
+use host::trouble;
+use host::trouble::Trouble;
 
 use super::key::{SharedKey, Tsig};
 use super::query::{DnsName, id};
@@ -22,7 +23,7 @@ pub(super) enum Sent {
     Overtaken,
 }
 
-/// What shall be changed.
+/// A change of the name's records.
 pub(super) struct Change<'a> {
     pub(super) name: &'a DnsName,
     pub(super) zone: &'a DnsName,
@@ -30,7 +31,7 @@ pub(super) struct Change<'a> {
     pub(super) wanted: &'a [IpAddr],
     /// The condition: the name still has this.
     pub(super) seen: Option<&'a Seen>,
-    /// Send what is right already, too.
+    /// Whether records that are right already are sent, too.
     pub(super) refresh: bool,
 }
 
@@ -38,7 +39,7 @@ pub(super) struct Change<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Step {
     pub(super) v4: bool,
-    /// The condition: exactly these are there.
+    /// The condition: the name has exactly these.
     pub(super) expected: Option<Vec<IpAddr>>,
     pub(super) delete: bool,
     pub(super) add: Vec<IpAddr>,
@@ -67,7 +68,7 @@ impl Change<'_> {
     }
 }
 
-/// The UPDATE message (RFC 2136): conditions, then what goes, then what comes.
+/// The UPDATE message (RFC 2136): conditions, removals, additions.
 pub(super) fn update(change: &Change, key: Option<&Tsig>) -> Result<(Vec<u8>, Option<ClientTransaction<SharedKey>>)> {
     let steps = change.steps();
     let mut builder = MessageBuilder::new_vec();
@@ -108,7 +109,7 @@ pub(super) fn update(change: &Change, key: Option<&Tsig>) -> Result<(Vec<u8>, Op
 
 type AnyRecord<'a> = (&'a DnsName, Class, Ttl, UnknownRecordData<Vec<u8>>);
 
-/// A record that stands for all of its type.
+/// A record without data, which means all records of its type.
 fn no_data(name: &DnsName, class: Class, rtype: Rtype) -> Result<AnyRecord<'_>> {
     Ok((name, class, Ttl::ZERO, UnknownRecordData::from_octets(rtype, Vec::new())?))
 }
@@ -133,7 +134,7 @@ pub(super) fn judge(
         let key = transaction.key().name().to_string();
         match transaction.answer(&mut answer, Time48::now()) {
             Ok(()) => {}
-            Err(error) => bail!("{}", signature_fault(error, &key, &answer)),
+            Err(error) => return Err(signature_fault(error, &key, &answer).into()),
         }
     }
     match code {
@@ -141,36 +142,37 @@ pub(super) fn judge(
         Rcode::NXRRSET | Rcode::YXRRSET | Rcode::NXDOMAIN | Rcode::YXDOMAIN if change.seen.is_some() => {
             Ok(Sent::Overtaken)
         }
-        code => bail!("{}", reason(&code.to_string(), change)),
+        code => Err(reason(&code.to_string(), change).into()),
     }
 }
 
-/// The answer to a signed update is not, or not properly, signed.
-fn signature_fault(error: ValidationError, key: &str, answer: &Message<Vec<u8>>) -> String {
+/// Why the answer to a signed update is not trusted.
+fn signature_fault(error: ValidationError, key: &str, answer: &Message<Vec<u8>>) -> Trouble {
     let code = answer.header().rcode();
     match bad_time(answer).unwrap_or(error) {
-        ValidationError::ServerBadKey => format!(
-            "the server does not know the key {key} with this algorithm (BADKEY): name and algorithm must be the same there"
+        ValidationError::ServerBadKey => trouble!(
+            "the server does not know the key {key} with this algorithm (BADKEY)";
+            "Use the same name and algorithm on both sides."
         ),
-        ValidationError::ServerBadSig => {
-            format!("the secret of the key {key} is another one than the server's (BADSIG): copy the key file again")
-        }
+        ValidationError::ServerBadSig => trouble!(
+            "the secret of the key {key} differs from the server's (BADSIG)"; "Copy the key file again."
+        ),
         ValidationError::ServerBadTime { client, server } => {
             let (client, server) = (seconds(client), seconds(server));
-            format!(
-                "the clocks differ by {} s (BADTIME): set the clock of this host or of the server",
-                client.abs_diff(server)
+            trouble!(
+                "the clocks differ by {} s (BADTIME)", client.abs_diff(server);
+                "Set the clock of this host or of the server."
             )
         }
         ValidationError::ServerUnsigned if code != Rcode::NOERROR => {
-            format!("its answer is {code}, unsigned: does the zone take updates with the key {key}?")
+            trouble!("its answer is {code}, unsigned"; "Let the zone accept updates with the key {key}.")
         }
-        error => format!("its answer ({code}) cannot be trusted: {error}"),
+        error => trouble!("its answer ({code}) cannot be trusted: {error}"),
     }
 }
 
-/// What a BADTIME answer says (RFC 8945, section 5.2.3). The crate never finds its signature right: it signs the server's
-/// time as 8 bytes where the message has 6. That nothing was changed is sure either way.
+/// The times in a BADTIME answer (RFC 8945, section 5.2.3). The crate always rejects its signature, since it signs the server's time
+/// as 8 bytes, but the message has 6. Nothing was changed in either case.
 fn bad_time(answer: &Message<Vec<u8>>) -> Option<ValidationError> {
     let last = answer.additional().ok()?.flatten().last()?;
     let record = last.to_record::<TsigData<_, _>>().ok()??;
@@ -185,25 +187,29 @@ fn seconds(time: Time48) -> u64 {
     time.into_octets().iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
-/// Why an update was not taken, and what to do, by the name of the response code (RFC 2136, section 2.2).
-pub(super) fn reason(code: &str, change: &Change) -> String {
+/// Why an update was rejected, by the name of the response code (RFC 2136, section 2.2).
+pub(super) fn reason(code: &str, change: &Change) -> Trouble {
     let Change { name, zone, .. } = change;
-    let mut text = match code {
-        "REFUSED" => format!(
-            "the update is refused: the zone {zone} must allow {name} for A and AAAA to this host or its key; in Active \
-             Directory the record may belong to another account"
+    match code {
+        "REFUSED" => trouble!(
+            "the update is refused ({code})";
+            "Let the zone {zone} accept A and AAAA of {name} from this host or its key; in Active Directory the record may belong to \
+             another account."
         ),
-        "NOTAUTH" => format!("it is not authoritative for the zone {zone}: correct DNS_SERVERS or DNS_ZONE"),
-        "NOTZONE" => format!("the name {name} is not in the zone {zone}: correct DNS_ZONE"),
-        "NOTIMP" => "it takes no updates: name the zone's primary server in DNS_SERVERS".to_owned(),
-        "SERVFAIL" => "the server failed: see its log; it may be unable to write the zone, and with old Samba the \
-             record may belong to another account"
-            .to_owned(),
-        "FORMERR" => "it does not understand the update: does it support RFC 2136?".to_owned(),
-        _ => "the update was not taken".to_owned(),
-    };
-    let _ = write!(text, " ({code})");
-    text
+        "NOTAUTH" => {
+            trouble!("it is not authoritative for the zone {zone} ({code})"; "Correct DNS_SERVERS or DNS_ZONE.")
+        }
+        "NOTZONE" => trouble!("the name {name} is not in the zone {zone} ({code})"; "Correct DNS_ZONE."),
+        "NOTIMP" => {
+            trouble!("it does not accept updates ({code})"; "Name the primary server of the zone in DNS_SERVERS.")
+        }
+        "SERVFAIL" => trouble!(
+            "the server failed ({code})";
+            "See its log: it may be unable to write the zone; with old Samba the record may belong to another account."
+        ),
+        "FORMERR" => trouble!("it does not understand the update ({code})"; "Check that it supports RFC 2136."),
+        _ => trouble!("the update was rejected ({code})"),
+    }
 }
 
 #[cfg(test)]
@@ -257,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_yes_without_signature_is_no_yes() {
+    fn an_unsigned_answer_is_not_trusted() {
         let name = name("a.example").unwrap();
         let wanted = list(&["10.0.0.1"]);
         let change = change(&name, &wanted, None);
@@ -273,7 +279,7 @@ mod tests {
         let (bytes, transaction) = update(&change, Some(&key)).unwrap();
         let fault = judge(answer(&bytes), transaction, &change).err().unwrap().to_string();
         assert!(fault.contains("unsigned"), "{fault}");
-        // Ours sent back is no answer of the server's either.
+        // The request sent back is not an answer either.
         let (mut bytes, transaction) = update(&change, Some(&key)).unwrap();
         bytes[2] |= 0x80;
         let echo = Message::from_octets(bytes).unwrap();

@@ -1,4 +1,4 @@
-//! One HTTP request (RFC 9112, as version 1.0, so that the answer ends with the connection and is not chunked).
+//! One request over HTTP. Version 1.0 (RFC 9112), so that the answer ends with the connection and comes in one piece.
 
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Read, Write};
@@ -7,12 +7,13 @@ use std::time::Instant;
 use super::tls::{self, Client};
 use super::{Connection, Fault};
 
-/// Larger than any expected answer.
+/// The limit of [`Server::ask`]: no answer that is asked for has as many bytes.
 const MOST: u64 = 16 << 20;
 
-/// A server to ask.
+/// A server of HTTP.
+#[derive(Debug, Clone)]
 pub struct Server {
-    /// Name or address, IPv6 without brackets.
+    /// Its name or address; IPv6 without brackets.
     pub host: String,
     /// The TCP port.
     pub port: u16,
@@ -23,13 +24,13 @@ pub struct Server {
 pub struct Question<'a> {
     /// The path with its query.
     pub path: &'a str,
-    /// The body of a `POST`; without one, the request is a `GET`.
+    /// The body of a `POST` request; none: a `GET` request.
     pub body: Option<&'a str>,
-    /// Further headers. A line end in a value, which could add another header, is removed.
+    /// Further headers. Line ends in them are left out, since they would start another header.
     pub headers: &'a [(&'a str, &'a str)],
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub struct Answer {
     /// The status, such as 200.
@@ -39,24 +40,27 @@ pub struct Answer {
 }
 
 impl Server {
-    /// Sends a request, and returns before `end`.
+    /// Connects and asks; returns before `end`.
     pub fn ask(&self, tls: Option<&Client>, question: &Question, end: Instant) -> Result<Answer, Fault> {
         let mut stream = Connection::open(&self.host, self.port, tls, end)?;
-        let bytes = exchange(&mut stream, &self.written(question)).map_err(|error| match tls {
-            Some(_) => tls::explain_io(error),
-            None if error.kind() == ErrorKind::TimedOut => Fault::Unresponsive,
-            None => Fault::Closed(error),
-        })?;
-        // A TLS alert (RFC 8446, section 6); Go's library answers in words, see below.
-        if tls.is_none() && bytes.starts_with(&[0x15, 3]) {
+        self.ask_on(&mut stream, question, MOST)
+    }
+
+    /// Asks on an open connection. An answer of more than `most` bytes is not accepted.
+    pub fn ask_on(&self, stream: &mut (impl Read + Write), question: &Question, most: u64) -> Result<Answer, Fault> {
+        let bytes = exchange(stream, &self.written(question), most).map_err(tls::explain_io)?;
+        // A TLS alert (RFC 8446, section 6), or the message of Go's library.
+        if bytes.starts_with(&[0x15, 3]) {
             return Err(Fault::RequiresTls);
         }
-        match parse(&bytes) {
+        if bytes.is_empty() {
+            return Err(Fault::Closed(ErrorKind::UnexpectedEof.into()));
+        }
+        match parse(&bytes).filter(|_| bytes.len() as u64 <= most) {
             Some(answer) if answer.status == 400 && answer.body.contains("HTTP request to an HTTPS server") => {
                 Err(Fault::RequiresTls)
             }
             Some(answer) => Ok(answer),
-            None if bytes.is_empty() => Err(Fault::Closed(ErrorKind::UnexpectedEof.into())),
             None => Err(Fault::OtherProtocol),
         }
     }
@@ -77,10 +81,11 @@ impl Server {
     }
 }
 
-fn exchange(stream: &mut (impl Read + Write), question: &str) -> io::Result<Vec<u8>> {
+/// The whole answer, or one byte more than `most`.
+fn exchange(stream: &mut (impl Read + Write), question: &str, most: u64) -> io::Result<Vec<u8>> {
     stream.write_all(question.as_bytes())?;
     let mut answer = Vec::new();
-    stream.take(MOST).read_to_end(&mut answer)?;
+    stream.take(most + 1).read_to_end(&mut answer)?;
     Ok(answer)
 }
 
@@ -115,6 +120,37 @@ mod tests {
             "POST /v3/a HTTP/1.0\r\nHost: [fd00::1]:2379\r\nConnection: close\r\nAuthorization: aX: b\r\n\
              Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
         );
+    }
+
+    /// A connection on which the answer is ready.
+    struct Ready(io::Cursor<Vec<u8>>);
+
+    impl Read for Ready {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0.read(buffer)
+        }
+    }
+
+    impl Write for Ready {
+        fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+            Ok(buffer.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_answer_is_bounded_and_tls_is_noticed() {
+        let server = Server { host: "127.0.0.1".to_owned(), port: 1 };
+        let ask =
+            |bytes: &[u8], most| server.ask_on(&mut Ready(io::Cursor::new(bytes.to_vec())), &Question::default(), most);
+        let answer = b"HTTP/1.0 200 OK\r\n\r\n{}";
+        assert_eq!(ask(answer, answer.len() as u64).unwrap().body, "{}");
+        assert!(matches!(ask(answer, answer.len() as u64 - 1), Err(Fault::OtherProtocol)));
+        assert!(matches!(ask(b"\x15\x03\x03\x00\x02\x02\x32", 100), Err(Fault::RequiresTls)));
+        assert!(matches!(ask(b"", 100), Err(Fault::Closed(_))));
     }
 
     #[test]

@@ -2,13 +2,15 @@
 //! its own words, with a hint.
 
 pub mod http;
+pub mod resolve;
 pub mod tls;
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use resolve::Lookup;
 use socket2::SockRef;
 
 /// Why a server could not be asked, or did not answer.
@@ -87,7 +89,7 @@ pub struct Bounded {
 impl Bounded {
     /// Connects to the first address of a host that accepts the connection.
     pub fn connect(host: &str, port: u16, end: Instant) -> Result<Self, Fault> {
-        let addresses = (host, port).to_socket_addrs().map_err(Fault::Name)?;
+        let addresses = Lookup::start(host, port).wait(end).map_err(Fault::Name)?;
         let mut last = None;
         for address in addresses {
             match Self::to(&address, end) {
@@ -95,7 +97,7 @@ impl Bounded {
                 Err(error) => last = Some(error),
             }
         }
-        Err(last.map_or_else(|| Fault::Name(io::Error::other("it has no address")), Fault::Unreachable))
+        Err(last.map_or(Fault::Unresponsive, Fault::Unreachable))
     }
 
     /// Connects to an address.

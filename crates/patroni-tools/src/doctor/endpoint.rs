@@ -5,9 +5,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use host::endpoint::{self, Auth, Endpoint, GssSecret, Manager};
 use host::file_access::User;
+use host::trouble::Trouble;
+use host::{facts, vip};
 use ipnet::IpNet;
 
-use crate::doctor::cluster::{Cluster, USER};
+use crate::doctor::cluster::{Cluster, Depth, USER};
 use crate::doctor::finding::{Finding, Level};
 use crate::patroni_yml::network::{self, Listens};
 
@@ -67,6 +69,11 @@ fn addresses(cluster: &Cluster, point: &Endpoint) -> Result<Vec<Finding>> {
     let hosts = listen.rsplit_once(':').map_or("", |(hosts, _)| hosts);
     let hosts: Vec<String> = hosts.split(',').map(|host| host.trim().trim_matches(['[', ']']).to_owned()).collect();
     let own = crate::doctor::certificates::address(cluster, "postgresql");
+    if cluster.depth == Depth::Full {
+        let pick = vip::pick(&point.vips, point.interface.as_deref(), &facts::interfaces(cluster.root)?);
+        let finding = |problem: Trouble| Finding::of(Level::Warning, &problem.into());
+        findings.extend(pick.problems.into_iter().map(finding));
+    }
     for vip in &point.vips {
         // A member uses only those addresses of the site that are in its own networks.
         let network = vip.prefix.and_then(|prefix| IpNet::new(vip.address, prefix).ok());
@@ -80,7 +87,9 @@ fn addresses(cluster: &Cluster, point: &Endpoint) -> Result<Vec<Finding>> {
         };
         findings.push(Finding::new(level, trouble.what, trouble.hint.unwrap_or_default()));
     }
-    if let Some(interface) = point.interface.as_deref().filter(|_| !point.vips.is_empty()) {
+    if let Some(interface) =
+        point.interface.as_deref().filter(|_| !point.vips.is_empty() && cluster.depth != Depth::Full)
+    {
         if !cluster.root.path(Path::new("/sys/class/net").join(interface)).exists() {
             let what = format!("VIP_INTERFACE is {interface}, which this host does not have");
             findings.push(Finding::error(what, "Correct it.").at(""));

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use host::endpoint::{Manager, state_file};
+use host::vip::Placed;
 use host::{ClusterId, fail, trouble};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -15,7 +16,7 @@ use crate::files::install::READABLE;
 use crate::files::template;
 use crate::integrations::cluster::{Cluster, Site};
 use crate::integrations::plan::{Generated, Plan, Validator};
-use crate::integrations::vip::{self, Here, Placed};
+use crate::integrations::vip::{self, Here};
 use crate::patroni_yml::values;
 
 /// What Debian's unit reads (`keepalived.service`).
