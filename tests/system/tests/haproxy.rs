@@ -230,7 +230,7 @@ fn reload(lab: &Lab, main: &Cluster) -> Result<()> {
     })?;
     node.write("/etc/default/patroni", SETTINGS, 0o644)?;
     let forgets = node.try_run(&format!("patroni-gen-config --for haproxy {}", main.slashed()))?;
-    ensure!(!forgets.status.success() && forgets.stderr.contains("serves 99/other too"), "{forgets}");
+    ensure!(!forgets.status.success() && forgets.stderr.contains("also serves 99/other"), "{forgets}");
     node.run(&format!("patroni-gen-config --for haproxy {} --force && systemctl reload haproxy", main.slashed()))?;
     let own = node.read("/etc/haproxy/haproxy.cfg")?;
     node.run(&format!("patroni-gen-config --for haproxy --members-from-cluster {}", main.slashed()))?;
