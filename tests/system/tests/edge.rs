@@ -279,7 +279,7 @@ fn vip_manager(lab: &Lab, main: &Cluster, writer: &Writer) -> Result<()> {
             return Ok(());
         }
         Release::Debian13 => {
-            ensure!(refused.stderr.contains("two programs must not move one address"), "{refused}");
+            ensure!(refused.stderr.contains("two programs must not move the same address"), "{refused}");
         }
     }
     let one = settings(main, "vip-manager").replace(&format!(",{VIP6}/64"), "");

@@ -259,7 +259,7 @@ fn edited(main: &Cluster) -> Result<()> {
         0o644,
     )?;
     let refused = node.try_run(&generate)?;
-    ensure!(!refused.status.success() && refused.stderr.contains("haproxy refuses"), "{refused}");
+    ensure!(!refused.status.success() && refused.stderr.contains("haproxy rejects the generated file"), "{refused}");
     ensure!(node.read(file)? == ours, "what HAProxy refuses was written");
     node.run("rm -r /etc/patroni/templates").map(drop)
 }
