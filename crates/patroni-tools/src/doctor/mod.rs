@@ -55,6 +55,14 @@ pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter
             }
         }
         findings.sort_by_key(|finding| finding.level);
+        // Two checks that need the same file find the same fault in it.
+        let mut distinct: Vec<Finding> = Vec::new();
+        for finding in findings {
+            if !distinct.contains(&finding) {
+                distinct.push(finding);
+            }
+        }
+        let findings = distinct;
         let failed = findings.iter().filter(|finding| finding.level > Level::Warning).count();
         if options.json {
             documents.push(document(id, &path, &findings));

@@ -20,7 +20,8 @@ use serde_json::Value;
 use crate::files::yaml::Yaml;
 use crate::patroni::paths::patroni_file;
 use crate::patroni::patronictl::{Member, Patronictl};
-use crate::pg_patronictl::{patronictl, read, rights, scope};
+use crate::pg_patronictl::rights;
+use crate::pg_patronictl::source::{patronictl, read, scope};
 
 /// How long one DCS may take: longer than patronictl waits for an unreachable server of it.
 const LIMIT: Duration = Duration::from_secs(20);

@@ -5,10 +5,11 @@
 
 mod list;
 mod rights;
+mod source;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::slice::from_ref;
 
@@ -17,12 +18,12 @@ use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser};
 use host::report::Reporter;
 use host::trouble::{Explain, Trouble};
-use host::{ClusterId, Root, fail, trouble};
+use host::{ClusterId, Root, trouble};
 use nix::sys::prctl::set_dumpable;
 
-use crate::files::yaml::Yaml;
 use crate::patroni::paths::{DIRECTORY, instances, patroni_file};
 use crate::patroni::patronictl::only_the_file;
+use crate::pg_patronictl::source::{patronictl, read, scope};
 
 const NAME: &str = "pg_patronictl";
 
@@ -203,27 +204,6 @@ fn become_patronictl(root: &Root, id: &ClusterId, words: Vec<OsString>) -> Resul
     command.arg("-c").arg(root.path(&file)).args(with_scope(words, &scope(&yaml, &file)?));
     only_the_file(&mut command);
     Err(command.exec()).context("could not run patronictl")
-}
-
-fn patronictl(root: &Root) -> Result<PathBuf> {
-    let Ok(program) = root.program("patronictl") else {
-        fail!("patronictl is not installed"; "Install it with: apt install patroni");
-    };
-    Ok(program)
-}
-
-fn read(root: &Root, file: &Path) -> Result<Yaml> {
-    match root.read(file)? {
-        Some(text) => Yaml::parse(file, &text),
-        None => fail!("{} has just been removed", file.display()),
-    }
-}
-
-fn scope(yaml: &Yaml, file: &Path) -> Result<String> {
-    yaml.text(&["scope"])
-        .context("scope is missing")
-        .at(file.display())
-        .or_hint(|| "Add it: it is the name of the Patroni cluster.".to_owned())
 }
 
 /// Inserts the name of the cluster after a command that needs it, if it is missing.

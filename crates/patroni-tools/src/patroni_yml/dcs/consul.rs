@@ -8,8 +8,9 @@ use serde_json::json;
 
 use crate::patroni::version;
 use crate::patroni_yml::dcs::hosts::{is_name, server};
+use crate::patroni_yml::dcs::limits::Limit;
+use crate::patroni_yml::dcs::section::{Options, push};
 use crate::patroni_yml::dcs::tls::Tls;
-use crate::patroni_yml::dcs::{Limit, Options, push};
 use crate::patroni_yml::values::origin;
 
 /// The environment file of Patroni's unit.

@@ -8,7 +8,8 @@ use host::{Root, fail};
 use serde_json::{Value, json};
 
 use crate::files::yaml::{self, Yaml};
-use crate::patroni_yml::dcs::{Kind, Options, names};
+use crate::patroni_yml::dcs::kind::{Kind, names};
+use crate::patroni_yml::dcs::section::Options;
 
 /// The file.
 pub const FILE: &str = "/etc/patroni/dcs.yml";

@@ -9,8 +9,9 @@ use serde_json::json;
 
 use crate::patroni::version::{Patroni, Version};
 use crate::patroni_yml::dcs::hosts::{is_name, server};
+use crate::patroni_yml::dcs::kind::Kind;
+use crate::patroni_yml::dcs::section::{Options, credentials, push};
 use crate::patroni_yml::dcs::tls::Tls;
-use crate::patroni_yml::dcs::{Kind, Options, credentials, push};
 use crate::patroni_yml::values::origin;
 
 /// The section's options.

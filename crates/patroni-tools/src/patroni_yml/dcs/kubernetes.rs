@@ -5,7 +5,7 @@ use host::settings::Settings;
 use host::{facts, fail};
 use serde_json::{Map, Value, json};
 
-use crate::patroni_yml::dcs::{Member, Options, push};
+use crate::patroni_yml::dcs::section::{Member, Options, push};
 
 /// The section's options.
 pub fn options(settings: &Settings, member: &Member) -> Result<Options> {

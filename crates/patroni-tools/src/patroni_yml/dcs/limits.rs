@@ -6,7 +6,7 @@ use host::trouble::Trouble;
 use serde_json::{Map, Value};
 
 use crate::patroni::version::Patroni;
-use crate::patroni_yml::dcs::Kind;
+use crate::patroni_yml::dcs::kind::Kind;
 
 /// A problem with an option.
 #[derive(Debug)]

@@ -3,165 +3,38 @@
 //! name.
 
 mod consul;
+
 mod dcs_yml;
+
 mod etcd;
+
 mod hosts;
+
+mod kind;
 mod kubernetes;
+
 mod limits;
+
 mod raft;
+mod section;
+
 mod tls;
+
 mod zookeeper;
-
-use std::net::IpAddr;
-
-use anyhow::Result;
-use host::settings::{KEYS, Settings};
-use host::trouble::Trouble;
-use host::{Root, fail, trouble};
-use serde::Serialize;
-use serde_json::{Map, Value, json};
 
 use crate::patroni::version::{self, Patroni};
 use crate::patroni_yml::values::origin;
+use anyhow::Result;
 pub use etcd::users_need;
+use host::settings::{KEYS, Settings};
+use host::trouble::Trouble;
+use host::{Root, fail, trouble};
 pub use hosts::{Server, is_name, server};
+pub use kind::{Kind, names};
 pub use limits::{Limit, limits};
+pub use section::{Member, Options};
+use serde_json::{Map, Value};
 pub use tls::Tls;
-
-/// The DCSs that Patroni supports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// etcd, v3 API.
-    Etcd3,
-    /// etcd, v2 API.
-    Etcd,
-    /// Consul.
-    Consul,
-    /// ZooKeeper.
-    Zookeeper,
-    /// Objects of Kubernetes.
-    Kubernetes,
-    /// Exhibitor, which reports the servers of ZooKeeper.
-    Exhibitor,
-    /// Raft, among the members themselves.
-    Raft,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Etcd3, Self::Etcd, Self::Consul, Self::Zookeeper, Self::Kubernetes, Self::Exhibitor, Self::Raft];
-
-    /// The name of its section in the Patroni file.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Etcd3 => "etcd3",
-            Self::Etcd => "etcd",
-            Self::Consul => "consul",
-            Self::Zookeeper => "zookeeper",
-            Self::Kubernetes => "kubernetes",
-            Self::Exhibitor => "exhibitor",
-            Self::Raft => "raft",
-        }
-    }
-
-    /// The DCS with this name.
-    #[must_use]
-    pub fn of(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
-    }
-
-    /// The Python module that Patroni needs for it, and Debian's package of that module. None is needed for Kubernetes.
-    #[must_use]
-    pub fn client(self) -> Option<(&'static str, &'static str)> {
-        match self {
-            Self::Etcd3 | Self::Etcd => Some(("etcd", "python3-etcd")),
-            Self::Consul => Some(("consul", "python3-consul")),
-            Self::Zookeeper | Self::Exhibitor => Some(("kazoo", "python3-kazoo")),
-            Self::Raft => Some(("pysyncobj", "python3-pysyncobj")),
-            Self::Kubernetes => None,
-        }
-    }
-
-    /// The settings that apply to it, in addition to `DCS`.
-    fn keys(self) -> &'static [&'static str] {
-        match self {
-            Self::Etcd3 | Self::Etcd => &[
-                "DCS_HOSTS",
-                "DCS_SRV",
-                "DCS_PROTOCOL",
-                "DCS_CACERT",
-                "DCS_CERT",
-                "DCS_KEY",
-                "DCS_USERNAME",
-                "DCS_PASSWORD_FILE",
-                "DCS_ALLOW_V2",
-            ],
-            Self::Consul => &[
-                "DCS_HOSTS",
-                "DCS_PROTOCOL",
-                "DCS_CACERT",
-                "DCS_CERT",
-                "DCS_KEY",
-                "DCS_VERIFY",
-                "DCS_TOKEN_FILE",
-                "CONSUL_REGISTER_SERVICE",
-                "CONSUL_SERVICE_TAGS",
-                "CONSUL_DC",
-                "CONSUL_CHECKS",
-                "CONSUL_SERVERS",
-                "CONSUL_CERT",
-                "CONSUL_KEY",
-                "CONSUL_AGENT_TOKEN_FILE",
-            ],
-            Self::Zookeeper => &[
-                "DCS_HOSTS",
-                "DCS_PROTOCOL",
-                "DCS_CACERT",
-                "DCS_CERT",
-                "DCS_KEY",
-                "DCS_VERIFY",
-                "DCS_USERNAME",
-                "DCS_PASSWORD_FILE",
-                "ZOOKEEPER_ACL",
-            ],
-            Self::Kubernetes => {
-                &["KUBERNETES_NAMESPACE", "KUBERNETES_LABELS", "KUBERNETES_USE_ENDPOINTS", "KUBERNETES_POD_IP"]
-            }
-            Self::Exhibitor => &["DCS_HOSTS"],
-            Self::Raft => &["DCS_HOSTS", "DCS_PASSWORD_FILE", "RAFT_ADDRESS", "RAFT_DATA_DIR"],
-        }
-    }
-}
-
-/// All names, for messages.
-#[must_use]
-pub fn names() -> String {
-    Kind::ALL.map(Kind::name).join(", ")
-}
-
-/// Options of a section, in order.
-pub type Options = Vec<(String, Value)>;
-
-/// Appends an option, if it has a value.
-fn push<T: Serialize>(options: &mut Options, name: &str, value: Option<T>) {
-    options.extend(value.map(|value| (name.to_owned(), json!(value))));
-}
-
-/// The member, as far as the options of a DCS depend on it.
-pub struct Member<'a> {
-    /// Patroni's name of the cluster.
-    pub scope: &'a str,
-    /// The address by which the other members reach it.
-    pub address: IpAddr,
-    /// PostgreSQL's port.
-    pub port: u16,
-    /// The Patroni that runs it.
-    pub patroni: &'a Patroni,
-    /// Why a port is not free, as the end of a sentence that begins with the port.
-    pub taken: &'a dyn Fn(u16) -> Option<String>,
-}
 
 /// The resolved DCS.
 #[derive(Debug)]
@@ -250,20 +123,6 @@ fn refuse_others(settings: &Settings, kind: Kind, set: &[&str]) -> Result<()> {
         "{other} applies to {}, but the DCS is {}", kinds.join(", "), kind.name();
         "Remove it, or correct DCS."
     );
-}
-
-/// User and password, which must be set together.
-fn credentials(root: &Root, settings: &Settings) -> Result<Option<(String, String)>> {
-    let password = settings.secret(root, "DCS_PASSWORD_FILE")?;
-    match (settings.text("DCS_USERNAME"), password) {
-        (Some(user), Some(password)) => Ok(Some((user.to_owned(), password))),
-        (None, None) => Ok(None),
-        _ => fail!(
-            at origin(settings, &["DCS_USERNAME", "DCS_PASSWORD_FILE"]),
-            "DCS_USERNAME and DCS_PASSWORD_FILE must be set together";
-            "Set both or none."
-        ),
-    }
 }
 
 /// The setting from which an option is derived.

@@ -6,7 +6,7 @@ use host::{Root, fail};
 use serde_json::json;
 
 use crate::patroni_yml::dcs::hosts::{Server, server};
-use crate::patroni_yml::dcs::{Member, Options, push};
+use crate::patroni_yml::dcs::section::{Member, Options, push};
 use crate::patroni_yml::values::origin;
 
 /// Its port is PostgreSQL's minus this, so that 5432 gives 2222, as in Patroni's documentation.

@@ -5,9 +5,10 @@ use host::settings::Settings;
 use host::{Root, fail};
 use serde_json::{Map, Value, json};
 
+use crate::patroni_yml::dcs::dcs_yml;
 use crate::patroni_yml::dcs::hosts::server;
+use crate::patroni_yml::dcs::section::{Options, credentials, push};
 use crate::patroni_yml::dcs::tls::Tls;
-use crate::patroni_yml::dcs::{Options, credentials, dcs_yml, push};
 use crate::patroni_yml::values::origin;
 
 /// The section's options. The hosts are a list, because Patroni's validator rejects the other form.
