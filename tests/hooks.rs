@@ -234,6 +234,20 @@ fn the_file_by_a_name_of_its_own_is_a_usage_error() {
 }
 
 #[test]
+fn a_link_of_the_administrators_is_the_program_that_it_leads_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let links =
+        [("pg_patronictl", Path::new(OURS)), ("second", Path::new("pg_patronictl")), ("first", Path::new("second"))];
+    for (name, target) in links {
+        std::os::unix::fs::symlink(target, folder.path().join(name)).unwrap();
+    }
+    for call in [folder.path().join("first"), PathBuf::from("first")] {
+        let output = Command::new(call).arg("--version").env("PATH", folder.path()).output().unwrap();
+        assert!(String::from_utf8(output.stdout).unwrap().starts_with("pg_patronictl "), "{:?}", output.stderr);
+    }
+}
+
+#[test]
 fn a_call_that_cannot_be_understood_is_a_usage_error() {
     for name in PROGRAMS {
         let run = |words: &[&str]| {

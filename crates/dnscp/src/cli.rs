@@ -26,14 +26,14 @@ Usage: dnscp [OPTIONS] [--] EVENT ROLE SCOPE     as Patroni runs it: on_role_cha
        dnscp --stopped CLUSTER                   ExecStopPost= of patroni@.service
 
 Options:
-      --dry-run  Print the steps without doing them
+      --dry-run  Print the steps without performing them
       --json     Print the status as JSON
-  -verbose, -D   Report more
+  -verbose, -D   Print more messages
   -version       Print the version
   -h, --help     Print this
 
 Options of dnscp.sh, for root only; they override the settings:
-  -vips ADDRESS[,ADDRESS...]   as VIPS
+  -vips ADDRESS[,ADDRESS...]   same as VIPS
   -dnszonefqdn ZONE            as DNS_ZONE
   -dnsserver SERVER            as DNS_SERVERS
   -ttl SECONDS                 as DNS_TTL

@@ -112,10 +112,8 @@ impl SiteKey {
             let denied = error.kind() == ErrorKind::PermissionDenied;
             if denied { trouble.hint("Run this program as root.") } else { trouble }.caused_by(error)
         })?;
-        let text = format!(
-            "# The passwords of all instances come from this key. Copy this file to every member.\n{}\n",
-            to_hex(&bytes)
-        );
+        let text =
+            format!("# All passwords are derived from this key. Copy this file to every member.\n{}\n", to_hex(&bytes));
         let written = file
             .set_permissions(Permissions::from_mode(0o600))
             .and_then(|()| file.write_all(text.as_bytes()))
@@ -247,7 +245,7 @@ fn check_bits(path: &Path, mode: u32, forbidden: u32, command: &str) -> Result<(
     if mode & forbidden & 0o055 != 0 {
         fail!(
             at shown, "other users can read this secret (mode {mode:04o})";
-            "Replace it if it may have been read, and run: {command}"
+            "If anyone may have read it, choose a new secret. Run: {command}"
         );
     }
     if mode & forbidden != 0 {
@@ -265,7 +263,7 @@ pub fn read_secret(root: &Root, path: &Path) -> Result<String> {
     let text = text(path, bytes)?;
     let secret = text.strip_suffix('\n').unwrap_or(&text);
     if secret.is_empty() || secret.contains(['\n', '\r', '\0']) {
-        fail!(at path.display(), "the file does not consist of one line, the password");
+        fail!(at path.display(), "the file must contain exactly one line: the password");
     }
     Ok(secret.to_owned())
 }

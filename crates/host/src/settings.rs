@@ -336,7 +336,7 @@ pub const KEYS: &[Key] = &[
     default(
         "DNS_AUTH",
         "none",
-        "Authentication of the update: none, tsig or gss (Kerberos, as Active Directory requires it).",
+        "Authentication of the update: none, tsig or gss (Kerberos, as Active Directory requires).",
     ),
     example("DNS_TSIG_KEY_FILE", "/etc/patroni/dnscp.tsig", "For tsig: the key file, in the format of tsig-keygen."),
     example("DNS_PRINCIPAL", "pgsql$@EXAMPLE.ORG", "For gss: the Kerberos account."),
@@ -495,7 +495,7 @@ impl Settings {
     pub fn number(&self, key: &str, least: u64, most: u64) -> Result<Option<u64>> {
         self.parse(key, |text| match text.parse::<u64>() {
             Ok(number) if (least..=most).contains(&number) => Ok(number),
-            _ => fail!("'{text}' is not a whole number from {least} to {most}"),
+            _ => fail!("'{text}' is not a whole number between {least} and {most}"),
         })
     }
 
@@ -549,7 +549,7 @@ impl Settings {
             (None, None) => Ok(None),
             _ => fail!(
                 at self.place(&[first, second]), "{first} and {second} must be set together";
-                "Set both or none."
+                "Set both or neither."
             ),
         }
     }
@@ -701,7 +701,7 @@ mod tests {
         assert_eq!(settings.pair("RESTAPI_CERT", "RESTAPI_KEY").unwrap(), None);
         assert_eq!(
             told(&settings.pair("SSL_CERT", "SSL_KEY").unwrap_err()),
-            "--set: SSL_CERT and SSL_KEY must be set together\nhint: Set both or none."
+            "--set: SSL_CERT and SSL_KEY must be set together\nhint: Set both or neither."
         );
     }
 }

@@ -1,6 +1,7 @@
 //! Which program to run: all are one file, and the name with which it is called decides. So the package is built and linked once.
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use host::report::Reporter;
@@ -18,12 +19,34 @@ const PROGRAMS: [(&str, Program); 5] = [
     ("pg_preparecluster_patroni", hooks::prepare::main),
 ];
 
+fn known(name: &OsStr) -> Option<Program> {
+    PROGRAMS.iter().find(|(known, _)| name == *known).map(|(_, program)| *program)
+}
+
+/// The program that an administrator's own link leads to, such as `/usr/local/bin/pgctl` to `/usr/bin/pg_patronictl`.
+fn by_link(called: &OsStr) -> Option<Program> {
+    /// More links in a row than anybody makes.
+    const LINKS: usize = 16;
+    let mut path = PathBuf::from(called);
+    if path.components().count() == 1 {
+        let folders = std::env::var_os("PATH")?;
+        path = std::env::split_paths(&folders).map(|folder| folder.join(&path)).find(|path| path.exists())?;
+    }
+    for _ in 0..LINKS {
+        path = path.parent()?.join(std::fs::read_link(&path).ok()?);
+        if let Some(program) = known(path.file_name()?) {
+            return Some(program);
+        }
+    }
+    None
+}
+
 /// Runs the program with the name in the first word of the command line.
 #[must_use]
 pub fn main() -> ExitCode {
     let called = std::env::args_os().next().unwrap_or_default();
     let name = Path::new(&called).file_name().unwrap_or_default();
-    if let Some((_, program)) = PROGRAMS.iter().find(|(known, _)| name == *known) {
+    if let Some(program) = known(name).or_else(|| by_link(&called)) {
         return program();
     }
     let names: Vec<&str> = PROGRAMS.iter().map(|(name, _)| *name).collect();

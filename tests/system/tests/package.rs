@@ -109,7 +109,7 @@ impl Machine<'_> {
             ensure!(said.starts_with(hook), "under the path of Debian's {hook} is: {said}");
         }
         let unit = self.run(&format!("systemctl cat patroni@{}.service", self.cluster.dashed()))?;
-        ensure!(unit.contains("ExecStartPre=/usr/bin/patroni-gen-config --check --offline %i"), "the unit is {unit}");
+        ensure!(unit.contains("ExecStartPre=/usr/bin/patroni-gen-config check --offline %i"), "the unit is {unit}");
         let diverted = self.run("dpkg-divert --list patroni-tools")?;
         ensure!(diverted.lines().count() == 4, "diversions: {diverted}");
         self.verify("patroni patroni-tools")

@@ -318,7 +318,7 @@ impl Site<'_> {
         let generate = format!("patroni-gen-config {}", cluster.slashed());
         node.run(&format!("{forget} && cd /etc/patroni && mv site.key right.key && {generate}"))?;
         doctor_says(cluster, node, "the site key of this member (")?;
-        self.says(cluster, node, &[&["members derive it from the same /etc/patroni/site.key"]])?;
+        self.says(cluster, node, &[&["derive it from the site key"]])?;
         node.run(&format!("mv /etc/patroni/right.key /etc/patroni/site.key && {generate}"))?;
         node.run(&format!("systemctl start {}", cluster.unit()))?;
         cluster.wait_streaming(2, Duration::from_secs(60))

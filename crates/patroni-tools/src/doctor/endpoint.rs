@@ -5,7 +5,6 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use host::endpoint::{self, Auth, Endpoint, GssSecret, Manager};
 use host::file_access::User;
-use host::trouble::Trouble;
 use host::{facts, vip};
 use ipnet::IpNet;
 
@@ -69,10 +68,13 @@ fn addresses(cluster: &Cluster, point: &Endpoint) -> Result<Vec<Finding>> {
     let hosts = listen.rsplit_once(':').map_or("", |(hosts, _)| hosts);
     let hosts: Vec<String> = hosts.split(',').map(|host| host.trim().trim_matches(['[', ']']).to_owned()).collect();
     let own = crate::doctor::certificates::address(cluster, "postgresql");
-    if cluster.depth == Depth::Full {
-        let pick = vip::pick(&point.vips, point.interface.as_deref(), &facts::interfaces(cluster.root)?);
-        let finding = |problem: Trouble| Finding::of(Level::Warning, &problem.into());
-        findings.extend(pick.problems.into_iter().map(finding));
+    let interface = point.interface.as_deref().filter(|_| !point.vips.is_empty());
+    let missing = interface.filter(|name| !cluster.root.path(Path::new("/sys/class/net").join(name)).exists());
+    if let Some(interface) = missing {
+        let what = format!("VIP_INTERFACE is {interface}, which this host does not have");
+        findings.push(Finding::error(what, "Correct it.").at(""));
+    } else if cluster.depth == Depth::Full {
+        findings.extend(placing(cluster, point));
     }
     for vip in &point.vips {
         // A member uses only those addresses of the site that are in its own networks.
@@ -87,15 +89,19 @@ fn addresses(cluster: &Cluster, point: &Endpoint) -> Result<Vec<Finding>> {
         };
         findings.push(Finding::new(level, trouble.what, trouble.hint.unwrap_or_default()));
     }
-    if let Some(interface) =
-        point.interface.as_deref().filter(|_| !point.vips.is_empty() && cluster.depth != Depth::Full)
-    {
-        if !cluster.root.path(Path::new("/sys/class/net").join(interface)).exists() {
-            let what = format!("VIP_INTERFACE is {interface}, which this host does not have");
-            findings.push(Finding::error(what, "Correct it.").at(""));
-        }
-    }
     Ok(findings)
+}
+
+/// Can dnscp add the addresses on this host? It is an error if it can add none of them; a site in several networks has addresses
+/// that only other members can add.
+fn placing(cluster: &Cluster, point: &Endpoint) -> Vec<Finding> {
+    let interfaces = match facts::interfaces(cluster.root) {
+        Ok(interfaces) => interfaces,
+        Err(error) => return vec![Finding::of(Level::Warning, &error)],
+    };
+    let pick = vip::pick(&point.vips, point.interface.as_deref(), &interfaces);
+    let level = if pick.placed.is_empty() { Level::Error } else { Level::Warning };
+    pick.problems.into_iter().map(|problem| Finding::of(level, &problem.into())).collect()
 }
 
 /// The address must expire before another member can acquire it.

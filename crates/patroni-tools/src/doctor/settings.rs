@@ -33,7 +33,7 @@ pub fn check(cluster: &Cluster) -> Vec<Finding> {
         return Vec::new();
     }
     vec![Finding::warning(
-        "the file differs from what the settings, the site key and this host give now",
+        "the file no longer matches the settings, the site key and this host",
         format!("See patroni-gen-config diff {0}, then run: patroni-gen-config {0}", cluster.id),
     )]
 }

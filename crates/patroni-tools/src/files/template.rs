@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
+use host::trouble::Trouble;
 use host::{Root, trouble};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
 use serde::Serialize;
@@ -41,7 +42,10 @@ pub(crate) fn load(root: &Root, name: &str) -> Result<Option<String>, Error> {
         match root.read(&place) {
             Ok(Some(text)) => return Ok(Some(text)),
             Ok(None) => {}
-            Err(error) => return Err(Error::new(ErrorKind::InvalidOperation, format!("{error:#}"))),
+            Err(error) => {
+                let trouble = Trouble::of(&error);
+                return Err(Error::new(ErrorKind::InvalidOperation, trouble.line()).with_source(trouble));
+            }
         }
     }
     Ok(None)
@@ -53,6 +57,13 @@ pub(crate) fn explain(error: &Error, template: &str) -> anyhow::Error {
             "the template {SHIPPED}/{template} is missing";
             "Restore it with: apt install --reinstall patroni-tools"
         ));
+    }
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if let Some(trouble) = inner.downcast_ref::<Trouble>() {
+            return anyhow!(trouble.clone());
+        }
+        cause = inner.source();
     }
     let place = match (error.name(), error.line()) {
         (Some(name), Some(line)) => format!("template {name}:{line}"),

@@ -224,7 +224,7 @@ fn with_verb(mut words: Vec<OsString>) -> Vec<OsString> {
         return words;
     }
     let general = ["-h", "--help", "-V", "--version", "help"];
-    if !words[..end].iter().any(|word| general.iter().any(|text| word == *text)) {
+    if !words.get(1).is_some_and(|word| general.iter().any(|text| word == *text)) {
         words.insert(1, "write".into());
     }
     words
@@ -244,7 +244,7 @@ impl Which {
             [] => match from_environment()? {
                 Some(id) => Ok(vec![id]),
                 None => {
-                    fail!("no cluster is given"; "Add one, as in 'patroni-gen-config 16/main', set PGCLUSTER, or use --all.")
+                    fail!("no cluster specified"; "Add one, as in 'patroni-gen-config 16/main', set PGCLUSTER, or use --all.")
                 }
             },
             words => Ok(vec![ClusterId::from_words(words)?]),
@@ -351,6 +351,7 @@ mod tests {
             ("17/main --for consul-policy", "for consul-policy 17/main"),
             ("--for", "for"),
             ("--help", "--help"),
+            ("16/main --help", "write 16/main --help"),
             ("--version", "--version"),
             ("--check --help", "check --help"),
             ("-- --check", "write -- --check"),

@@ -54,7 +54,7 @@ pub fn rotate(root: &Root, overrides: &Overrides, id: &ClusterId, force: bool, r
     reporter.info(match prepared {
         Prepared::Next(generation) => format!(
             "{id}: generation {generation} of the passwords is prepared on this member; when it is prepared on all members, run on the \
-             primary: patroni-gen-config --set-passwords {id}"
+             primary: patroni-gen-config set-passwords {id}"
         ),
         Prepared::Present(generation) => format!(
             "{id}: this member was behind and now has generation {generation} of the passwords, like the primary: run 'systemctl reload \
@@ -88,7 +88,7 @@ fn prepare(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Prepared>
         fail!(
             at place(&files), "the passwords come from files";
             "Write new ones into them on every member, and run 'patroni-gen-config {id}' there. Then run on the primary: \
-             patroni-gen-config --set-passwords {id}"
+             patroni-gen-config set-passwords {id}"
         );
     }
     let path = site_key_path(settings)?;
@@ -158,7 +158,7 @@ pub fn set(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<()> {
         let members = if behind.is_empty() { "those members".to_owned() } else { behind.join(" and ") };
         fail!(
             at id, "not all members have read the new passwords";
-            "Run on {members}: patroni-gen-config --rotate {id} && systemctl reload patroni@{}", id.dashed()
+            "Run on {members}: patroni-gen-config rotate {id} && systemctl reload patroni@{}", id.dashed()
         );
     }
     report::print(&format!("{id}: all members have read the new passwords\n"));

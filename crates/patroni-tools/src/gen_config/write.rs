@@ -106,7 +106,7 @@ pub(crate) fn write(
     if !ours && !force {
         report::print(&diff::unified(&path.display().to_string(), &present, &text));
         fail!(
-            "{} was {} by hand and is kept", path.display(), if author(&present) == Author::Other { "written" } else { "edited" };
+            "{} was {} by hand, so it was left unchanged", path.display(), if author(&present) == Author::Other { "written" } else { "edited" };
             "Put the difference into {} or a template, or use --force.", host::settings::SITE_FILE
         );
     }
@@ -137,8 +137,8 @@ fn refuse_unmanaged(root: &Root, config: &Config, force: bool, has_key: bool, ke
         Some(Unmanaged::Running) if force && has_key => Ok(()),
         Some(Unmanaged::Running) if force => fail!(
             "the site key {}, from which the passwords of the running cluster are derived, is missing", key.display();
-            "Copy it from another member. If no member has it, create it with '(umask 077; openssl rand -hex 32 > {})', run this again \
-             on all members, and then on the primary: patroni-gen-config --set-passwords {id}",
+            "Copy it from another member. If no member has it, create it on one member with '(umask 077; openssl rand -hex 32 > {})' and \
+             copy it to all others. Then run this again on all members, and at last on the primary: patroni-gen-config set-passwords {id}",
             key.display()
         ),
         Some(unmanaged) => Err(unmanaged.without_file(id, data).into()),
@@ -153,7 +153,7 @@ fn explain_dynamic(root: &Root, config: &Config, present: &str, text: &str, repo
     if old.get(&dynamic) != new.get(&dynamic) && bootstrapped(root, config) {
         reporter.warn(trouble!(
             "a change of bootstrap.dcs has no effect on {}, which already exists", config.id;
-            "Change the running cluster with: patroni-gen-config --apply {}", config.id
+            "Change the running cluster with: patroni-gen-config apply {}", config.id
         ));
     }
 }

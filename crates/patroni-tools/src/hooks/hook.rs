@@ -41,7 +41,7 @@ pub(crate) fn main(hook: &Hook) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            reporter.tell(Level::Error, &error.hint(format!("See {} --help.", hook.name)));
+            reporter.tell(Level::Error, &error.hint(format!("See: /usr/libexec/patroni-tools/{} --help", hook.name)));
             return ExitCode::from(USAGE);
         }
     };
@@ -49,7 +49,7 @@ pub(crate) fn main(hook: &Hook) -> ExitCode {
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let context = Context { root: Root::from_environment(), reporter };
     if geteuid().is_root() && context.root.path("/") == Path::new("/") {
-        let error = trouble!("cannot be run as root"; "Run it as postgres: runuser -u postgres -- {} ...", hook.name);
+        let error = trouble!("cannot be run as root"; "Run it as postgres: runuser -u postgres -- /usr/libexec/patroni-tools/{} ...", hook.name);
         return context.reporter.finish(Err(error.into()));
     }
     let work = || context.reporter.finish((hook.work)(&context, &arguments));

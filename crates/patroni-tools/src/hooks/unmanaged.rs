@@ -29,7 +29,8 @@ pub(crate) fn examine(root: &Root, id: &ClusterId, data: &Path) -> Option<Unmana
     if !exists("PG_VERSION") || exists("patroni.dynamic.json") || Marker::exists(root, id) {
         return None;
     }
-    let runs = units::is_active(root, &format!("patroni@{}.service", id.dashed())) || started_by_patroni(root, data);
+    let runs =
+        units::is_active_beside(root, &format!("patroni@{}.service", id.dashed())) || started_by_patroni(root, data);
     Some(if runs { Unmanaged::Running } else { Unmanaged::Never })
 }
 

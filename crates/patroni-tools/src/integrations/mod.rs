@@ -96,7 +96,7 @@ fn commented(text: &str, from: &str, to: &str) -> String {
 pub fn run(root: &Root, options: &Options, program: Program, ids: &[ClusterId], reporter: &Reporter) -> Result<()> {
     if program.is_for_clusters() && ids.is_empty() {
         fail!(
-            "no cluster was specified";
+            "no cluster specified";
             "Name it, as in patroni-gen-config for {} 16/main, or use --all.", program.name()
         );
     }

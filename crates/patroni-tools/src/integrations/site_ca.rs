@@ -30,6 +30,7 @@ use crate::integrations::certificate_files::DIRECTORY;
 use crate::integrations::cluster::Site;
 use crate::integrations::consul;
 use crate::integrations::plan::{Generated, Plan};
+use crate::patroni::paths::instances;
 use crate::patroni_yml::dcs::is_name;
 
 /// The organization in the subject of every certificate.
@@ -68,12 +69,23 @@ pub fn plan(site: &Site) -> Result<Plan> {
     for kind in kinds(site, &members, &member)? {
         plan.files.extend(ca.pair(site, &kind, &member.name)?);
     }
-    plan.next.push(
-        "etcd uses a new certificate at once; reload the other services that are running, such as with: systemctl reload patroni@17-main \
-         haproxy consul && pg_ctlcluster 17 main reload"
-            .to_owned(),
-    );
+    plan.next.extend(reload(site.root)?);
     Ok(plan)
+}
+
+/// How the programs of this host that have read a certificate read it again; etcd does without. None on a host that has none of them.
+fn reload(root: &Root) -> Result<Option<String>> {
+    let clusters = instances(root)?;
+    let mut units: Vec<String> = clusters.iter().map(|id| format!("patroni@{}", id.dashed())).collect();
+    for (unit, program) in [("haproxy", "/usr/sbin/haproxy"), ("consul", "/usr/bin/consul")] {
+        units.extend(root.path(program).exists().then(|| unit.to_owned()));
+    }
+    if units.is_empty() {
+        return Ok(None);
+    }
+    let mut commands = vec![format!("systemctl try-reload-or-restart {}", units.join(" "))];
+    commands.extend(clusters.iter().map(|id| format!("pg_ctlcluster {} {} reload", id.version, id.name)));
+    Ok(Some(format!("apply the certificates to running services with: {}", commands.join(" && "))))
 }
 
 fn kinds(site: &Site, members: &[Member], member: &Member) -> Result<Vec<Kind>> {

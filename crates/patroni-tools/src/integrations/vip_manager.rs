@@ -137,7 +137,7 @@ fn dcs(
                 fail!(at place, "vip-manager does not use DCS_CERT without DCS_CACERT"; "Set DCS_CACERT.");
             }
         }
-        // It accepts the type, and exits with "site endpoint type not supported" (measured with 3.0.0-2+b7).
+        // It accepts the type, and exits with "given endpoint type not supported" (measured with 3.0.0-2+b7).
         Kind::Consul if of_debian => fail!(
             at place,
             "Debian's vip-manager does not support Consul";

@@ -185,7 +185,7 @@ fn pair(root: &Root, settings: &Settings, cert: &str, key: &str) -> Result<Optio
             Ok(Some((cert, key_file)))
         }
         (None, None) => Ok(None),
-        _ => fail!(at origin(settings, &[cert, key]), "{cert} and {key} must be set together"; "Set both or none."),
+        _ => fail!(at origin(settings, &[cert, key]), "{cert} and {key} must be set together"; "Set both or neither."),
     }
 }
 

@@ -13,11 +13,11 @@ pub struct Ports<'a> {
     pub clusters: &'a [Installed],
     /// The cluster that is being configured.
     pub own: Option<&'a Installed>,
-    /// The port in the present Patroni file of this cluster.
+    /// The port in the existing Patroni file of this cluster.
     pub present: Option<u16>,
     /// The other cluster whose Patroni file claims a port.
     pub claimed_by: &'a dyn Fn(u16) -> Option<ClusterId>,
-    /// The Raft port in the present Patroni file of this cluster.
+    /// The Raft port in the existing Patroni file of this cluster.
     pub raft: Option<u16>,
 }
 

@@ -141,7 +141,7 @@ fn look(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<Vec<Row>> {
     rights::check(root, from_ref(&file))?;
     let yaml = read(root, &file)?;
     rights::check(root, &rights::of_dcs(&yaml))?;
-    let remedy = format!("See the cause with: patroni-gen-config --check {id}");
+    let remedy = format!("See the cause with: patroni-gen-config check {id}");
     let members = Patronictl::new(root, id, &scope(&yaml, &file)?)?.within(LIMIT, remedy).members()?;
     let point = Endpoint::read(root, id).at(id).unwrap_or_else(|error| {
         reporter.warn(Trouble::of(&error));

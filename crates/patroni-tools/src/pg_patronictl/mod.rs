@@ -150,7 +150,7 @@ fn plan(args: Args, environment: Option<&str>, clusters: &[ClusterId]) -> Result
             [only] => Ok(Call::Patronictl(only.clone(), words)),
             [] => Err(trouble!("this host has no Patroni file"; "Create one with: patroni-gen-config 16/main").into()),
             several => Err(trouble!(
-                "no cluster is given, and this host has several: {}", enumerate(several);
+                "no cluster specified, and this host has several: {}", enumerate(several);
                 "Add one, as in 'pg_patronictl {} {command}', or set PGCLUSTER.", several[0]
             )
             .into()),
@@ -283,7 +283,7 @@ mod tests {
                 "pause",
                 None,
                 several,
-                "1: no cluster is given, and this host has several: 16/main, 17/main | Add one, as in 'pg_patronictl 16/main pause'",
+                "1: no cluster specified, and this host has several: 16/main, 17/main | Add one, as in 'pg_patronictl 16/main pause'",
             ),
             ("pause", None, "", "1: this host has no Patroni file"),
             (

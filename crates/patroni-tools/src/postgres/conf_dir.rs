@@ -9,7 +9,7 @@ use std::process::{Child, Stdio};
 use anyhow::{Context as _, Result};
 use host::clusters::{self, config_directory};
 use host::trouble::Explain;
-use host::{ClusterId, Root, conf, createcluster, fail, trouble};
+use host::{ClusterId, Root, conf, createcluster, fail};
 
 use crate::context::Context;
 use crate::postgres::child;
@@ -108,7 +108,9 @@ pub(crate) fn check_owner(context: &Context, id: &ClusterId, directory: &Path) -
     let clusters = clusters::installed(&context.root);
     // An unreadable file of another cluster must not prevent a replica of this one.
     if let Some(doubt) = clusters.warning() {
-        context.reporter.warn(trouble!("could not check if another cluster uses {}: {doubt}", directory.display()));
+        let mut warning = doubt;
+        warning.what = format!("could not check if another cluster uses {}: {}", directory.display(), warning.what);
+        context.reporter.warn(warning);
     }
     for other in clusters.known.iter().filter(|other| other.id != *id) {
         if other.data_directory.as_ref().is_some_and(|other| same(&context.root, other, directory)) {

@@ -12,8 +12,12 @@ use nix::unistd::Uid;
 use crate::postgres::child;
 use crate::postgres::programs::server_program;
 
-/// How long a call may take; more than libpq waits for a host that does not respond on a usual network.
+/// How long a call may take.
 const LIMIT: Duration = Duration::from_secs(40);
+
+/// How long libpq waits for a connection, in seconds, unless it is told otherwise: without a limit, a host behind a firewall that drops
+/// packets would take as long as TCP does, and longer than `LIMIT`.
+const CONNECT_TIMEOUT: &str = "30";
 
 /// Variables of libpq that make a session different, over whatever connection.
 const OF_THE_SESSION: [&str; 5] = ["PGCLIENTENCODING", "PGDATESTYLE", "PGGEQO", "PGOPTIONS", "PGTZ"];
@@ -65,6 +69,9 @@ impl Psql {
         let mut call = child::command(root, &server_program(root, id, "psql"))?;
         for name in OF_THE_SESSION {
             call.env_remove(name);
+        }
+        if std::env::var_os("PGCONNECT_TIMEOUT").is_none() {
+            call.env("PGCONNECT_TIMEOUT", CONNECT_TIMEOUT);
         }
         call.env("PGAPPNAME", application).args(["--pset=footer=off", "--pset=pager=off"]);
         call.arg(OsString::from(format!("--dbname={source} replication=true")));

@@ -11,6 +11,14 @@ const GROUPS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/systemd"];
 /// The slice of both units.
 const SLICE: &str = "system.slice/system-postgresql.slice";
 
+/// Has a unit processes other than those by which it is only being started? A program that the unit runs before its main program
+/// is in the control group of the unit itself.
+pub(crate) fn is_active_beside(root: &Root, unit: &str) -> bool {
+    let own = root.read("/proc/self/cgroup").ok().flatten().unwrap_or_default();
+    let inside = own.lines().any(|line| line.ends_with(&format!("/{unit}")));
+    is_active(root, unit) && !inside
+}
+
 /// Is a unit active?
 pub(crate) fn is_active(root: &Root, unit: &str) -> bool {
     GROUPS.iter().any(|group| root.path(Path::new(group).join(SLICE).join(unit)).exists())

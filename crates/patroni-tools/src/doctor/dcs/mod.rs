@@ -21,7 +21,7 @@ use crate::doctor::finding::{Finding, Level, Subject};
 use crate::patroni::version;
 use crate::patroni_yml::dcs::{self, Kind, Limit};
 
-/// The additional time for the resolver, which has no timeout of its own.
+/// The additional time after which a thread is not waited for any longer.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The DCS of the Patroni file; the first one, as Patroni uses it.
@@ -196,7 +196,7 @@ fn each_server(question: &Arc<Question>, servers: &[(String, u16)]) -> Answers {
     let end = Instant::now() + LIMIT;
     for (index, (host, port)) in servers.iter().cloned().enumerate() {
         let (question, sender) = (Arc::clone(question), sender.clone());
-        // Not joined: a thread that hangs in the resolver ends with the program.
+        // Not joined: a thread that is late ends with the program.
         thread::spawn(move || {
             let answer = match question.kind {
                 Kind::Consul => consul::ask(&question, &host, port, end),

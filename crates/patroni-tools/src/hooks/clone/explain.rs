@@ -88,7 +88,7 @@ const CAUSES: &[Cause] = &[
         trouble: |failure| {
             trouble!(
                 "{} does not allow {} to replicate from here", failure.host(), failure.user();
-                "Add the network of this host to NETWORK there, and run: patroni-gen-config --apply {}",
+                "Add the network of this host to NETWORK there, and run: patroni-gen-config apply {}",
                 failure.id
             )
         },
@@ -109,7 +109,7 @@ const CAUSES: &[Cause] = &[
         trouble: |failure| {
             trouble!(
                 "{} has no free connection for a replica", failure.host();
-                "Raise PG_max_wal_senders or PG_max_connections, and run: patroni-gen-config --apply {}",
+                "Raise PG_max_wal_senders or PG_max_connections, and run: patroni-gen-config apply {}",
                 failure.id
             )
         },

@@ -42,7 +42,7 @@ pub(crate) fn credentials(root: &Root, settings: &Settings) -> Result<Option<(St
         _ => fail!(
             at origin(settings, &["DCS_USERNAME", "DCS_PASSWORD_FILE"]),
             "DCS_USERNAME and DCS_PASSWORD_FILE must be set together";
-            "Set both or none."
+            "Set both or neither."
         ),
     }
 }
