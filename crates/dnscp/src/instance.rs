@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 pub use host::endpoint::file;
 use host::envfile::Assignment;
-use host::trouble::Explain;
+use host::trouble::{Explain, Trouble};
 use host::{ClusterId, Root, envfile, fail};
 
 use crate::privilege::Caller;
@@ -35,8 +35,9 @@ impl Instance {
         let path = file(id);
         caller.trust(root, &path)?;
         let Some(text) = root.read(&path)? else { return Ok(None) };
-        let written =
-            Written::parse(&path, &text).or_hint(|| format!("Create it again with: patroni-gen-config {id}"))?;
+        // In place of the hints for files that an administrator writes.
+        let written = Written::parse(&path, &text)
+            .map_err(|error| Trouble::of(&error).hint(format!("Create it again with: patroni-gen-config {id}")))?;
         let rest = written
             .rest
             .map(|(address, files)| Arc::new(Api::new(root, address, files.map(|files| Tls::new(root, files)))));
@@ -119,6 +120,19 @@ mod tests {
         assert_eq!(rest(lines).unwrap(), Some((address, Some(files))));
         for url in ["http://nowhere", "https://pg1:8008", "ftp://10.0.0.1:1"] {
             assert!(rest(&format!("RESTAPI={url}")).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_generated_file_is_not_mended_by_hand() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, id): (_, ClusterId) = (Root::new(folder.path()), "16/main".parse().unwrap());
+        std::fs::create_dir_all(root.path("/etc/patroni")).unwrap();
+        for (text, line) in [("NAME=pg1\nNAME-2=x\n", ":2: "), ("NAME=pg1\n", ": DATA_DIRECTORY is missing")] {
+            std::fs::write(root.path(file(&id)), text).unwrap();
+            let trouble = Trouble::of(&Instance::read(&root, &id, &Caller::of_this_process()).unwrap_err());
+            assert!(trouble.line().starts_with(&format!("/etc/patroni/16-main.dnscp{line}")), "{trouble}");
+            assert_eq!(trouble.hint.as_deref(), Some("Create it again with: patroni-gen-config 16/main"));
         }
     }
 }

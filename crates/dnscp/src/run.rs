@@ -76,7 +76,8 @@ impl Task {
     /// Another user's process on PostgreSQL's port, to which clients of the address would connect. PostgreSQL starts with the addresses
     /// that it gets (`PostmasterMain`), and Patroni connects to it over the Unix socket, so neither notices.
     fn port_taken(&self) -> Option<Trouble> {
-        let port = self.instance.as_ref()?.port?;
+        let instance = self.instance.as_ref()?;
+        let port = instance.port?;
         let addresses: Vec<IpAddr> = self.point.vips.iter().map(|vip| vip.address).chain(self.own_address()).collect();
         let is_reached = |address: &IpAddr| address.is_unspecified() || addresses.contains(address);
         let listeners = clusters::listeners(&self.root).ok()?;
@@ -86,7 +87,7 @@ impl Task {
         Some(trouble!(
             "{} listens on port {port} instead of PostgreSQL, and would get the clients of this member",
             holder::describe(&self.root, uid, inode, geteuid().is_root());
-            "Stop that process, and restart PostgreSQL with: pg_patronictl {} restart", self.point.id
+            "Stop that process, and restart PostgreSQL with: pg_patronictl {} restart {}", self.point.id, instance.name
         ))
     }
 
@@ -257,4 +258,42 @@ pub fn finish(reporter: &Reporter, mut faults: Vec<Trouble>) -> Result<()> {
         reporter.tell(Level::Error, fault);
     }
     Err(last.into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_this_member_is_restarted_for_its_port() {
+        let folder = tempfile::tempdir().unwrap();
+        // 5432 is 1538 in hexadecimal, and 0A is the state of a socket that listens.
+        let row = "0: 00000000:1538 00000000:0000 0A 00000000:00000000 00:00000000 00000000 4711 0 8 1\n";
+        for (path, text) in [("etc/passwd", "postgres:x:117:117::/:/bin/sh\n"), ("proc/net/tcp", row)] {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let point = Endpoint {
+            id: "16/main".parse().unwrap(),
+            vips: Vec::new(),
+            manager: Manager::Dnscp,
+            interface: None,
+            lease: Duration::from_secs(10),
+            standby_leader: false,
+            dns: None,
+        };
+        let instance = Instance {
+            name: "pg2".to_owned(),
+            rest: None,
+            address: None,
+            port: Some(5432),
+            data_directory: "/d".into(),
+        };
+        let root = Root::new(folder.path());
+        let task = Task::new(&root, point, Some(instance), Moment::now(), &Reporter::new("dnscp"));
+        let hint = task.port_taken().unwrap().hint.unwrap();
+        assert!(hint.ends_with(": pg_patronictl 16/main restart pg2"), "{hint}");
+    }
 }

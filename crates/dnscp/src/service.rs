@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use host::endpoint::Manager;
@@ -102,7 +102,7 @@ struct Service {
     /// The virtual addresses on this member, for people.
     here: Vec<String>,
     /// The last change, and when it happened.
-    last: Option<(String, Moment)>,
+    last: Option<(String, SystemTime)>,
     /// What is wrong. It is reported when it appears, not in every poll.
     faults: Vec<Trouble>,
     /// How many polls were skipped because another process held the lock, and since when.
@@ -355,7 +355,7 @@ impl Service {
     fn changed(&mut self, reason: &str, changes: &[String]) {
         apply::report(&self.task.reporter, reason, changes, &[]);
         if let Some(change) = changes.last() {
-            self.last = Some((change.clone(), Moment::now()));
+            self.last = Some((change.clone(), SystemTime::now()));
         }
     }
 
@@ -413,7 +413,8 @@ impl Service {
             text.extend(["; ", &dns.name, ": ", &self.name.shown]);
         }
         if let Some((change, when)) = &self.last {
-            let _ = write!(text, "; last change {} s ago: {change}", when.elapsed().as_secs());
+            // Not how long ago: systemd still shows this text after the service has stopped.
+            let _ = write!(text, "; last change at {}: {change}", utc(*when));
         }
         if let Some((_, since)) = self.missed.filter(|(polls, _)| *polls >= MISSED) {
             let seconds = since.elapsed().as_secs();
@@ -449,6 +450,20 @@ impl Service {
     }
 }
 
+/// `2026-11-21 03:04:05 UTC`, from the days since 1970 (Howard Hinnant, "chrono-compatible low-level date algorithms").
+fn utc(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", second / 3600, second / 60 % 60, second % 60)
+}
+
 /// An address that was added without a service has no lease yet, and could stay for ever.
 fn add_missing_leases(task: &Task, interfaces: &[Interface]) -> Vec<Trouble> {
     let mut steps = plan::acquire(&task.point, interfaces, Some(task.point.lease), None).steps;
@@ -476,6 +491,19 @@ fn present(task: &Task, interfaces: &[Interface]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dates() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_782_400, "2000-02-29 00:00:00 UTC"),
+            (1_795_230_245, "2026-11-21 03:04:05 UTC"),
+            (4_107_542_399, "2100-02-28 23:59:59 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
+        ] {
+            assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
 
     #[test]
     fn a_check_that_was_asked_for_meanwhile_is_done_at_once() {

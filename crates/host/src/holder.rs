@@ -4,8 +4,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::unistd::geteuid;
-
 use crate::Root;
 use crate::clusters::Listener;
 use crate::report::plain;
@@ -82,17 +80,18 @@ pub fn describe(root: &Root, uid: u32, inode: u64, search: bool) -> String {
 }
 
 /// The user of a listening socket, if it is a foreign one: neither root, which may have passed the socket on, nor `user`, which runs
-/// Patroni and PostgreSQL, nor the caller, which does so if the unit was changed.
+/// Patroni and PostgreSQL. Whoever calls this is foreign, too, unless it is one of them.
 #[must_use]
 pub fn foreign_user(root: &Root, listener: &Listener, user: &str) -> Option<u32> {
     let own = root.user_id(user).ok()?;
-    listener.uid.filter(|uid| ![0, own, geteuid().as_raw()].contains(uid))
+    listener.uid.filter(|uid| ![0, own].contains(uid))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use nix::unistd::geteuid;
     use std::net::TcpListener;
     use std::os::fd::AsRawFd;
 
@@ -127,10 +126,12 @@ mod tests {
         assert_eq!(foreign(Some(own + 2)), None);
         std::fs::create_dir(folder.path().join("etc")).unwrap();
         std::fs::write(folder.path().join("etc/passwd"), format!("postgres:x:{}:1::/:/bin/sh\n", own + 1)).unwrap();
-        for uid in [None, Some(0), Some(own), Some(own + 1)] {
+        for uid in [None, Some(0), Some(own + 1)] {
             assert_eq!(foreign(uid), None, "{uid:?}");
         }
         assert_eq!(foreign(Some(own + 2)), Some(own + 2));
+        // A user in group postgres that runs `dnscp status` and listens on the port itself.
+        assert_eq!(foreign(Some(own)), Some(own).filter(|own| *own != 0));
     }
 
     #[test]

@@ -32,9 +32,14 @@ pub(super) struct Limits {
 /// The end of the share that the first of `count` has of the time until `deadline`.
 pub(super) fn share(deadline: Instant, count: usize) -> Instant {
     let now = Instant::now();
+    part(deadline, count).max(now + LEAST_SHARE).min(deadline.max(now))
+}
+
+/// The same, however short that is.
+pub(super) fn part(deadline: Instant, count: usize) -> Instant {
+    let now = Instant::now();
     let left = deadline.saturating_duration_since(now);
-    let part = left / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
-    now + part.max(LEAST_SHARE).min(left)
+    now + left / u32::try_from(count.max(1)).unwrap_or(u32::MAX)
 }
 
 /// Why there is no answer.

@@ -17,6 +17,7 @@ mod update;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result};
@@ -24,11 +25,11 @@ use host::endpoint::{Auth, Dns};
 use host::trouble::{Explain, Trouble};
 use host::{Root, fail};
 
-use exchange::{Limits, share};
+use exchange::{Limits, part, share};
 use host::net::resolve::Lookup;
 use query::DnsName;
 use records::Seen;
-use resolve::Server;
+use resolve::{Resolvers, Server};
 use update::{Change, Sent};
 
 /// If another host changes the name in every round, the next run tries again after so many rounds.
@@ -128,16 +129,19 @@ fn each_server<T>(
     deadline: Instant,
     attempt: impl Fn(SocketAddr, Option<&DnsName>, Limits) -> Result<T>,
 ) -> Result<T> {
+    let resolvers = Arc::new(Resolvers::read(root));
     let configured = dns.zone.as_deref().map(query::name).transpose()?;
     let (zone, servers) = if dns.servers.is_empty() {
-        let (zone, servers) = resolve::discover(root, &query::name(&dns.name)?, configured, share(deadline, 2))?;
+        let (zone, servers) = resolve::discover(&resolvers, &query::name(&dns.name)?, configured, share(deadline, 2))?;
         (Some(zone), servers)
     } else {
         let servers = dns.servers.iter().map(|text| Server::parse(text)).collect::<Result<Vec<_>>>()?;
         (configured, servers)
     };
-    // At once, since the resolver takes as long for all names as for one.
-    let lookups: Vec<Lookup> = servers.iter().map(Server::lookup).collect();
+    // At once, since the resolver takes as long for all names as for one. Half of the time that the first server's name has is for own
+    // queries, and half for the system.
+    let half = part(share(share(deadline, servers.len()), 2), 2);
+    let lookups: Vec<Lookup> = servers.iter().map(|server| server.lookup(&resolvers, half)).collect();
     let mut faults = Vec::new();
     let mut silent = Vec::new();
     for (index, (server, lookup)) in servers.iter().zip(&lookups).enumerate() {

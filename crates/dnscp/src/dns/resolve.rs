@@ -1,22 +1,25 @@
 //! Where an update is sent: the zone of a name, and the servers of the zone.
 //!
-//! Names of servers are resolved by the system ([`Lookup`]). It cannot be asked for SOA and NS records, so these queries go to the
-//! name servers in `resolv.conf(5)`.
+//! SOA and NS records are asked for at the name servers in `resolv.conf(5)`. So are the addresses of the servers that are found, since
+//! the system's resolver ([`Lookup`]) waits 5 s for a name server that does not respond. It resolves short names, and what is not
+//! found otherwise, for example because it is only in `/etc/hosts`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use domain::base::iana::{Rcode, Rtype};
 use domain::base::{Message, ToName};
-use domain::rdata::{Ns, Soa};
+use domain::rdata::{A, Aaaa, Ns, Soa};
 use host::facts::parse_address;
 use host::net::resolve::Lookup;
 use host::trouble::{Explain, Trouble};
 use host::{Root, fail};
 
-use super::exchange::{self, Limits, share};
+use super::exchange::{self, Limits, part};
 use super::query::{DnsName, name, query};
 
 const PORT: u16 = 53;
@@ -37,14 +40,17 @@ pub(super) struct Server {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Host {
     Address(IpAddr),
+    /// As it was configured: fully qualified, or to be completed by the system.
     Name(DnsName),
+    /// From a SOA or NS record: fully qualified.
+    Discovered(DnsName),
 }
 
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
             Host::Address(address) => SocketAddr::new(*address, self.port).fmt(f),
-            Host::Name(name) => write!(f, "{name}:{}", self.port),
+            Host::Name(name) | Host::Discovered(name) => write!(f, "{name}:{}", self.port),
         }
     }
 }
@@ -72,19 +78,25 @@ impl Server {
         }
     }
 
-    /// Starts to resolve its name.
-    pub(super) fn lookup(&self) -> Lookup {
-        match &self.host {
-            Host::Address(address) => Lookup::start(&address.to_string(), self.port),
-            Host::Name(name) => Lookup::start(&name.to_string(), self.port),
-        }
+    /// Starts to resolve its name. The name servers in `resolv.conf(5)` have until then, and what is left is the system's.
+    pub(super) fn lookup(&self, resolvers: &Arc<Resolvers>, until: Instant) -> Lookup {
+        let (name, text) = match &self.host {
+            Host::Address(address) => return Lookup::start(&address.to_string(), self.port),
+            // One label and the root.
+            Host::Name(name) if name.label_count() <= 2 => return Lookup::start(&name.to_string(), self.port),
+            Host::Name(name) => (name.clone(), name.to_string()),
+            // The dot keeps the system from trying its search domains.
+            Host::Discovered(name) => (name.clone(), format!("{name}.")),
+        };
+        let resolvers = Arc::clone(resolvers);
+        Lookup::start_after(move || resolvers.addresses(&name, until), &text, self.port)
     }
 
     /// The server with the address that was used.
     pub(super) fn shown(&self, address: SocketAddr) -> String {
         match &self.host {
             Host::Address(_) => address.to_string(),
-            Host::Name(name) => format!("{name} ({address})"),
+            Host::Name(name) | Host::Discovered(name) => format!("{name} ({address})"),
         }
     }
 }
@@ -95,11 +107,17 @@ fn host_name(text: &str) -> Option<Host> {
 }
 
 /// The name servers of `resolv.conf(5)`.
-struct Resolvers(Vec<SocketAddr>);
+#[derive(Debug)]
+pub(super) struct Resolvers {
+    servers: Vec<SocketAddr>,
+    /// The one that answered last. The next query goes there first, so that only one query waits for those that do not respond.
+    last: AtomicUsize,
+}
 
 impl Resolvers {
-    fn read(root: &Root) -> Result<Self> {
-        Ok(Self::parse(&root.read("/etc/resolv.conf")?.unwrap_or_default()))
+    /// Those of the machine. If the file cannot be read, that is as if it did not exist, as it is for the C library.
+    pub(super) fn read(root: &Root) -> Self {
+        Self::parse(&root.read("/etc/resolv.conf").ok().flatten().unwrap_or_default())
     }
 
     fn parse(text: &str) -> Self {
@@ -114,16 +132,21 @@ impl Resolvers {
             servers.push((Ipv4Addr::LOCALHOST, PORT).into());
         }
         servers.truncate(3);
-        Self(servers)
+        Self { servers, last: AtomicUsize::new(0) }
     }
 
     /// Asks one after the other.
     fn ask(&self, name: &DnsName, rtype: Rtype, until: Instant) -> Result<Message<Vec<u8>>> {
         let mut faults = Vec::new();
-        for (index, server) in self.0.iter().enumerate() {
-            let end = share(until, self.0.len() - index).min(Instant::now() + RESOLVER_WAIT);
-            match exchange::ask(*server, &query(name, rtype, true)?, end) {
-                Ok(answer) if matches!(answer.header().rcode(), Rcode::NOERROR | Rcode::NXDOMAIN) => return Ok(answer),
+        let (first, count) = (self.last.load(Ordering::Relaxed), self.servers.len());
+        for (left, index) in (1..=count).rev().zip((0..count).cycle().skip(first)) {
+            let server = self.servers[index];
+            let end = part(until, left).min(Instant::now() + RESOLVER_WAIT);
+            match exchange::ask(server, &query(name, rtype, true)?, end) {
+                Ok(answer) if matches!(answer.header().rcode(), Rcode::NOERROR | Rcode::NXDOMAIN) => {
+                    self.last.store(index, Ordering::Relaxed);
+                    return Ok(answer);
+                }
                 Ok(answer) => faults.push(format!("{}: {}", server.ip(), answer.header().rcode())),
                 Err(error) => faults.push(format!("{}: {}", server.ip(), Trouble::of(&error).line())),
             }
@@ -133,6 +156,24 @@ impl Resolvers {
             "Correct /etc/resolv.conf, or set DNS_ZONE and DNS_SERVERS."
         )
     }
+
+    /// The addresses of a fully qualified name, as far as they are found.
+    fn addresses(&self, name: &DnsName, until: Instant) -> Vec<IpAddr> {
+        let answers = [Rtype::A, Rtype::AAAA].into_iter().filter_map(|rtype| self.ask(name, rtype, until).ok());
+        answers.flat_map(|answer| addresses_in(&answer).unwrap_or_default()).collect()
+    }
+}
+
+/// All addresses in an answer: if the name is an alias, they are those of another one.
+fn addresses_in(answer: &Message<Vec<u8>>) -> Result<Vec<IpAddr>> {
+    let mut found = Vec::new();
+    for record in answer.answer()?.limit_to_in::<A>() {
+        found.push(IpAddr::V4(record?.data().addr()));
+    }
+    for record in answer.answer()?.limit_to_in::<Aaaa>() {
+        found.push(IpAddr::V6(record?.data().addr()));
+    }
+    Ok(found)
 }
 
 /// The address of a resolver; a link-local one is followed by its interface.
@@ -148,12 +189,11 @@ fn resolver(text: &str) -> Option<SocketAddr> {
 
 /// The zone of a name and its servers, from the resolvers: the primary server of the SOA record, then the NS records.
 pub(super) fn discover(
-    root: &Root,
+    resolvers: &Resolvers,
     of: &DnsName,
     zone: Option<DnsName>,
     until: Instant,
 ) -> Result<(DnsName, Vec<Server>)> {
-    let resolvers = Resolvers::read(root)?;
     let start = zone.unwrap_or_else(|| of.clone());
     let found = find_zone(&start, |name| resolvers.ask(name, Rtype::SOA, until))
         .context("its servers are not set in DNS_SERVERS, and were not found")
@@ -164,7 +204,7 @@ pub(super) fn discover(
     }
     let mut servers: Vec<Server> = Vec::new();
     for name in names {
-        let server = Server { host: Host::Name(name), port: PORT };
+        let server = Server { host: Host::Discovered(name), port: PORT };
         if !servers.contains(&server) {
             servers.push(server);
         }
@@ -218,7 +258,11 @@ fn soa_in(answer: &Message<Vec<u8>>, of: &DnsName) -> Result<Option<Found>> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use domain::base::MessageBuilder;
+    use std::net::{TcpListener, UdpSocket};
+    use std::thread;
 
     #[test]
     fn servers_in_every_form() {
@@ -242,7 +286,42 @@ mod tests {
     #[test]
     fn resolv_conf_as_the_c_library_reads_it() {
         let read = Resolvers::parse("# x\nsearch a.example\nnameserver 10.0.0.1\nnameserver bad\nnameserver\t::1 x\n");
-        assert_eq!(read.0, ["10.0.0.1:53".parse().unwrap(), "[::1]:53".parse().unwrap()]);
-        assert_eq!(Resolvers::parse("").0, ["127.0.0.1:53".parse().unwrap()]);
+        assert_eq!(read.servers, ["10.0.0.1:53".parse().unwrap(), "[::1]:53".parse().unwrap()]);
+        assert_eq!(Resolvers::parse("").servers, ["127.0.0.1:53".parse().unwrap()]);
+    }
+
+    /// A name server that has one address for every name, and no IPv6.
+    fn answer_all(socket: &UdpSocket) {
+        let mut buffer = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let request = Message::from_octets(&buffer[..length]).unwrap();
+            let mut answer = MessageBuilder::new_vec().start_answer(&request, Rcode::NOERROR).unwrap();
+            let question = request.sole_question().unwrap();
+            if question.qtype() == Rtype::A {
+                answer.push((question.qname(), 60, A::from_octets(10, 0, 0, 7))).unwrap();
+            }
+            socket.send_to(&answer.finish(), from).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_name_server_that_does_not_respond_costs_one_wait() {
+        let bound = || UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (mute, good) = (bound(), bound());
+        let servers = vec![mute.local_addr().unwrap(), good.local_addr().unwrap()];
+        // The kernel accepts connections there, and nobody answers.
+        let _tcp = TcpListener::bind(servers[0]).unwrap();
+        thread::spawn(move || answer_all(&good));
+        let resolvers = Arc::new(Resolvers { servers, last: AtomicUsize::new(0) });
+        let begin = Instant::now();
+        let until = begin + Duration::from_secs(1);
+        for host in [Host::Name(name("ns1.a.invalid").unwrap()), Host::Discovered(name("ns2.a.invalid").unwrap())] {
+            let lookup = Server { host, port: 54 }.lookup(&resolvers, until);
+            assert_eq!(lookup.wait(until).unwrap(), ["10.0.0.7:54".parse().unwrap()]);
+        }
+        assert_eq!(resolvers.last.load(Ordering::Relaxed), 1);
+        // What has one label is the system's.
+        let short = Server::parse("localhost").unwrap().lookup(&resolvers, until);
+        assert!(short.wait(begin + Duration::from_secs(5)).unwrap().iter().all(|address| address.ip().is_loopback()));
     }
 }

@@ -17,6 +17,12 @@ impl Lookup {
     /// Starts to resolve a name; an address is its own result.
     #[must_use]
     pub fn start(host: &str, port: u16) -> Self {
+        Self::start_after(Vec::new, host, port)
+    }
+
+    /// Starts to resolve a name. The system resolves it only if `first`, which runs in the same thread, finds nothing.
+    #[must_use]
+    pub fn start_after(first: impl FnOnce() -> Vec<IpAddr> + Send + 'static, host: &str, port: u16) -> Self {
         let (sender, receiver) = mpsc::channel();
         if let Ok(address) = host.parse::<IpAddr>() {
             let _ = sender.send(Ok(vec![SocketAddr::new(address, port)]));
@@ -24,8 +30,12 @@ impl Lookup {
         }
         let (name, failed) = (host.to_owned(), sender.clone());
         let work = move || {
-            let found = (name.as_str(), port).to_socket_addrs().map(Iterator::collect).map_err(plain);
-            let _ = sender.send(found);
+            let found = first();
+            let _ = sender.send(if found.is_empty() {
+                (name.as_str(), port).to_socket_addrs().map(Iterator::collect).map_err(plain)
+            } else {
+                Ok(found.into_iter().map(|address| SocketAddr::new(address, port)).collect())
+            });
         };
         if let Err(error) = thread::Builder::new().name("resolve".to_owned()).spawn(work) {
             let _ = failed.send(Err(error));
@@ -61,6 +71,9 @@ mod tests {
         assert_eq!(found, ["[fd00::1]:53".parse().unwrap()]);
         let found = Lookup::start("localhost", 53).wait(Instant::now() + Duration::from_secs(5)).unwrap();
         assert!(found.iter().all(|address| address.ip().is_loopback() && address.port() == 53), "{found:?}");
+        let end = Instant::now() + Duration::from_secs(5);
+        let found = Lookup::start_after(|| vec![[10, 0, 0, 1].into()], "localhost", 53).wait(end).unwrap();
+        assert_eq!(found, ["10.0.0.1:53".parse().unwrap()]);
         let begin = Instant::now();
         let (_sender, receiver) = mpsc::channel();
         let error = Lookup(receiver).wait(begin + Duration::from_millis(50)).unwrap_err();

@@ -56,16 +56,15 @@ fn taken(cluster: &Cluster, wanted: &Wanted, listeners: &[Listener]) -> Option<F
         listener.port == wanted.port
             && address.is_ipv4()
             && listener.address == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-            && holder::foreign_user(cluster.root, listener, USER).is_some()
+            && foreign_user(cluster.root, listener).is_some()
     };
     let conflicting = |address: &IpAddr| {
         let certain = listeners.iter().find(|listener| meets(address, listener)).map(|listener| (listener, 1));
         certain.or_else(|| listeners.iter().find(|listener| may_meet(address, listener)).map(|listener| (listener, 0)))
     };
     let found: Vec<_> = wanted.addresses.iter().filter_map(conflicting).collect();
-    let another_users = found
-        .iter()
-        .any(|(listener, certain)| *certain == 1 && holder::foreign_user(cluster.root, listener, USER).is_some());
+    let another_users =
+        found.iter().any(|(listener, certain)| *certain == 1 && foreign_user(cluster.root, listener).is_some());
     let (lost, owner) =
         found.into_iter().fold((0, None), |(lost, owner), (listener, certain)| match Owner::of(cluster, listener) {
             Owner::Own => (lost, owner),
@@ -82,6 +81,11 @@ fn taken(cluster: &Cluster, wanted: &Wanted, listeners: &[Listener]) -> Option<F
     let what = format!("{} has port {}, on which {who} is listening", wanted.label, wanted.port);
     let hint = cluster.then_generate(&format!("Stop that process, or set {}", wanted.setting));
     Some(Finding::new(level, what, hint))
+}
+
+/// A user that is foreign to the cluster. The caller is not: it runs Patroni and PostgreSQL if the unit was changed.
+fn foreign_user(root: &Root, listener: &Listener) -> Option<u32> {
+    holder::foreign_user(root, listener, USER).filter(|uid| *uid != geteuid().as_raw())
 }
 
 /// Can the caller see the processes of this cluster: is it root, or the user that runs them?
@@ -104,7 +108,7 @@ impl Owner {
     fn of(cluster: &Cluster, listener: &Listener) -> Self {
         let root = cluster.root;
         // A control group or command line does not make another user's process part of this cluster.
-        if let Some(uid) = holder::foreign_user(root, listener, USER) {
+        if let Some(uid) = foreign_user(root, listener) {
             return Self::Other(holder::describe(root, uid, listener.inode, true));
         }
         let mut other = Self::Hidden;
