@@ -62,6 +62,7 @@ fn upgrade(lab: &Lab) -> Result<()> {
     ensure!(held.len() == 1, "the address did not stay where it was: {held:?}");
 
     for (node, (patroni, service)) in main.nodes().iter().zip(before) {
+        ensure!(node.read("/etc/default/patroni")? == SETTINGS, "{}: the settings are not as they were", node.name());
         let (patroni_now, service_now) = processes(&main, node)?;
         ensure!(patroni == patroni_now, "{}: Patroni was restarted: {patroni} is {patroni_now} now", node.name());
         ensure!(service != service_now && service_now != "0", "{}: dnscp@ is the old one still", node.name());
