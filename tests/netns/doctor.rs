@@ -622,7 +622,7 @@ fn zookeeper(image: Image, name: &str) {
         )]
     );
     let user = |password: &str| doctor(&format!("{section}\n  auth_data: {{digest: 'patroni:{password}'}}"), "");
-    let open = "what Patroni makes is open to everybody";
+    let open = "everyone can change the nodes that Patroni creates";
     assert!(user("secret").len() == 1 && user("secret")[0].contains(open), "{:?}", user("secret"));
     assert_eq!(
         user("wrong")[1],
