@@ -109,7 +109,9 @@ impl Machine<'_> {
             ensure!(said.starts_with(hook), "under the path of Debian's {hook} is: {said}");
         }
         let unit = self.run(&format!("systemctl cat patroni@{}.service", self.cluster.dashed()))?;
-        ensure!(unit.contains("ExecStartPre=/usr/bin/patroni-gen-config check --offline %i"), "the unit is {unit}");
+        // With the option that the verb was in 0.1.0.
+        let asks = |verb: &str| unit.contains(&format!("ExecStartPre=/usr/bin/patroni-gen-config {verb} --offline %i"));
+        ensure!(asks("check") || asks("--check"), "the unit is {unit}");
         let diverted = self.run("dpkg-divert --list patroni-tools")?;
         ensure!(diverted.lines().count() == 4, "diversions: {diverted}");
         self.verify("patroni patroni-tools")

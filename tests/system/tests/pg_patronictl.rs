@@ -253,8 +253,7 @@ fn silent_store(host: &Node, instances: &[&Cluster]) -> Result<()> {
     ensure!(said.status.code() == Some(1) && took < Duration::from_secs(40), "{said}");
     let lines: Vec<&str> = said.stderr.lines().collect();
     ensure!(
-        lines.len() == 4
-            && lines.iter().skip(1).step_by(2).all(|line| line.contains("with: patroni-gen-config --check")),
+        lines.len() == 4 && lines.iter().skip(1).step_by(2).all(|line| line.contains("with: patroni-gen-config check")),
         "{}",
         said.stderr
     );
