@@ -194,7 +194,11 @@ fn load(root: &Root, caller: Caller, id: &ClusterId) -> Result<Option<(Endpoint,
         caller.trust(root, &file)?;
     }
     let Some(point) = Endpoint::read(root, id)? else { return Ok(None) };
-    Ok(Some((point, Instance::read(root, id, &caller)?)))
+    let instance = Instance::read(root, id, &caller)?;
+    if let Some(own) = instance.as_ref().and_then(|instance| instance.address) {
+        point.check_own(own)?;
+    }
+    Ok(Some((point, instance)))
 }
 
 impl Script {

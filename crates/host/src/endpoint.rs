@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::facts::{self, parse_address};
 use crate::settings::Settings;
 use crate::trouble::Trouble;
-use crate::{ClusterId, Root, fail, trouble};
+use crate::{ClusterId, Root, fail, members, trouble};
 
 /// The shortest lease, which is renewed three times before it expires.
 const LEAST_LEASE: u64 = 3;
@@ -166,11 +166,31 @@ impl Endpoint {
             dns,
         }))
     }
+
+    /// Refuses a virtual address that is this member's own: on a replica it would be removed, and the host with it from the network.
+    pub fn check_own(&self, own: IpAddr) -> Result<()> {
+        if self.vips.iter().any(|vip| vip.address == own) {
+            fail!("{own} in VIPS is the address of this host"; "Choose an address that no host uses.");
+        }
+        Ok(())
+    }
 }
 
-/// `VIPS`: the virtual IP addresses; empty if none are set.
+/// `VIPS`: the virtual IP addresses; empty if none are set. None of them may be a member's.
 pub fn vips(settings: &Settings) -> Result<Vec<Vip>> {
-    Ok(settings.list("VIPS", parse_vip)?.unwrap_or_default())
+    let vips = settings.list("VIPS", parse_vip)?.unwrap_or_default();
+    // A fault in MEMBERS is reported by those that need the members.
+    let members = members::members(settings).ok().flatten().unwrap_or_default();
+    for Vip { address, .. } in &vips {
+        if let Some(member) = members.iter().find(|member| member.address == *address) {
+            fail!(
+                at settings.place(&["VIPS", "MEMBERS"]),
+                "{address} in VIPS is the address of member {}", member.name;
+                "Choose an address that no host uses."
+            );
+        }
+    }
+    Ok(vips)
 }
 
 /// `10.0.3.100/24`, `10.0.3.100`, `fd00::100/64`, `fd00::100`.

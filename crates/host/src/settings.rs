@@ -677,7 +677,7 @@ mod tests {
         let (_folder, root) = host(&[("etc/default/patroni", "TTL=soon\nDCS_PASSWORD_FILE=/pw\n")]);
         let settings = Settings::read(&root, &id).unwrap();
         let error = told(&settings.number("TTL", 20, 99).unwrap_err());
-        assert_eq!(error, "/etc/default/patroni:1: TTL: 'soon' is not a whole number from 20 to 99");
+        assert_eq!(error, "/etc/default/patroni:1: TTL: 'soon' is not a whole number between 20 and 99");
         let error = told(&settings.secret(&root, "DCS_PASSWORD_FILE").unwrap_err());
         assert_eq!(error, "/etc/default/patroni:2: DCS_PASSWORD_FILE: there is no file /pw");
     }

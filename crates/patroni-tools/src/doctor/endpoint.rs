@@ -68,6 +68,9 @@ fn addresses(cluster: &Cluster, point: &Endpoint) -> Result<Vec<Finding>> {
     let hosts = listen.rsplit_once(':').map_or("", |(hosts, _)| hosts);
     let hosts: Vec<String> = hosts.split(',').map(|host| host.trim().trim_matches(['[', ']']).to_owned()).collect();
     let own = crate::doctor::certificates::address(cluster, "postgresql");
+    if let Some(error) = own.and_then(|own| point.check_own(own).err()) {
+        return Ok(vec![Finding::of(Level::Error, &error)]);
+    }
     let interface = point.interface.as_deref().filter(|_| !point.vips.is_empty());
     let missing = interface.filter(|name| !cluster.root.path(Path::new("/sys/class/net").join(name)).exists());
     if let Some(interface) = missing {
