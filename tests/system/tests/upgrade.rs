@@ -116,7 +116,7 @@ fn is_clean(main: &Cluster, node: &Node) -> Result<()> {
     let locks = node.run(&format!("stat -c '%U %a' /run/patroni-tools/dnscp.{}.*", main.dashed()))?;
     ensure!(locks.lines().count() == 2 && locks.lines().all(|line| line == "postgres 600"), "the locks: {locks}");
     let status = node.try_run(&format!("dnscp status {}", main.dashed()))?;
-    ensure!(status.stdout.contains("service: runs"), "{status}");
+    ensure!(status.stdout.contains("service: running"), "{status}");
     Ok(())
 }
 
