@@ -13,7 +13,8 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result};
 use host::endpoint::Vip;
 use host::trouble::Trouble;
-use host::{facts, fail, vip};
+use host::vip::{self, Pick};
+use host::{facts, fail};
 use ipnet::IpNet;
 use netlink_packet_core::{
     DecodeError, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST,
@@ -118,20 +119,11 @@ impl Display for Placed {
     }
 }
 
-/// What [`pick`] chose.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pick {
-    /// At most one address of each family.
-    pub placed: Vec<Placed>,
-    /// Why a family has no address on this member.
-    pub problems: Vec<Trouble>,
-}
-
 /// Chooses this member's virtual addresses ([`host::vip::pick`]).
 #[must_use]
-pub fn pick(vips: &[Vip], only: Option<&str>, interfaces: &[Interface]) -> Pick {
+pub fn pick(vips: &[Vip], only: Option<&str>, interfaces: &[Interface]) -> Pick<Placed> {
     let known: Vec<facts::Interface> = interfaces.iter().map(Interface::known).collect();
-    let vip::Pick { placed, problems } = vip::pick(vips, only, &known);
+    let Pick { placed, problems } = vip::pick(vips, only, &known);
     let index =
         |name: &str| interfaces.iter().find(|interface| interface.name == name).map(|interface| interface.index);
     let placed = placed.into_iter().filter_map(|at| {

@@ -9,8 +9,9 @@ use anyhow::Error;
 use host::endpoint::{Endpoint, Manager, state_file};
 use host::trouble;
 use host::trouble::Trouble;
+use host::vip::Pick;
 
-use crate::netlink::{Interface, Pick, Placed, pick};
+use crate::netlink::{Interface, Placed, pick};
 use crate::rest::MemberState;
 
 /// One step.

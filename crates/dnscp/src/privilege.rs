@@ -1,4 +1,4 @@
-//! Who calls, and which files are trusted.
+//! Which user runs dnscp, and which files it trusts.
 //!
 //! The program file has capabilities, and the user postgres, who calls it, is not trusted with them. For this user every address,
 //! name, server and key is defined in files that only root can change, at fixed paths.

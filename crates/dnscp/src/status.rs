@@ -8,6 +8,7 @@ use anyhow::Result;
 use host::endpoint::{Manager, state_file};
 use host::report::{self, plain};
 use host::trouble::Trouble;
+use host::vip::Pick;
 use host::{ClusterId, trouble};
 use serde::{Serialize, Serializer};
 
@@ -82,7 +83,7 @@ impl Status {
     fn observe(task: &Task, locks: &Locks, id: &ClusterId) -> Result<Self> {
         let state = task.member_state();
         let interfaces = netlink::interfaces()?;
-        let netlink::Pick { placed, problems: unplaced } =
+        let Pick { placed, problems: unplaced } =
             netlink::pick(&task.point.vips, task.point.interface.as_deref(), &interfaces);
         let mut problems = Vec::new();
         if let MemberState::NoAnswer(why) | MemberState::PortTaken(why) = &state {

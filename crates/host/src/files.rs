@@ -32,7 +32,7 @@ use crate::{Root, fail, trouble};
 /// The owner of the directories of clusters.
 const OWNER: &str = "postgres";
 
-/// Directories that postgres can write, whoever created them; so are all that belong to it.
+/// Directories that postgres can write. It can write all that belong to it as well.
 const TREES: [&str; 4] = ["/etc/postgresql", "/var/lib/postgresql", "/run/postgresql", "/var/log/postgresql"];
 
 /// Larger than any file that the programs read: a long `haproxy.cfg`, a CRL.
@@ -44,7 +44,7 @@ const MOST_NAMES: usize = 1000;
 /// The kernel's limit (`MAXSYMLINKS`).
 const MOST_LINKS: u32 = 40;
 
-/// Who named a path, which determines what root reads there.
+/// Where a path comes from, which determines what root reads there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
     /// This package or the administrator: the rules apply from the first directory of postgres on.
@@ -310,11 +310,7 @@ pub(crate) fn not_utf8(path: &Path) -> Trouble {
 }
 
 fn not_created(directory: &Path, errno: Errno) -> Trouble {
-    let trouble = trouble!("could not create the directory {}", directory.display()).caused_by(io::Error::from(errno));
-    match errno {
-        Errno::EACCES | Errno::EPERM => trouble.hint("Run this program as root."),
-        _ => trouble,
-    }
+    Trouble::failed(format!("could not create the directory {}", directory.display()), errno.into())
 }
 
 fn is_empty(directory: &OwnedFd) -> Result<bool> {

@@ -80,7 +80,7 @@ pub fn describe(root: &Root, uid: u32, inode: u64, search: bool) -> String {
 }
 
 /// The user of a listening socket, if it is a foreign one: neither root, which may have passed the socket on, nor `user`, which runs
-/// Patroni and PostgreSQL. Whoever calls this is foreign, too, unless it is one of them.
+/// Patroni and PostgreSQL. The caller is not excepted.
 #[must_use]
 pub fn foreign_user(root: &Root, listener: &Listener, user: &str) -> Option<u32> {
     let own = root.user_id(user).ok()?;

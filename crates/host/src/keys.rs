@@ -16,7 +16,7 @@ use nix::unistd::geteuid;
 use sha2::Sha256;
 
 use crate::files::{Named, Opener, missing, not_utf8};
-use crate::trouble::in_line;
+use crate::trouble::{Trouble, in_line};
 use crate::{Root, fail, trouble};
 
 /// Separates passwords from any other use of the same bytes (RFC 5869, section 3.1).
@@ -107,11 +107,7 @@ impl SiteKey {
         let real = root.path(path);
         let temporary = unfinished(&real);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
-        let mut file = file.map_err(|error| {
-            let trouble = trouble!("could not create {}", path.display());
-            let denied = error.kind() == ErrorKind::PermissionDenied;
-            if denied { trouble.hint("Run this program as root.") } else { trouble }.caused_by(error)
-        })?;
+        let mut file = file.map_err(|error| Trouble::failed(format!("could not create {}", path.display()), error))?;
         let text =
             format!("# All passwords are derived from this key. Copy this file to every member.\n{}\n", to_hex(&bytes));
         let written = file
@@ -200,12 +196,12 @@ fn unfinished(real: &Path) -> std::path::PathBuf {
 /// More than any key, password or keytab needs.
 const LONGEST: u64 = 65_536;
 
-/// Who may access a file with a secret.
+/// Which users may access a file with a secret.
 #[derive(Debug, Clone, Copy)]
 pub struct Secrecy {
     /// The bits that its mode must not have.
     forbidden: u32,
-    /// Must it belong to root, whoever reads it? Otherwise it may also belong to the reader.
+    /// Must it belong to root, even if another user reads it? Otherwise it may also belong to the reader.
     of_root: bool,
     /// The required owner and mode, as arguments of chown and chmod.
     owner: &'static str,
@@ -385,7 +381,7 @@ mod tests {
             assert!(SiteKey::read(&root, path).is_err() && read_secret(&root, path).is_err());
             assert!(SiteKey::write_generation(&root, path, "16-main", 2).is_err());
         }
-        // What a program of postgres reads must belong to root, whoever asks.
+        // What a program of postgres reads must belong to root in any case.
         assert!(geteuid().is_root() || secret_bytes(&root, path, OF_ROOT).is_ok());
         assert!(fault(FOR_POSTGRES).contains("chown root:postgres /site.key && chmod 0640 /site.key"));
         std::fs::remove_file(root.path(path)).unwrap();

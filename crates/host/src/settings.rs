@@ -480,10 +480,10 @@ impl Settings {
         self.get(key).map(|setting| setting.text.as_str())
     }
 
-    /// `FILE:LINE: ` of the first of some keys that is set, for errors that concern more than one key.
+    /// `FILE:LINE` of the first of some keys that is set: the place of an error about more than one key. Empty if none is set.
     #[must_use]
     pub fn place(&self, keys: &[&str]) -> String {
-        keys.iter().find_map(|key| self.get(key)).map_or_else(String::new, |setting| format!("{}: ", setting.origin))
+        keys.iter().find_map(|key| self.get(key)).map_or_else(String::new, |setting| setting.origin.to_string())
     }
 
     /// The value of a key as `parse` understands it; its error gets the place and the key.

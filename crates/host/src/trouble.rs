@@ -6,6 +6,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,12 +28,10 @@ impl Trouble {
         Self { what: what.into(), ..Self::default() }
     }
 
-    /// The same at a place. An empty place is none, and a colon that separates it from what follows is not part of it.
+    /// The same at a place. An empty place is none.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
-        let place = place.to_string();
-        let place = place.trim_end_matches(": ");
-        self.place = (!place.is_empty()).then(|| place.to_owned());
+        self.place = Some(place.to_string()).filter(|place| !place.is_empty());
         self
     }
 
@@ -50,8 +49,15 @@ impl Trouble {
         self
     }
 
+    /// An operation that the system refused. If the permissions were missing, root has them.
+    pub fn failed(what: impl Into<String>, error: io::Error) -> Self {
+        let denied = error.kind() == io::ErrorKind::PermissionDenied;
+        let trouble = Self::new(what).caused_by(error);
+        if denied { trouble.hint("Run this program as root.") } else { trouble }
+    }
+
     /// The parts of an error and of all its causes: the outermost place, what each says in turn, the innermost hint, since
-    /// that is of who knew most.
+    /// it is the most specific.
     #[must_use]
     pub fn of(error: &anyhow::Error) -> Self {
         let mut whole = Self::default();
@@ -137,11 +143,11 @@ pub trait Explain<T> {
 
 impl<T, E: Into<anyhow::Error>> Explain<T> for Result<T, E> {
     fn at(self, place: impl fmt::Display) -> anyhow::Result<T> {
-        self.map_err(|error| Trouble { source: Some(Arc::new(error.into())), ..Trouble::default().at(place) }.into())
+        self.map_err(|error| Trouble::default().at(place).caused_by(error).into())
     }
 
     fn or_hint(self, hint: impl FnOnce() -> String) -> anyhow::Result<T> {
-        self.map_err(|error| Trouble { source: Some(Arc::new(error.into())), ..Trouble::default().hint(hint()) }.into())
+        self.map_err(|error| Trouble::default().hint(hint()).caused_by(error).into())
     }
 }
 
@@ -194,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_are_those_of_who_knew_them() {
+    fn parts_come_from_the_level_that_knew_them() {
         let inner = port("80").at("/etc/default/patroni:3").unwrap_err();
         let trouble = Trouble::of(&inner);
         assert_eq!(trouble.place.as_deref(), Some("/etc/default/patroni:3"));
@@ -222,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hint_of_who_knew_most_holds() {
+    fn the_innermost_hint_wins() {
         let error = port("80").or_hint(|| "Correct it.".to_owned()).context("PORT").unwrap_err();
         let trouble = Trouble::of(&error);
         assert_eq!(

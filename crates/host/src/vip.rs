@@ -22,11 +22,11 @@ pub struct Placed {
     pub network: Option<IpNet>,
 }
 
-/// What [`pick`] chose.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pick {
+/// What [`pick`] chose. dnscp knows more of each place than its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pick<Place = Placed> {
     /// At most one address of each family.
-    pub placed: Vec<Placed>,
+    pub placed: Vec<Place>,
     /// Why a family has no address on this member.
     pub problems: Vec<Trouble>,
 }
@@ -39,7 +39,7 @@ pub struct Pick {
 /// its family goes there even if it is in no subnet of it.
 #[must_use]
 pub fn pick(vips: &[Vip], only: Option<&str>, interfaces: &[Interface]) -> Pick {
-    let mut pick = Pick::default();
+    let mut pick = Pick { placed: Vec::new(), problems: Vec::new() };
     let candidates: Vec<&Interface> = match only {
         Some(name) => interfaces.iter().filter(|interface| interface.name == name).collect(),
         None => interfaces.iter().filter(|interface| interface.up && !interface.loopback).collect(),

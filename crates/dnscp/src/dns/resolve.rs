@@ -309,7 +309,7 @@ mod tests {
         let bound = || UdpSocket::bind("127.0.0.1:0").unwrap();
         let (mute, good) = (bound(), bound());
         let servers = vec![mute.local_addr().unwrap(), good.local_addr().unwrap()];
-        // The kernel accepts connections there, and nobody answers.
+        // The kernel accepts connections there, but no program answers.
         let _tcp = TcpListener::bind(servers[0]).unwrap();
         thread::spawn(move || answer_all(&good));
         let resolvers = Arc::new(Resolvers { servers, last: AtomicUsize::new(0) });

@@ -1,7 +1,7 @@
 //! Installs files atomically, without making them readable by others at any time.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -58,7 +58,7 @@ impl Lock {
             .mode(0o600)
             .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
             .open(&real)
-            .map_err(as_root(format!("could not open {LOCK}")))?;
+            .map_err(|error| Trouble::failed(format!("could not open {LOCK}"), error))?;
         let data = file.metadata().with_context(|| format!("could not read the attributes of {LOCK}"))?;
         if !data.is_file() || data.uid() != Uid::effective().as_raw() {
             fail!("{LOCK} does not belong to the user who runs this program"; "Remove it, and run this program as root.");
@@ -118,15 +118,6 @@ pub struct Prepared {
     keep: Option<PathBuf>,
 }
 
-/// What is to be done about an error of the system, if it is one of permissions.
-fn as_root(what: String) -> impl FnOnce(io::Error) -> anyhow::Error {
-    move |error| {
-        let denied = error.kind() == io::ErrorKind::PermissionDenied;
-        let trouble = Trouble::new(what).caused_by(error);
-        if denied { trouble.hint("Run this program as root.").into() } else { trouble.into() }
-    }
-}
-
 /// Writes `text` to a temporary file next to `path`; owner and mode are set before the first byte is written.
 ///
 /// With `keep`, the present file is kept under that path.
@@ -137,7 +128,7 @@ pub fn prepare(root: &Root, path: &Path, text: &str, rights: Rights, keep: Optio
         .prefix(UNFINISHED)
         .permissions(Permissions::from_mode(0o600))
         .tempfile_in(directory)
-        .map_err(as_root(format!("could not write to {}", root.inside(directory).display())))?;
+        .map_err(|error| Trouble::failed(format!("could not write to {}", root.inside(directory).display()), error))?;
     if Uid::effective().is_root() {
         let user = if rights.user == "root" { 0 } else { root.user_id(rights.user)? };
         let group = if rights.group == "root" { 0 } else { root.group_id(rights.group)? };

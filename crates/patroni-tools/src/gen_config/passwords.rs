@@ -73,20 +73,19 @@ fn missing_file(id: &ClusterId) -> Trouble {
 /// so that it is the same on every member, however often and in whatever order this runs.
 fn prepare(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Prepared> {
     let scope = id.dashed();
-    let place = |keys: &[&str]| settings.place(keys).trim_end_matches(": ").to_owned();
     if password_scope(settings, id)? != scope {
         fail!(
-            at place(&["PASSWORD_SCOPE"]), "{id} has the passwords of another cluster";
+            at settings.place(&["PASSWORD_SCOPE"]), "{id} has the passwords of another cluster";
             "Change them there, then copy the site key and run: patroni-gen-config {id}"
         );
     }
     if settings.text("REPLICATION_AUTH") == Some("cert") {
-        fail!(at place(&["REPLICATION_AUTH"]), "members log in with certificates, so there is no password to change");
+        fail!(at settings.place(&["REPLICATION_AUTH"]), "members log in with certificates, so there is no password to change");
     }
     let files = ["REPLICATION_PASSWORD_FILE", "REWIND_PASSWORD_FILE"];
     if files.iter().all(|key| settings.get(key).is_some()) {
         fail!(
-            at place(&files), "the passwords come from files";
+            at settings.place(&files), "the passwords come from files";
             "Write new ones into them on every member, and run 'patroni-gen-config {id}' there. Then run on the primary: \
              patroni-gen-config set-passwords {id}"
         );

@@ -15,7 +15,7 @@ use openssl::x509::X509;
 use serde::Serialize;
 
 use crate::patroni_yml::parameters::Values;
-use crate::patroni_yml::values::{origin, path_text};
+use crate::patroni_yml::values::path_text;
 use crate::postgres::conf_dir;
 
 /// The role for replication.
@@ -108,7 +108,7 @@ impl Tls {
         if asked == Some("off") {
             if own || ca.is_some() {
                 fail!(
-                    at origin(settings, &["SSL", "SSL_CERT", "SSL_CACERT"]),
+                    at settings.place(&["SSL", "SSL_CERT", "SSL_CACERT"]),
                     "SSL is off, but a certificate is set";
                     "Remove one of them."
                 );
@@ -118,7 +118,7 @@ impl Tls {
         let has_certificate = own || (asked != Some("off") && conf_dir::has_tls(root, id)?);
         if !has_certificate && (asked == Some("required") || ca.is_some()) {
             fail!(
-                at origin(settings, &["SSL", "SSL_CACERT"]),
+                at settings.place(&["SSL", "SSL_CACERT"]),
                 "{id} has no certificate";
                 "Set SSL_CERT and SSL_KEY, or for testing only run: apt install ssl-cert"
             );
@@ -185,14 +185,14 @@ fn pair(root: &Root, settings: &Settings, cert: &str, key: &str) -> Result<Optio
             Ok(Some((cert, key_file)))
         }
         (None, None) => Ok(None),
-        _ => fail!(at origin(settings, &[cert, key]), "{cert} and {key} must be set together"; "Set both or neither."),
+        _ => fail!(at settings.place(&[cert, key]), "{cert} and {key} must be set together"; "Set both or neither."),
     }
 }
 
 /// The certificate and key with which members log in to each other, if they do not use passwords.
 fn by_certificate(root: &Root, settings: &Settings, tls: &Tls) -> Result<Option<(String, String)>> {
     let files = pair(root, settings, "REPLICATION_CERT", "REPLICATION_KEY")?;
-    let place = origin(settings, &["REPLICATION_AUTH", "REPLICATION_CERT"]);
+    let place = settings.place(&["REPLICATION_AUTH", "REPLICATION_CERT"]);
     match (settings.choice("REPLICATION_AUTH", &["password", "cert"])?, files) {
         (Some("cert"), None) => fail!(
             at place,
@@ -210,7 +210,7 @@ fn by_certificate(root: &Root, settings: &Settings, tls: &Tls) -> Result<Option<
             let passwords = ["REPLICATION_PASSWORD_FILE", "REWIND_PASSWORD_FILE"];
             if let Some(unused) = passwords.iter().find(|key| settings.get(key).is_some()) {
                 fail!(
-                    at origin(settings, &[unused]),
+                    at settings.place(&[unused]),
                     "{unused} has no effect with REPLICATION_AUTH=cert";
                     "Remove one of them."
                 );

@@ -10,7 +10,6 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::patroni::version::Patroni;
-use crate::patroni_yml::values::origin;
 
 /// The dynamic configuration, as the template shows it.
 #[derive(Debug, Serialize)]
@@ -61,14 +60,14 @@ impl Dynamic {
         let least = dynamic.loop_wait + 2 * dynamic.retry_timeout;
         if dynamic.ttl < least {
             fail!(
-                at origin(settings, &["TTL", "LOOP_WAIT", "RETRY_TIMEOUT"]),
+                at settings.place(&["TTL", "LOOP_WAIT", "RETRY_TIMEOUT"]),
                 "TTL is {}, but LOOP_WAIT + 2 * RETRY_TIMEOUT is {least}, so the primary could lose its lock during a retry", dynamic.ttl;
                 "Raise TTL, or lower the others."
             );
         }
         if dynamic.synchronous_mode_strict && !dynamic.is_synchronous() {
             fail!(
-                at origin(settings, &["SYNCHRONOUS_MODE_STRICT"]),
+                at settings.place(&["SYNCHRONOUS_MODE_STRICT"]),
                 "SYNCHRONOUS_MODE_STRICT has no effect without SYNCHRONOUS_MODE";
                 "Set SYNCHRONOUS_MODE too, or remove it."
             );
@@ -127,7 +126,7 @@ fn standby_cluster(settings: &Settings) -> Result<Option<StandbyCluster>> {
             Ok(Some(StandbyCluster { host: hosts.join(","), port: port.unwrap_or(5432), primary_slot_name: slot }))
         }
         None if port.is_some() || slot.is_some() => fail!(
-            at origin(settings, &["STANDBY_PORT", "STANDBY_SLOT"]),
+            at settings.place(&["STANDBY_PORT", "STANDBY_SLOT"]),
             "STANDBY_PORT and STANDBY_SLOT have no effect without STANDBY_HOST";
             "Set STANDBY_HOST for a standby cluster, or remove them."
         ),

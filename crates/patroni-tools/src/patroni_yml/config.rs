@@ -26,7 +26,7 @@ use crate::patroni_yml::parameters::{Parameters, Values};
 use crate::patroni_yml::ports::{Ports, port};
 use crate::patroni_yml::postgresql::{Location, PostgreSql, bin_dir, data_directory};
 use crate::patroni_yml::rest_api::{Ctl, Rest, RestApi};
-use crate::patroni_yml::values::{member_name, namespace, origin};
+use crate::patroni_yml::values::{member_name, namespace};
 use crate::patroni_yml::{endpoint, member};
 
 /// The values that the template shows. Templates of administrators use these names, so they stay when a field is renamed.
@@ -90,7 +90,7 @@ impl Config {
         let rest_port = port + REST_OFFSET;
         let data_directory = data_directory(root, id, ports.own)?;
         let endpoint = Endpoint::from_settings(root, id, settings)?;
-        endpoint.iter().try_for_each(|endpoint| endpoint.check_own(address)).at(origin(settings, &["VIPS"]))?;
+        endpoint.iter().try_for_each(|endpoint| endpoint.check_own(address)).at(settings.place(&["VIPS"]))?;
         let taken = |port: u16| ports.taken(root, port);
         let patroni = Patroni::of(root)?;
         let member = dcs::Member { scope: &scope, address, port, patroni: &patroni, taken: &taken };

@@ -8,7 +8,6 @@ use host::trouble::Trouble;
 use host::{Root, trouble};
 
 use crate::patroni_yml::bootstrap_dcs::Dynamic;
-use crate::patroni_yml::values::origin;
 
 /// Its virtual IP addresses.
 pub fn vips(endpoint: Option<&Endpoint>) -> Vec<IpAddr> {
@@ -20,7 +19,7 @@ pub fn long_lease(settings: &Settings, endpoint: &Endpoint, dynamic: &Dynamic) -
     let used = endpoint.lease.as_secs() + dynamic.loop_wait;
     (!endpoint.vips.is_empty() && endpoint.manager != Manager::VipManager && used >= dynamic.ttl).then(|| {
         trouble!(
-            at origin(settings, &["VIP_LEASE", "TTL", "LOOP_WAIT"]),
+            at settings.place(&["VIP_LEASE", "TTL", "LOOP_WAIT"]),
             "VIP_LEASE + LOOP_WAIT is {used}, but TTL is {}: a hung primary could still have the virtual IP address when a new primary \
              acquires it", dynamic.ttl;
             "Lower VIP_LEASE."

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::patroni::paths::FINGERPRINT_TAG;
 use crate::patroni::version::Patroni;
-use crate::patroni_yml::values::{origin, path_text};
+use crate::patroni_yml::values::path_text;
 
 /// Keys and values, in order.
 pub type Options = Vec<(&'static str, Value)>;
@@ -37,7 +37,7 @@ pub fn tags(settings: &Settings, patroni: &Patroni, fingerprint: &str) -> Result
     if let Some(priority) = priority {
         if settings.boolean("NOFAILOVER")?.is_some() {
             fail!(
-                at origin(settings, &["FAILOVER_PRIORITY"]),
+                at settings.place(&["FAILOVER_PRIORITY"]),
                 "NOFAILOVER and FAILOVER_PRIORITY contradict each other";
                 "Set only one of them. A priority of 0 means nofailover."
             );
@@ -59,7 +59,7 @@ pub fn watchdog(
     let path = device.as_deref().unwrap_or(DEVICE);
     if mode == "required" && !root.path(path).exists() {
         warnings.push(trouble!(
-            at origin(settings, &["WATCHDOG"]),
+            at settings.place(&["WATCHDOG"]),
             "WATCHDOG is required, but {path} does not exist, so this member would never become primary";
             "Load the watchdog's driver, for example: echo softdog > /etc/modules-load.d/softdog.conf; modprobe softdog"
         ));
@@ -90,7 +90,7 @@ pub fn log(root: &Root, settings: &Settings) -> Result<Options> {
     let size = settings.number("LOG_FILE_SIZE", 1_000, u64::from(u32::MAX))?;
     if directory.is_none() && (number.is_some() || size.is_some()) {
         fail!(
-            at origin(settings, &["LOG_FILE_NUM", "LOG_FILE_SIZE"]),
+            at settings.place(&["LOG_FILE_NUM", "LOG_FILE_SIZE"]),
             "LOG_FILE_NUM and LOG_FILE_SIZE have no effect without LOG_DIR";
             "Set LOG_DIR too, or remove them."
         );

@@ -9,8 +9,6 @@ use host::trouble::Trouble;
 use host::{Root, facts, fail, trouble};
 use ipnet::IpNet;
 
-use crate::patroni_yml::values::origin;
-
 pub(crate) fn address_and_networks(
     root: &Root,
     settings: &Settings,
@@ -28,7 +26,7 @@ pub(crate) fn address_and_networks(
     if let (Some(asked), Some(listed)) = (asked, listed) {
         if asked != listed {
             fail!(
-                at origin(settings, &["HOST_ADDRESS"]),
+                at settings.place(&["HOST_ADDRESS"]),
                 "HOST_ADDRESS is {asked}, but MEMBERS has {name}={listed}";
                 "Correct one of them."
             );
@@ -44,7 +42,7 @@ pub(crate) fn address_and_networks(
                     let key = if asked.is_some() { "HOST_ADDRESS" } else { "MEMBERS" };
                     facts::addresses(root)?.into_iter().find(|own| own.addr() == address).ok_or_else(|| {
                         anyhow!(trouble!(
-                            at origin(settings, &[key]),
+                            at settings.place(&[key]),
                             "{key} {address} is not on any interface of this host";
                             "Correct it, or set NETWORK too."
                         ))
@@ -62,7 +60,7 @@ pub(crate) fn outsiders(settings: &Settings, members: &[Member], networks: &[IpN
     let names: Vec<String> = outside.map(|member| format!("{} ({})", member.name, member.address)).collect();
     (!names.is_empty()).then(|| {
         trouble!(
-            at origin(settings, &["MEMBERS"]),
+            at settings.place(&["MEMBERS"]),
             "MEMBERS has {} outside NETWORK, so pg_hba rejects replication connections from there", names.join(", ");
             "Set NETWORK to the networks of all members."
         )
@@ -124,7 +122,7 @@ pub(crate) fn listen_addresses(
         match listens(root, "LISTEN_ADDRESSES", &asked, *vip)? {
             Listens::Always => {}
             Listens::Sometimes(trouble) | Listens::Never(trouble) => {
-                warnings.push(trouble.at(origin(settings, &["LISTEN_ADDRESSES"])));
+                warnings.push(trouble.at(settings.place(&["LISTEN_ADDRESSES"])));
             }
         }
     }

@@ -10,7 +10,6 @@ use host::trouble::{Explain, Trouble};
 use host::{ClusterId, Root, conf, facts, fail, program, trouble};
 
 use crate::patroni_yml::bootstrap_dcs::Dynamic;
-use crate::patroni_yml::values::origin;
 
 /// Names and values, in order.
 pub type Values = Vec<(String, String)>;
@@ -77,7 +76,7 @@ impl Parameters {
         let parameters = Self(asked);
         if dynamic.has_logical_slots() && parameters.value("wal_level") != Some("logical") {
             fail!(
-                at origin(settings, &["SLOTS"]),
+                at settings.place(&["SLOTS"]),
                 "SLOTS has a logical slot, but PG_wal_level is not logical";
                 "Set PG_wal_level=logical too."
             );

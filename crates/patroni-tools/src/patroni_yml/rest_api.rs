@@ -14,7 +14,6 @@ use serde::Serialize;
 
 use crate::files::certificate::{self, Certificates, How, Purpose};
 use crate::patroni::version::Patroni;
-use crate::patroni_yml::values::origin;
 
 /// The user that runs Patroni.
 const USER: &str = "postgres";
@@ -96,7 +95,7 @@ impl Rest<'_> {
         for key in ["RESTAPI_KEY", "RESTAPI_CACERT", "RESTAPI_VERIFY_CLIENT", "CTL_CERT", "CTL_KEY"] {
             if self.settings.get(key).is_some() && (key != "RESTAPI_VERIFY_CLIENT" || verify != "none") {
                 fail!(
-                    at self.origin(key),
+                    at self.place(key),
                     "{key} has no effect without RESTAPI_CERT";
                     "Set RESTAPI_CERT to enable TLS, or remove {key}."
                 );
@@ -107,15 +106,15 @@ impl Rest<'_> {
 
     /// For testing only: TLS with a certificate that is not verified.
     fn snakeoil(&self, warnings: &mut Vec<Trouble>) -> Result<(Option<Tls>, Option<Ctl>)> {
-        let place = self.origin("RESTAPI_CERT");
+        let place = self.place("RESTAPI_CERT");
         for key in ["RESTAPI_KEY", "CTL_CERT", "CTL_KEY"] {
             if self.settings.get(key).is_some() {
-                fail!(at self.origin(key), "{key} has no effect with RESTAPI_CERT=snakeoil"; "Remove {key}.");
+                fail!(at self.place(key), "{key} has no effect with RESTAPI_CERT=snakeoil"; "Remove {key}.");
             }
         }
         if self.verify_client()? != "none" {
             fail!(
-                at self.origin("RESTAPI_VERIFY_CLIENT"),
+                at self.place("RESTAPI_VERIFY_CLIENT"),
                 "the REST API cannot verify the members' snakeoil certificates, which are self-signed";
                 "Set RESTAPI_VERIFY_CLIENT=none, or set RESTAPI_CERT to a certificate issued by a CA."
             );
@@ -159,7 +158,7 @@ impl Rest<'_> {
     }
 
     fn with_tls(&self, warnings: &mut Vec<Trouble>) -> Result<(Option<Tls>, Option<Ctl>)> {
-        let place = self.origin("RESTAPI_CERT");
+        let place = self.place("RESTAPI_CERT");
         let Some((certfile, certificates)) = self.file("RESTAPI_CERT")? else { return Ok((None, None)) };
         let Some(keyfile) = self.key_file("RESTAPI_KEY", &certfile)? else {
             fail!(at place, "RESTAPI_CERT is set, but not RESTAPI_KEY"; "Set RESTAPI_KEY to the file with its key.");
@@ -168,7 +167,7 @@ impl Rest<'_> {
         let verify_client = self.verify_client()?;
         if verify_client != "none" && ca.is_none() {
             fail!(
-                at self.origin("RESTAPI_VERIFY_CLIENT"),
+                at self.place("RESTAPI_VERIFY_CLIENT"),
                 "RESTAPI_VERIFY_CLIENT is {verify_client}, but RESTAPI_CACERT is not set";
                 "Set RESTAPI_CACERT to the CA certificate of the clients."
             );
@@ -192,13 +191,13 @@ impl Rest<'_> {
         let client = match (self.file("CTL_CERT")?, verify_client) {
             (Some((path, own)), _) => {
                 let Some(key) = self.key_file("CTL_KEY", &path)? else {
-                    fail!(at self.origin("CTL_CERT"), "CTL_CERT is set, but not CTL_KEY"; "Set CTL_KEY to the file with its key.");
+                    fail!(at self.place("CTL_CERT"), "CTL_CERT is set, but not CTL_KEY"; "Set CTL_KEY to the file with its key.");
                 };
                 self.judge("CTL_CERT", &own, ca, Purpose::Client, warnings)?;
                 Some((path, key))
             }
             (None, _) if self.settings.get("CTL_KEY").is_some() => {
-                fail!(at self.origin("CTL_KEY"), "CTL_KEY is set, but not CTL_CERT"; "Set CTL_CERT to its certificate.")
+                fail!(at self.place("CTL_KEY"), "CTL_KEY is set, but not CTL_CERT"; "Set CTL_CERT to its certificate.")
             }
             (None, "none") => None,
             (None, _) => {
@@ -224,8 +223,8 @@ impl Rest<'_> {
         Ok((Some(tls), ctl))
     }
 
-    fn origin(&self, key: &str) -> String {
-        origin(self.settings, &[key])
+    fn place(&self, key: &str) -> String {
+        self.settings.place(&[key])
     }
 
     fn verify_client(&self) -> Result<&'static str> {
@@ -271,7 +270,7 @@ impl Rest<'_> {
         purpose: Purpose,
         warnings: &mut Vec<Trouble>,
     ) -> Result<()> {
-        let place = self.origin(key);
+        let place = self.place(key);
         let mut late = certificates.out_of_date();
         if let Some((path, ca)) = ca {
             if let Err(why) = certificates.signed_by(ca, purpose, How::AtAnyTime) {

@@ -6,11 +6,6 @@ use anyhow::{Result, anyhow};
 use host::settings::Settings;
 use host::{Root, facts, fail, members, trouble};
 
-/// `FILE:LINE` of the first of these keys that is set: the place of a problem with more than one key. Empty if none is set.
-pub fn origin(settings: &Settings, keys: &[&str]) -> String {
-    keys.iter().find_map(|key| settings.get(key)).map_or_else(String::new, |setting| setting.origin.to_string())
-}
-
 /// The path in the DCS below which all clusters are, with a slash at both ends.
 pub fn namespace(settings: &Settings) -> Result<String> {
     let namespace = settings.parse("NAMESPACE", |text| {

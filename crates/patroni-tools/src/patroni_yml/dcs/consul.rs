@@ -11,7 +11,6 @@ use crate::patroni_yml::dcs::hosts::{is_name, server};
 use crate::patroni_yml::dcs::limits::Limit;
 use crate::patroni_yml::dcs::section::{Options, push};
 use crate::patroni_yml::dcs::tls::Tls;
-use crate::patroni_yml::values::origin;
 
 /// The environment file of Patroni's unit.
 const ENVIRONMENT: &str = "/etc/patroni/env.conf";
@@ -24,7 +23,7 @@ pub fn options(root: &Root, settings: &Settings) -> Result<Options> {
         None => format!("127.0.0.1:{port}"),
         Some([one]) => one.to_string(),
         Some(several) => fail!(
-            at origin(settings, &["DCS_HOSTS"]),
+            at settings.place(&["DCS_HOSTS"]),
             "DCS_HOSTS has {} servers, but Patroni connects to only one", several.len();
             "Use the Consul agent of this host, which knows the servers, or one name that resolves to all their addresses."
         ),
@@ -34,7 +33,7 @@ pub fn options(root: &Root, settings: &Settings) -> Result<Options> {
         let has_ca = tls.files.iter().any(|(option, _)| option == "cacert");
         if has_ca && tls.verify == Some(false) {
             fail!(
-                at origin(settings, &["DCS_VERIFY"]),
+                at settings.place(&["DCS_VERIFY"]),
                 "DCS_VERIFY is no, but with DCS_CACERT Patroni always verifies Consul's certificate";
                 "Remove one of them."
             );
@@ -51,7 +50,7 @@ pub fn options(root: &Root, settings: &Settings) -> Result<Options> {
     let tags = settings.list("CONSUL_SERVICE_TAGS", |text| word(text, "tag"))?;
     if tags.is_some() && register != Some(true) {
         fail!(
-            at origin(settings, &["CONSUL_SERVICE_TAGS"]),
+            at settings.place(&["CONSUL_SERVICE_TAGS"]),
             "CONSUL_SERVICE_TAGS has no effect without CONSUL_REGISTER_SERVICE";
             "Set CONSUL_REGISTER_SERVICE=yes, or remove it."
         );

@@ -12,13 +12,12 @@ use crate::patroni_yml::dcs::hosts::{is_name, server};
 use crate::patroni_yml::dcs::kind::Kind;
 use crate::patroni_yml::dcs::section::{Options, credentials, push};
 use crate::patroni_yml::dcs::tls::Tls;
-use crate::patroni_yml::values::origin;
 
 /// The section's options.
 pub fn options(root: &Root, settings: &Settings, kind: Kind) -> Result<Options> {
     if kind == Kind::Etcd && settings.boolean("DCS_ALLOW_V2")? != Some(true) {
         fail!(
-            at origin(settings, &["DCS"]),
+            at settings.place(&["DCS"]),
             "DCS=etcd is the v2 API of etcd, which etcd 3.4 and 3.5 provide only with --enable-v2, and 3.6 not at all";
             "Set DCS=etcd3, which uses the same servers, or DCS_ALLOW_V2=yes if you have no other choice."
         );
@@ -41,7 +40,7 @@ pub fn options(root: &Root, settings: &Settings, kind: Kind) -> Result<Options> 
     if let Some((user, password)) = credentials(root, settings)? {
         if kind == Kind::Etcd && user.contains(':') {
             fail!(
-                at origin(settings, &["DCS_USERNAME"]),
+                at settings.place(&["DCS_USERNAME"]),
                 "DCS_USERNAME contains ':', which an HTTP user name cannot have";
                 "Choose another user."
             );

@@ -23,7 +23,6 @@ mod tls;
 mod zookeeper;
 
 use crate::patroni::version::{self, Patroni};
-use crate::patroni_yml::values::origin;
 use anyhow::Result;
 pub use etcd::users_need;
 use host::settings::{KEYS, Settings};
@@ -69,7 +68,7 @@ impl Dcs {
             Kind::Exhibitor => zookeeper::exhibitor(settings)?,
             Kind::Raft => raft::options(root, settings, member)?,
         };
-        Self::checked(kind, options, member.patroni, |option| origin(settings, &[settings_key(option), "DCS"]))
+        Self::checked(kind, options, member.patroni, |option| settings.place(&[settings_key(option), "DCS"]))
     }
 
     /// Refuses options that cannot work, and warns of the others.
@@ -119,7 +118,7 @@ fn refuse_others(settings: &Settings, kind: Kind, set: &[&str]) -> Result<()> {
     let Some(other) = set.iter().find(|key| **key != "DCS" && !kind.keys().contains(key)) else { return Ok(()) };
     let kinds: Vec<&str> = Kind::ALL.into_iter().filter(|kind| kind.keys().contains(other)).map(Kind::name).collect();
     fail!(
-        at origin(settings, &[other]),
+        at settings.place(&[other]),
         "{other} applies to {}, but the DCS is {}", kinds.join(", "), kind.name();
         "Remove it, or correct DCS."
     );

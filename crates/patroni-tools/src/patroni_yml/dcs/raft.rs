@@ -7,7 +7,6 @@ use serde_json::json;
 
 use crate::patroni_yml::dcs::hosts::{Server, server};
 use crate::patroni_yml::dcs::section::{Member, Options, push};
-use crate::patroni_yml::values::origin;
 
 /// Its port is PostgreSQL's minus this, so that 5432 gives 2222, as in Patroni's documentation.
 const OFFSET: u16 = 5432 - 2222;
@@ -34,14 +33,14 @@ pub fn options(root: &Root, settings: &Settings, member: &Member) -> Result<Opti
         (Some(own), _) => own,
         (None, Some(port)) => Server { host: member.address.to_string(), port },
         (None, None) => fail!(
-            at origin(settings, &["PORT", "DCS"]),
+            at settings.place(&["PORT", "DCS"]),
             "PORT is {}, which is too low to derive a port for Raft", member.port;
             "Set RAFT_ADDRESS."
         ),
     };
     if let Some(owner) = (member.taken)(own.port) {
         fail!(
-            at origin(settings, &["RAFT_ADDRESS", "DCS"]),
+            at settings.place(&["RAFT_ADDRESS", "DCS"]),
             "port {} of Raft {owner}", own.port;
             "Set RAFT_ADDRESS to ADDRESS:PORT with another port."
         );

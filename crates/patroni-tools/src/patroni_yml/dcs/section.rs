@@ -9,7 +9,6 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::patroni::version::Patroni;
-use crate::patroni_yml::values::origin;
 
 /// Options of a section, in order.
 pub type Options = Vec<(String, Value)>;
@@ -40,7 +39,7 @@ pub(crate) fn credentials(root: &Root, settings: &Settings) -> Result<Option<(St
         (Some(user), Some(password)) => Ok(Some((user.to_owned(), password))),
         (None, None) => Ok(None),
         _ => fail!(
-            at origin(settings, &["DCS_USERNAME", "DCS_PASSWORD_FILE"]),
+            at settings.place(&["DCS_USERNAME", "DCS_PASSWORD_FILE"]),
             "DCS_USERNAME and DCS_PASSWORD_FILE must be set together";
             "Set both or neither."
         ),

@@ -5,8 +5,6 @@ use host::settings::Settings;
 use host::{Root, fail};
 use serde_json::{Value, json};
 
-use crate::patroni_yml::values::origin;
-
 /// The TLS settings.
 #[derive(Debug)]
 pub struct Tls {
@@ -23,7 +21,7 @@ impl Tls {
         let protocol = settings.choice("DCS_PROTOCOL", &["http", "https"])?;
         if certificate && protocol == Some("http") {
             fail!(
-                at origin(settings, &["DCS_PROTOCOL"]),
+                at settings.place(&["DCS_PROTOCOL"]),
                 "DCS_PROTOCOL is http, but a certificate is set";
                 "Remove one of them."
             );
@@ -33,7 +31,7 @@ impl Tls {
         if !certificate && protocol != Some("https") {
             if verify.is_some() {
                 fail!(
-                    at origin(settings, &["DCS_VERIFY"]),
+                    at settings.place(&["DCS_VERIFY"]),
                     "DCS_VERIFY has no effect without TLS";
                     "Set DCS_CACERT or DCS_PROTOCOL=https, or remove it."
                 );

@@ -9,7 +9,6 @@ use crate::patroni_yml::dcs::dcs_yml;
 use crate::patroni_yml::dcs::hosts::server;
 use crate::patroni_yml::dcs::section::{Options, credentials, push};
 use crate::patroni_yml::dcs::tls::Tls;
-use crate::patroni_yml::values::origin;
 
 /// The section's options. The hosts are a list, because Patroni's validator rejects the other form.
 pub fn options(root: &Root, settings: &Settings) -> Result<Options> {
@@ -24,7 +23,7 @@ pub fn options(root: &Root, settings: &Settings) -> Result<Options> {
     let subjects = settings.parse("ZOOKEEPER_ACL", subjects)?;
     if subjects.is_some() && settings.get("DCS_CERT").is_none() {
         fail!(
-            at origin(settings, &["ZOOKEEPER_ACL"]),
+            at settings.place(&["ZOOKEEPER_ACL"]),
             "ZOOKEEPER_ACL lists certificate subjects, but this member presents no certificate";
             "Set DCS_CERT and DCS_KEY."
         );
@@ -33,7 +32,7 @@ pub fn options(root: &Root, settings: &Settings) -> Result<Options> {
     if let Some((user, password)) = credentials(root, settings)? {
         if user.contains(':') {
             fail!(
-                at origin(settings, &["DCS_USERNAME"]),
+                at settings.place(&["DCS_USERNAME"]),
                 "DCS_USERNAME contains ':', which a digest user name cannot have";
                 "Choose another user."
             );
@@ -66,12 +65,12 @@ fn subjects(text: &str) -> Result<Value> {
 pub fn exhibitor(settings: &Settings) -> Result<Options> {
     let servers = settings.list("DCS_HOSTS", |text| server(text, 8080))?;
     let Some(servers) = servers else {
-        fail!(at origin(settings, &["DCS"]), "DCS is exhibitor, but DCS_HOSTS is not set"; "Set DCS_HOSTS to its servers.");
+        fail!(at settings.place(&["DCS"]), "DCS is exhibitor, but DCS_HOSTS is not set"; "Set DCS_HOSTS to its servers.");
     };
     let port = servers.first().map_or(8080, |server| server.port);
     if let Some(other) = servers.iter().find(|server| server.port != port) {
         fail!(
-            at origin(settings, &["DCS_HOSTS"]),
+            at settings.place(&["DCS_HOSTS"]),
             "DCS_HOSTS has the ports {port} and {}, but Patroni uses the same port for all Exhibitor servers", other.port;
             "Use the same port for all servers."
         );
