@@ -212,6 +212,11 @@ class Hba(unittest.TestCase):
                 "\nexcept ValueError as error: print(error)")
         self.assertIn(f'patroni_bootstrap "{USER}" "admin"', patroni.run(code.replace("LINES", "['a b c']"))[0])
         self.assertEqual(patroni.run(code.replace("LINES", "['patroni_bootstrap b c']"))[0], "done\n")
+        # The line of patroni-gen-config, and one of the same map for somebody else.
+        self.assertEqual(patroni.run(code.replace("LINES", f"['patroni {USER} admin']"))[0], "done\n")
+        self.assertEqual(patroni.hba()[0], 'local all "admin" peer map=patroni')
+        other = patroni.run(code.replace("LINES", f"['patroni {USER} other']"))[0]
+        self.assertIn(f'patroni_bootstrap "{USER}" "admin"', other)
 
     def test_afterwards_the_file_is_patronis(self):
         for name, text in texts("replace_pg_hba").items():
