@@ -30,9 +30,10 @@ use crate::handover::running::{Place, Running, data_directory};
 use crate::handover::steps::{Step, Work, copy_name};
 use crate::handover::taken_over;
 use crate::patroni::paths::{DIRECTORY, patroni_file};
-use crate::patroni_yml::authentication::{REPLICATION, REWIND, password_scope};
+use crate::patroni_yml::authentication::password_scope;
 use crate::patroni_yml::config::Config;
 use crate::patroni_yml::inputs::{Overrides, render, site_key, site_key_path};
+use crate::patroni_yml::role_names::{REPLICATION, REWIND, RoleNames};
 
 const NAME: &str = "pg_adoptcluster_patroni";
 
@@ -122,10 +123,11 @@ struct Proposal {
 fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
     let way = if args.restart { Way::Restart } else { Way::Move };
     let data = data_directory(root, id)?;
-    let place = find_server(root, id, &data, way)?;
+    let mut settings = Settings::read(root, id)?;
+    let names = RoleNames::read(&settings)?;
+    let place = find_server(root, id, &data, &names.superuser, way)?;
     let running = Running::ask(root, id, &place)?;
     refuse(root, id, &data, &running, &place)?;
-    let mut settings = Settings::read(root, id)?;
     let (key, key_exists) = match site_key(root, &settings)? {
         Some(key) => (key, true),
         None => (SiteKey::placeholder(), false),
@@ -168,12 +170,10 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
         }
         lines.extend(taken_over::slots(&running.slots));
         let scope = password_scope(&settings, id)?;
-        let usual = [
-            (settings.text("REPLICATION_NAME").unwrap_or(REPLICATION), Purpose::Replication),
-            (settings.text("REWIND_NAME").unwrap_or(REWIND), Purpose::Rewind),
-        ];
-        roles = taken_over::roles(&running, usual, |name, verifier| {
-            key_exists && scram::verifies(verifier, &key.role_password(&scope, name))
+        let usual = [(names.replication.as_str(), Purpose::Replication), (names.rewind.as_str(), Purpose::Rewind)];
+        roles = taken_over::roles(&running, usual, |purpose, verifier| {
+            let role = if purpose == Purpose::Replication { REPLICATION } else { REWIND };
+            key_exists && scram::verifies(verifier, &key.role_password(&scope, role))
         });
         for (role, (usual, purpose)) in roles.iter().zip(usual) {
             if role.name != usual {
@@ -221,6 +221,7 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
         way,
         kept: files_as_they_are(root, id)?,
         data_directory: data,
+        superuser: names.superuser,
         running,
         settings: lines,
         files,
@@ -255,7 +256,7 @@ fn has_lines(text: &str) -> bool {
 }
 
 /// The server, which has to be in the control group of its unit if it is to move.
-fn find_server(root: &Root, id: &ClusterId, data: &Path, way: Way) -> Result<Place> {
+fn find_server(root: &Root, id: &ClusterId, data: &Path, superuser: &str, way: Way) -> Result<Place> {
     let (version, name) = (&id.version, &id.name);
     let patroni = Unit::Patroni.name(id);
     if !groups::processes(root, &patroni)?.is_empty() {
@@ -267,7 +268,7 @@ fn find_server(root: &Root, id: &ClusterId, data: &Path, way: Way) -> Result<Pla
             "If it is of an earlier attempt, move it away, and run this again."
         );
     }
-    let Some(place) = Place::find(root, id, data)? else {
+    let Some(place) = Place::find(root, id, data, superuser)? else {
         fail!("{id} is not running, so its configuration cannot be read"; "Start it with: pg_ctlcluster {version} {name} start");
     };
     let debian = Unit::Debian.name(id);
@@ -453,7 +454,7 @@ fn create_site_key(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<(
 
 /// Compares the server with what was announced. True if there is a difference that was not.
 fn verify(root: &Root, id: &ClusterId, decision: &Decision, reporter: &Reporter) -> Result<bool> {
-    let Some(place) = Place::find(root, id, &decision.data_directory)? else {
+    let Some(place) = Place::find(root, id, &decision.data_directory, &decision.superuser)? else {
         fail!("the server of {id} is not running"; "See: journalctl -u {}", Unit::Patroni.name(id));
     };
     let now = Running::ask(root, id, &place)?;

@@ -25,6 +25,7 @@ pub(crate) struct Decision {
     pub(crate) decided: u64,
     pub(crate) way: Way,
     pub(crate) data_directory: PathBuf,
+    pub(crate) superuser: String,
     /// The server as it was.
     pub(crate) running: Running,
     /// Lines for the settings of the cluster.

@@ -89,6 +89,8 @@ pub(crate) struct Place {
     pub(crate) port: u16,
     /// The directory of its socket.
     pub(crate) socket: String,
+    /// The role to log in as.
+    pub(crate) superuser: String,
 }
 
 /// Everything, as one JSON document. Only functions of `pg_catalog` are called, and with an empty search path nothing else can be meant.
@@ -138,7 +140,7 @@ impl Running {
 
 impl Place {
     /// From `postmaster.pid` (`CreateDataDirLockFile` and `AddToDataDirLockFile` in `miscinit.c`).
-    pub(crate) fn find(root: &Root, id: &ClusterId, data: &Path) -> Result<Option<Self>> {
+    pub(crate) fn find(root: &Root, id: &ClusterId, data: &Path, superuser: &str) -> Result<Option<Self>> {
         const PORT: usize = 3;
         const SOCKET: usize = 4;
         let Some(postmaster) = running_server(root, data) else { return Ok(None) };
@@ -156,14 +158,17 @@ impl Place {
                 "Set unix_socket_directories, and restart the cluster with: pg_ctlcluster {} {} restart", id.version, id.name
             );
         }
-        Ok(Some(Self { postmaster, port, socket }))
+        Ok(Some(Self { postmaster, port, socket, superuser: superuser.to_owned() }))
     }
 
     /// Runs SQL as the superuser over the socket, and returns what was printed.
     pub(crate) fn sql(&self, root: &Root, id: &ClusterId, sql: &str) -> Result<String> {
-        let answer = Psql::local(root, id, &self.socket, self.port)?.run(sql)?;
+        let answer = Psql::local(root, id, &self.socket, self.port, &self.superuser)?.run(sql)?;
         if answer.state != State::Done {
-            fail!("psql failed on {id}: {}", answer.messages.join("; "));
+            fail!(
+                "psql failed on {id} as {}: {}", self.superuser, answer.messages.join("; ");
+                "User postgres must be able to log in as the superuser over the Unix socket; if it has another name, set SUPERUSER_NAME."
+            );
         }
         Ok(answer.rows)
     }

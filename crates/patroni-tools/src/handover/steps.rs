@@ -153,7 +153,7 @@ impl Work<'_> {
             Step::Enable => groups::systemctl(root, &["enable", &patroni]),
             Step::Start if !groups::is_active(root, &patroni)? => groups::systemctl(root, &["start", &patroni]),
             Step::MoveIn if self.is_in(&scope)? => {
-                let postmaster = Place::find(root, id, &self.decision.data_directory)?.map(|place| place.postmaster);
+                let postmaster = self.found()?.map(|place| place.postmaster);
                 groups::move_all(root, &scope, &patroni, postmaster)
             }
             Step::Wait => self.wait(),
@@ -166,8 +166,12 @@ impl Work<'_> {
         Ok(!groups::processes(self.root, unit)?.is_empty())
     }
 
+    fn found(&self) -> Result<Option<Place>> {
+        Place::find(self.root, self.id, &self.decision.data_directory, &self.decision.superuser)
+    }
+
     fn place(&self) -> Result<Place> {
-        let place = Place::find(self.root, self.id, &self.decision.data_directory)?;
+        let place = self.found()?;
         place.with_context(|| format!("the server of {} is not running", self.id))
     }
 

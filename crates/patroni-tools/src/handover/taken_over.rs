@@ -147,11 +147,15 @@ pub(crate) fn listen_addresses(running: &Running, address: &str) -> Option<Line>
 
 /// The roles that Patroni needs: the usual names, or others if somebody else has them. A role that has `ours` as its password already is
 /// from an earlier run.
-pub(crate) fn roles(running: &Running, usual: [(&str, Purpose); 2], ours: impl Fn(&str, &str) -> bool) -> Vec<NewRole> {
-    let free = |name: &str| match running.role(name) {
+pub(crate) fn roles(
+    running: &Running,
+    usual: [(&str, Purpose); 2],
+    ours: impl Fn(Purpose, &str) -> bool,
+) -> Vec<NewRole> {
+    let free = |name: &str, purpose: Purpose| match running.role(name) {
         None => true,
         Some(role) => {
-            role.login && !role.superuser && role.verifier.as_deref().is_some_and(|verifier| ours(name, verifier))
+            role.login && !role.superuser && role.verifier.as_deref().is_some_and(|verifier| ours(purpose, verifier))
         }
     };
     usual
@@ -160,7 +164,8 @@ pub(crate) fn roles(running: &Running, usual: [(&str, Purpose); 2], ours: impl F
                 1 => format!("patroni_{usual}"),
                 _ => format!("patroni_{usual}_{number}"),
             });
-            let name = std::iter::once(usual.to_owned()).chain(others).find(|name| free(name)).unwrap_or_default();
+            let name =
+                std::iter::once(usual.to_owned()).chain(others).find(|name| free(name, purpose)).unwrap_or_default();
             NewRole { name, purpose }
         })
         .into()
