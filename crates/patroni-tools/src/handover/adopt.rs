@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use host::keys::SiteKey;
 use host::report::{self, Level, Reporter};
-use host::settings::{Origin, Settings};
+use host::settings::{Origin, PARAMETER_PREFIX, Settings};
 use host::trouble::Trouble;
 use host::{ClusterId, Root, clusters, fail, scram, settings, trouble};
 use nix::unistd::Uid;
@@ -182,9 +182,14 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
             }
         }
     }
-    lines.retain(|line| {
-        settings.text(&line.key).is_none() && !settings.parameters().any(|(name, _)| line.key == format!("PG_{name}"))
-    });
+    let is_set = |key: &str| match key
+        .strip_prefix(PARAMETER_PREFIX)
+        .filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()))
+    {
+        Some(parameter) => settings.parameters().any(|(name, _)| name == parameter),
+        None => settings.text(key).is_some(),
+    };
+    lines.retain(|line| !is_set(&line.key));
     // The address of this host is known only after the generator has run once.
     apply(&mut settings, &lines, &staged)?;
     let (config, _) = render(root, &Overrides::default(), id, &settings, &key, None)?;
