@@ -389,8 +389,9 @@ mod tests {
 
     fn written(folder: &Path, values: &[String]) -> (std::path::PathBuf, String) {
         let path = folder.join("settings");
-        let text: String =
+        let lines: Vec<String> =
             values.iter().enumerate().map(|(index, value)| format!("K{index}={}\n", quote(value))).collect();
+        let text = lines.concat();
         std::fs::write(&path, &text).unwrap();
         (path, text)
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::files::{Named, Opener, missing};
-use crate::trouble::{Explain, Trouble};
+use crate::trouble::{Explain, Trouble, in_line};
 use crate::{ClusterId, Root, envfile, fail, keys, trouble};
 
 /// The settings of the whole site.
@@ -142,12 +142,17 @@ pub const KEYS: &[Key] = &[
     example(
         "PORT",
         "5432",
-        "Only in /etc/default/patroni@16-main: port of PostgreSQL; the REST API uses PORT + 2576. Default: the existing or next free one.",
+        "Only in /etc/default/patroni@16-main: port of PostgreSQL. Default: the existing or next free one.",
     ),
     default(
         "SITE_KEY_FILE",
         "/etc/patroni/site.key",
         "File from which passwords are derived; copy it to every member.",
+    ),
+    example(
+        "RESTAPI_PORT",
+        "8008",
+        "Only in /etc/default/patroni@16-main: port of the REST API, the same on all members. Default: PORT + 2576.",
     ),
     example(
         "RESTAPI_CERT",
@@ -392,6 +397,9 @@ pub const KEYS: &[Key] = &[
     ),
 ];
 
+/// Keys that one cluster has for itself: clusters of the same host cannot share them.
+pub const OF_ONE_CLUSTER: [&str; 1] = ["RESTAPI_PORT"];
+
 /// The origin of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -443,6 +451,13 @@ impl Settings {
     fn read_file(&mut self, root: &Root, path: &Path) -> Result<()> {
         let Some(text) = root.read(path)? else { return Ok(()) };
         for assignment in envfile::parse(path, &text)? {
+            if path == Path::new(SITE_FILE) && OF_ONE_CLUSTER.contains(&assignment.key.as_str()) {
+                let key = &assignment.key;
+                fail!(
+                    at in_line(path, assignment.line), "{key} cannot be set for all clusters";
+                    "Set it in the file of one cluster, such as {SITE_FILE}@16-main."
+                );
+            }
             self.put(&assignment.key, assignment.value, Origin::File(path.to_owned(), assignment.line))?;
         }
         Ok(())
@@ -679,6 +694,9 @@ mod tests {
             let error = told(&Settings::default().set(&format!("{wrong}=1")).unwrap_err());
             assert!(error.contains(meant), "{error}");
         }
+        let (_folder, root) = host(&[("etc/default/patroni", "\nRESTAPI_PORT=8008\n")]);
+        let error = told(&Settings::read(&root, &id).unwrap_err());
+        assert!(error.starts_with("/etc/default/patroni:2: RESTAPI_PORT cannot be set for all clusters\n"), "{error}");
         let (_folder, root) = host(&[("etc/default/patroni", "TTL=soon\nDCS_PASSWORD_FILE=/pw\n")]);
         let settings = Settings::read(&root, &id).unwrap();
         let error = told(&settings.number("TTL", 20, 99).unwrap_err());

@@ -15,7 +15,6 @@ use host::{ClusterId, Root};
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::patroni::paths::REST_OFFSET;
 use crate::patroni::version::Patroni;
 use crate::patroni_yml::authentication::{Access, Roles, password_scope};
 use crate::patroni_yml::bootstrap_dcs::Dynamic;
@@ -23,7 +22,7 @@ use crate::patroni_yml::dcs::{self, Dcs};
 use crate::patroni_yml::methods::{Callbacks, CloneMethod, Command, bootstrap_command, callbacks, clone_method};
 use crate::patroni_yml::network::{address_and_networks, listen_addresses, outsiders};
 use crate::patroni_yml::parameters::{Parameters, Values};
-use crate::patroni_yml::ports::{Ports, port};
+use crate::patroni_yml::ports::{Ports, both};
 use crate::patroni_yml::postgresql::{Location, PostgreSql, bin_dir, data_directory};
 use crate::patroni_yml::rest_api::{Ctl, Rest, RestApi};
 use crate::patroni_yml::role_names::RoleNames;
@@ -87,8 +86,7 @@ impl Config {
         let scope = id.dashed();
         let name = member_name(root, settings)?;
         let members = members::members(settings)?;
-        let (port, address, networks) = network(root, id, settings, ports, &name, members.as_deref())?;
-        let rest_port = port + REST_OFFSET;
+        let ((port, rest_port), address, networks) = network(root, id, settings, ports, &name, members.as_deref())?;
         let data_directory = data_directory(root, id, ports.own)?;
         let endpoint = Endpoint::from_settings(root, id, settings)?;
         endpoint.iter().try_for_each(|endpoint| endpoint.check_own(address)).at(settings.place(&["VIPS"]))?;
@@ -165,7 +163,7 @@ impl Config {
     }
 }
 
-/// Port, address and networks, at the same time: the addresses wait for programs, the port for the kernel's tables.
+/// Ports, address and networks, at the same time: the addresses wait for programs, the ports for the kernel's tables.
 fn network(
     root: &Root,
     id: &ClusterId,
@@ -173,12 +171,12 @@ fn network(
     ports: &Ports,
     name: &str,
     members: Option<&[Member]>,
-) -> Result<(u16, IpAddr, Vec<IpNet>)> {
-    let (port, addresses) = thread::scope(|scope| {
+) -> Result<((u16, u16), IpAddr, Vec<IpNet>)> {
+    let (ports, addresses) = thread::scope(|scope| {
         let addresses = scope.spawn(|| address_and_networks(root, settings, name, members));
-        (port(root, id, settings, ports), addresses.join())
+        (both(root, id, settings, ports), addresses.join())
     });
-    let port = port?;
+    let ports = ports?;
     let (address, networks) = addresses.unwrap_or_else(|panic| resume_unwind(panic))?;
-    Ok((port, address, networks))
+    Ok((ports, address, networks))
 }

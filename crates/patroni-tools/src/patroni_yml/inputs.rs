@@ -10,7 +10,7 @@ use host::{ClusterId, Root, clusters};
 use crate::files::yaml::Yaml;
 use crate::patroni::paths::{DIRECTORY, patroni_file};
 use crate::patroni_yml::config::Config;
-use crate::patroni_yml::ports::{Ports, claims};
+use crate::patroni_yml::ports::{Ports, RestPort, claims};
 use crate::patroni_yml::render;
 
 /// What the command line sets in addition to the settings.
@@ -51,7 +51,9 @@ pub(crate) fn render(
     // Its own configuration first: an error in that of another cluster is only a warning.
     let own = clusters::find(root, id)?;
     let clusters = clusters::installed(root);
-    let stays = port.is_some() && settings.get("PORT").is_none() && settings.text("DCS") != Some("raft");
+    let rest = present.as_ref().and_then(|yaml| yaml.port("restapi").ok());
+    let same_rest = port.and_then(|port| RestPort::read(settings).ok()?.beside(port)) == rest;
+    let stays = port.is_some() && same_rest && settings.get("PORT").is_none() && settings.text("DCS") != Some("raft");
     let claims = if stays { Vec::new() } else { claims(root, id)? };
     let claimed_by = |port: u16| claims.iter().find(|(claimed, _)| *claimed == port).map(|(_, other)| other.clone());
     let ports = Ports { clusters: &clusters.known, own: own.as_ref(), present: port, claimed_by: &claimed_by, raft };
