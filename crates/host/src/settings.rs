@@ -117,6 +117,11 @@ pub const KEYS: &[Key] = &[
     ),
     default("KUBERNETES_USE_ENDPOINTS", "no", "Keep the state in Endpoints instead of ConfigMaps (yes or no)."),
     example("KUBERNETES_POD_IP", "10.0.3.141", "Address of the pod in the Endpoints. Default: HOST_ADDRESS."),
+    example(
+        "SCOPE",
+        "16-main",
+        "Only in /etc/default/patroni@16-main: Patroni's name of the cluster in the DCS. Default: VERSION-NAME.",
+    ),
     // This member.
     example("MEMBER_NAME", "pg1", "Name of this member, unique in the Patroni cluster. Default: the host name."),
     example(
@@ -330,7 +335,7 @@ pub const KEYS: &[Key] = &[
     example(
         "DNS_NAME",
         "pgsql",
-        "DNS name of the primary, with or without its zone. Default: the scope, as in 16-main.",
+        "DNS name of the primary, with or without its zone. Default: VERSION-NAME, as in 16-main.",
     ),
     example(
         "DNS_ZONE",
@@ -398,7 +403,7 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// Keys that one cluster has for itself: clusters of the same host cannot share them.
-pub const OF_ONE_CLUSTER: [&str; 1] = ["RESTAPI_PORT"];
+pub const OF_ONE_CLUSTER: [&str; 2] = ["SCOPE", "RESTAPI_PORT"];
 
 /// The origin of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use crate::patroni::paths::patroni_file;
 use crate::patroni::patronictl::Patronictl;
 use crate::patroni_yml::inputs::{settings, site_key};
 use crate::patroni_yml::ports::RestPort;
+use crate::patroni_yml::values::scope;
 
 /// The site, and the clusters to be configured.
 pub struct Site<'a> {
@@ -35,6 +36,8 @@ pub struct Site<'a> {
 pub struct Cluster {
     /// Its version and name.
     pub id: ClusterId,
+    /// Patroni's name of it.
+    pub scope: String,
     /// Its settings.
     pub settings: Settings,
     /// PostgreSQL's port, the same on all members.
@@ -90,10 +93,11 @@ impl<'a> Site<'a> {
 impl Cluster {
     fn resolve(root: &Root, options: &Options, id: &ClusterId) -> Result<Self> {
         let settings = settings(root, &options.overrides, Some(id))?;
+        let scope = scope(&settings, id)?;
         let rest = RestPort::read(&settings)?;
         let port = port(root, id, &settings, rest)?;
         let members = if options.members_from_cluster {
-            Patronictl::new(root, id, &id.dashed())?.addresses()?
+            Patronictl::new(root, id, &scope)?.addresses()?
         } else {
             members::members(&settings)?.ok_or_else(|| {
                 trouble!(
@@ -107,7 +111,7 @@ impl Cluster {
             fail!("the cluster {id} has no running members"; "Start it first, or set MEMBERS.");
         }
         let tls = RestTls::read(&settings)?;
-        Ok(Self { id: id.clone(), port, rest_port: rest.of(port)?, tls, members, settings })
+        Ok(Self { id: id.clone(), scope, port, rest_port: rest.of(port)?, tls, members, settings })
     }
 }
 

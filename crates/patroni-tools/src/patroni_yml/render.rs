@@ -73,7 +73,7 @@ fn read_back(text: &str, config: &Config) -> Result<()> {
         if yaml.text(&[key]).as_deref() != Some(meant) {
             fail!(
                 "the template changes {key} from '{meant}'";
-                "Remove the change from the template. The name of the member is set by MEMBER_NAME."
+                "Remove the change from the template. SCOPE sets the scope, MEMBER_NAME the name of the member."
             );
         }
     }
