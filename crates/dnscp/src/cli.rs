@@ -291,7 +291,8 @@ fn parse(words: &[String], caller: Caller) -> Result<Asked, Wrong> {
     let cluster =
         |words: &[&str]| ClusterId::from_words(words).map_err(|error| Wrong::from(anyhow::Error::from(error)));
     let named = named.map(|name| cluster(&[name])).transpose()?;
-    if named.is_some() && (service || stopped || rest.len() != 3 || !script.0.is_empty()) {
+    let an_event = matches!(rest.as_slice(), [event, _, _] if *event != "status") && !service && !stopped;
+    if named.is_some() && (!an_event || !script.0.is_empty()) {
         return Err(trouble!("--cluster can be used only with EVENT ROLE SCOPE").into());
     }
     match (service, stopped, rest.as_slice()) {
