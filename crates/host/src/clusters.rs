@@ -10,6 +10,7 @@ use anyhow::{Context, Error, Result};
 
 use crate::conf::{self, Budget, Conf};
 use crate::files::Named;
+use crate::netlink::sock_diag::{self, Socket};
 use crate::trouble::Trouble;
 use crate::{ClusterId, Root, fail, trouble};
 
@@ -165,8 +166,19 @@ pub struct Listener {
     pub inode: u64,
 }
 
-/// All TCP sockets that listen, from `/proc/net/tcp` and `tcp6` (`proc(5)`).
+/// All TCP sockets that listen: of this machine as the kernel answers, otherwise from the tables in `/proc/net`.
 pub fn listeners(root: &Root) -> Result<Vec<Listener>> {
+    let asked = if root.is_this_machine() { sock_diag::listeners().ok() } else { None };
+    let Some(sockets) = asked else { return listeners_in_tables(root) };
+    let listener = |socket: Socket| {
+        let ((address, port), uid, inode) = (socket.local, Some(socket.uid), socket.inode);
+        Listener { address, port, uid, inode }
+    };
+    Ok(sockets.into_iter().map(listener).collect())
+}
+
+/// The same from `/proc/net/tcp` and `tcp6` (`proc(5)`), for a folder that represents a machine and for a kernel without `tcp_diag`.
+fn listeners_in_tables(root: &Root) -> Result<Vec<Listener>> {
     const LISTEN: &str = "0A";
     let mut listeners = Vec::new();
     for table in TABLES {
@@ -255,6 +267,7 @@ pub fn next_free_port(clusters: &[Installed], listening: &BTreeSet<u16>, taken: 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::net::TcpListener;
 
     fn host() -> (tempfile::TempDir, Root) {
         let folder = tempfile::tempdir().unwrap();
@@ -318,6 +331,19 @@ mod tests {
             assert_eq!(end("[::ffff:127.0.0.1]:5433", "0.0.0.0:0"), Some((112, 7)));
         }
         assert_eq!(end("127.0.0.1:5433", "127.0.0.1:1"), None);
+    }
+
+    #[test]
+    fn the_kernel_answers_what_its_tables_show() {
+        let here = Root::new("/");
+        let bound = ["127.0.0.1:0", "[::]:0", "[::1]:0"].map(TcpListener::bind);
+        let (asked, read) = (listeners(&here).unwrap(), listeners_in_tables(&here).unwrap());
+        for listener in bound.iter().flatten() {
+            let port = listener.local_addr().unwrap().port();
+            let of = |all: &[Listener]| all.iter().find(|found| found.port == port).cloned();
+            assert!(of(&asked).is_some());
+            assert_eq!(of(&asked), of(&read));
+        }
     }
 
     #[test]
