@@ -297,8 +297,9 @@ mod tests {
         if here.program("ip").is_err() {
             return;
         }
-        assert_eq!(addresses_and_sources(&here).unwrap(), addresses_and_sources_by_ip(&here).unwrap());
-        assert_eq!(addresses(&here).unwrap(), addresses_and_sources(&here).unwrap().0);
+        // Addresses of the host that runs the tests may come and go.
+        let same = || addresses_and_sources(&here).unwrap() == addresses_and_sources_by_ip(&here).unwrap();
+        assert!((0..5).any(|_| same()), "{:?}", addresses_and_sources(&here));
     }
 
     #[test]
