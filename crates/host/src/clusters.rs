@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result};
 
-use crate::conf::{self, Budget, Conf};
+use crate::conf::{Budget, Conf, Reader};
 use crate::files::Named;
 use crate::netlink::sock_diag::{self, Socket};
 use crate::trouble::Trouble;
@@ -68,7 +68,7 @@ impl Clusters {
 #[must_use]
 pub fn installed(root: &Root) -> Clusters {
     let mut found = Clusters::default();
-    let mut budget = Budget::ALL;
+    let mut reader = Reader::new(root, Budget::ALL);
     let list = |directory: &Path, whose: &str| match root.list(directory) {
         Ok(names) => (names, None),
         Err(error) => (Vec::new(), Some((whose.to_owned(), error))),
@@ -83,7 +83,7 @@ pub fn installed(root: &Root) -> Clusters {
         for name in names {
             let Ok(name) = name.parse() else { continue };
             let id = ClusterId { version: version.clone(), name };
-            match budget.share(|budget| find_within(root, &id, budget)) {
+            match reader.share(|reader| find_with(root, &id, reader)) {
                 Ok(cluster) => found.known.extend(cluster),
                 Err(error) => found.unknown.push((id.slashed(), error)),
             }
@@ -95,15 +95,15 @@ pub fn installed(root: &Root) -> Clusters {
 
 /// One cluster of this host, if it has a `postgresql.conf` (a dead symbolic link counts, as for postgresql-common).
 pub fn find(root: &Root, id: &ClusterId) -> Result<Option<Installed>> {
-    find_within(root, id, &mut { Budget::ONE })
+    find_with(root, id, &mut Reader::new(root, Budget::ONE))
 }
 
-fn find_within(root: &Root, id: &ClusterId, budget: &mut Budget) -> Result<Option<Installed>> {
+fn find_with(root: &Root, id: &ClusterId, reader: &mut Reader) -> Result<Option<Installed>> {
     let conf_file = config_directory(id).join("postgresql.conf");
     if root.path(&conf_file).symlink_metadata().is_err() {
         return Ok(None);
     }
-    let conf = conf_within(root, id, budget)?;
+    let conf = conf_with(root, id, reader)?;
     let port = match conf.get("port") {
         Some(port) => port.parse().ok().ok_or_else(
             || trouble!(at conf_file.display(), "the value of port is not a port number"; "Correct it there."),
@@ -116,14 +116,14 @@ fn find_within(root: &Root, id: &ClusterId, budget: &mut Budget) -> Result<Optio
 /// The settings of a cluster: `postgresql.conf`, what it includes (Patroni includes `postgresql.base.conf`), and what
 /// `ALTER SYSTEM` wrote (`PgCommon::read_cluster_conf_file`).
 pub fn effective_conf(root: &Root, id: &ClusterId) -> Result<Conf> {
-    conf_within(root, id, &mut { Budget::ONE })
+    conf_with(root, id, &mut Reader::new(root, Budget::ONE))
 }
 
-fn conf_within(root: &Root, id: &ClusterId, budget: &mut Budget) -> Result<Conf> {
-    let mut conf = conf::read_within(root, &config_directory(id).join("postgresql.conf"), Named::ByPostgres, budget)?;
+fn conf_with(root: &Root, id: &ClusterId, reader: &mut Reader) -> Result<Conf> {
+    let mut conf = reader.read(&config_directory(id).join("postgresql.conf"), Named::ByPostgres)?;
     if let Some(directory) = data_directory(root, id, &conf) {
         let automatic = directory.join("postgresql.auto.conf");
-        for (key, value) in conf::read_within(root, &automatic, Named::ByPostgres, budget)? {
+        for (key, value) in reader.read(&automatic, Named::ByPostgres)? {
             if key != "data_directory" {
                 conf.insert(key, value);
             }
