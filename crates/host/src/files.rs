@@ -9,8 +9,7 @@
 //! postgres. A symbolic link that root does not own may not lead out of these directories. And what postgres itself could not read
 //! (by owner, group and mode) is refused. For any other caller the kernel decides.
 
-use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::VecDeque;
+use std::cell::{Cell, OnceCell};
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -45,9 +44,6 @@ const MOST_NAMES: usize = 1000;
 /// The kernel's limit (`MAXSYMLINKS`).
 const MOST_LINKS: u32 = 40;
 
-/// How many walks an opener remembers: those for the files of one cluster, and one more.
-const WALKS: usize = 4;
-
 /// Where a path comes from, which determines what root reads there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
@@ -66,8 +62,6 @@ pub struct Opener<'a> {
     /// The user on whose behalf root reads; looked up when needed.
     postgres: OnceCell<User>,
     is_root: bool,
-    /// The last walks that led through no link. Files of many clusters are side by side, and most of the time for them was the way.
-    walks: RefCell<VecDeque<Vec<Place>>>,
 }
 
 /// A file that was opened, with its properties.
@@ -101,8 +95,7 @@ impl<'a> Opener<'a> {
     /// An opener for paths of this origin.
     #[must_use]
     pub fn new(root: &'a Root, named: Named) -> Self {
-        let (postgres, walks) = (OnceCell::new(), RefCell::default());
-        Self { root, named, postgres, is_root: geteuid().is_root(), walks }
+        Self { root, named, postgres: OnceCell::new(), is_root: geteuid().is_root() }
     }
 
     /// Opens a regular file for reading; `None` if it does not exist.
@@ -200,33 +193,9 @@ impl<'a> Opener<'a> {
 
     fn find(&self, path: &Path) -> Result<Option<Place>> {
         let links = Cell::new(0);
-        let (places, rest) = self.known(path)?;
-        let found = self.walk(places, rest, &links);
-        let Some(places) = found.with_context(|| format!("could not read {}", path.display()))? else {
-            return Ok(None);
-        };
-        let last = places.last().cloned();
-        if links.get() == 0 && last.as_ref().is_some_and(|last| last.path == path) {
-            let mut walks = self.walks.borrow_mut();
-            walks.truncate(WALKS - 1);
-            walks.push_front(places);
-        }
-        Ok(last)
-    }
-
-    /// As much of a path as an earlier walk has in common with it, and the rest. The directories on it were entered without a link, and
-    /// their handles are still the same.
-    fn known<'p>(&self, path: &'p Path) -> Result<(Vec<Place>, &'p Path)> {
-        let walks = self.walks.borrow();
-        let common = |walk: &Vec<Place>| {
-            walk.iter().take_while(|place| path != place.path && path.starts_with(&place.path)).count()
-        };
-        let best = walks.iter().map(|walk| (common(walk), walk)).max_by_key(|(common, _)| *common);
-        let known = best.and_then(|(common, walk)| walk.get(..common));
-        match known.and_then(|known| Some((known.to_vec(), path.strip_prefix(&known.last()?.path).ok()?))) {
-            Some(known) => Ok(known),
-            None => Ok((vec![self.top()?], path)),
-        }
+        let found = self.walk(vec![self.top()?], path, &links);
+        let found = found.with_context(|| format!("could not read {}", path.display()))?;
+        Ok(found.and_then(|mut places| places.pop()))
     }
 
     fn walk(&self, mut places: Vec<Place>, path: &Path, links: &Cell<u32>) -> Result<Option<Vec<Place>>> {
@@ -372,46 +341,5 @@ fn kind(place: &Place) -> &'static str {
         SFlag::S_IFIFO => "a FIFO",
         SFlag::S_IFSOCK => "a socket",
         _ => "a device",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use std::os::unix::fs::{lchown, symlink};
-
-    #[test]
-    fn what_was_read_before_makes_no_difference() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = Root::new(folder.path());
-        for (path, text) in [("etc/a/b/one", "1"), ("etc/a/b/two", "2"), ("etc/three", "3"), ("etc/ab", "4")] {
-            let path = folder.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        }
-        std::fs::create_dir_all(root.path("/var/lib/postgresql/17")).unwrap();
-        std::fs::write(root.path("/var/lib/postgresql/17/own"), "5").unwrap();
-        symlink("a", root.path("/etc/link")).unwrap();
-        // A link of another user that leads out of the directories of postgres.
-        symlink("/etc/three", root.path("/var/lib/postgresql/17/out")).unwrap();
-        if geteuid().is_root() {
-            lchown(root.path("/var/lib/postgresql/17/out"), Some(4242), None).unwrap();
-        }
-        let read = |opener: &Opener, path: &str| match opener.open(Path::new(path)) {
-            Ok(opened) => format!("{:?}", opened.map(|opened| opened.bytes(LARGE).unwrap())),
-            Err(error) => format!("{error:#}"),
-        };
-        let shared = Opener::new(&root, Named::Here);
-        let words = "/etc/a/b/one /etc/a/b/two /etc/a/b/none /etc/a/b/one/none /etc/a/b /etc/link/b/two /etc/ab \
-                     /etc/a/../three /etc/a/b/../../ab / /var/lib/postgresql/17/own /var/lib/postgresql/17/out /etc/link/b/one";
-        let paths: Vec<&str> = words.split_whitespace().collect();
-        for path in paths.iter().chain(paths.iter().rev()) {
-            assert_eq!(read(&shared, path), read(&Opener::new(&root, Named::Here), path), "{path}");
-            assert!(shared.walks.borrow().len() <= WALKS);
-        }
-        read(&shared, "/etc/a/b/one");
-        let (known, rest) = shared.known(Path::new("/etc/a/b/two")).unwrap();
-        assert_eq!((known.last().unwrap().path.as_path(), rest), (Path::new("/etc/a/b"), Path::new("two")));
     }
 }
