@@ -334,6 +334,8 @@ fn new_site_key(lab: &Lab, main: &Cluster) -> Result<()> {
         let said = primary.try_run(&block.commands)?;
         println!("{said}");
         ensure!(said.stdout.contains("new passwords for") && said.status.code() == Some(1), "{said}");
+        // That would prepare the next generation on a member that has the new file.
+        ensure!(!said.stderr.contains("patroni-gen-config rotate"), "{said}");
     }
     let new = password(main, primary, "replicator")?;
     ensure!(new != old, "the password is the old one");
@@ -345,6 +347,9 @@ fn new_site_key(lab: &Lab, main: &Cluster) -> Result<()> {
     ensure!(gap < 1.0 && acknowledged > 100 && lost.is_empty(), "{gap:.2} s, {acknowledged} rows, lost: {lost:?}");
     main.sql(primary, "select pg_terminate_backend(pid) from pg_stat_replication")?;
     main.wait_streaming(2, Duration::from_secs(40))?;
+    lab.wait_until(Duration::from_secs(30), "there is a synchronous standby", || {
+        Ok(main.members(primary)?.iter().any(|member| member.role == "Sync Standby"))
+    })?;
     // The REST API has one password again.
     main.switch_over(main.candidate()?)?;
     main.wait_streaming(2, Duration::from_secs(60))
