@@ -21,6 +21,14 @@ import os, socket
 from typing import Any, Optional
 
 
+class pg_perm:
+    orig_umask, file_create_mode = 0o022, 0o600
+    def set_permissions_from_data_directory(directory): pass
+
+
+def is_subpath(directory, path): return path.startswith(directory + "/")
+
+
 class ConfigWriter:
     def __init__(self, path): self.path = path
     def __enter__(self): self.file = open(self.path, "w"); return self
@@ -30,6 +38,8 @@ class ConfigWriter:
 
 
 @FUNCTION@
+
+@PERMISSIONS@
 
     config_writer = ConfigWriter
     hba_file = ident_file = None
@@ -131,7 +141,7 @@ def texts(name):
 class Patroni:
     """A package patroni in a directory of its own, and the files that it writes."""
 
-    def __init__(self, replace_pg_hba=None, etcd3=None):
+    def __init__(self, replace_pg_hba=None, etcd3=None, permissions=None):
         self.directory = tempfile.TemporaryDirectory()
         self.home = pathlib.Path(self.directory.name)
         hba = replace_pg_hba or texts("replace_pg_hba")["replace_pg_hba-3.3.6.py"]
@@ -140,7 +150,9 @@ class Patroni:
         self.write("patroni/__init__.py", "")
         self.write("patroni/version.py", "__version__ = '9.9.9'\n")
         self.write("patroni/postgresql/__init__.py", "")
-        self.write("patroni/postgresql/config.py", CONFIG.replace("@FUNCTION@", hba.rstrip()))
+        config = CONFIG.replace("@FUNCTION@", hba.rstrip())
+        method = (permissions or "").removeprefix("class ConfigHandler:\n").rstrip()
+        self.write("patroni/postgresql/config.py", config.replace("@PERMISSIONS@", method))
         self.write("patroni/postgresql/bootstrap.py", BOOTSTRAP)
         self.write("patroni/dcs/__init__.py", "")
         self.write("patroni/dcs/etcd3.py", ETCD3.replace("@FUNCTIONS@", "\n\n".join(etcd3)))
@@ -169,7 +181,9 @@ class Table(unittest.TestCase):
         for correction in module.CORRECTIONS:
             found = {module.digest(text, correction["function"])
                      for text in texts(correction["function"].rpartition(".")[2]).values()}
-            self.assertEqual(found, set(correction["faulty"]) | set(correction["good"]), correction["function"])
+            # None is a Patroni without the function.
+            table = (correction["faulty"] | correction["good"]) - {None}
+            self.assertEqual(found, table, correction["function"])
             self.assertFalse(set(correction["faulty"]) & set(correction["good"]))
 
     def test_a_comment_or_an_empty_line_makes_no_difference_and_code_does(self):
@@ -212,6 +226,11 @@ class Hba(unittest.TestCase):
                 "\nexcept ValueError as error: print(error)")
         self.assertIn(f'patroni_bootstrap "{USER}" "admin"', patroni.run(code.replace("LINES", "['a b c']"))[0])
         self.assertEqual(patroni.run(code.replace("LINES", "['patroni_bootstrap b c']"))[0], "done\n")
+        # The line of patroni-gen-config, and one of the same map for somebody else.
+        self.assertEqual(patroni.run(code.replace("LINES", f"['patroni {USER} admin']"))[0], "done\n")
+        self.assertEqual(patroni.hba()[0], 'local all "admin" peer map=patroni')
+        other = patroni.run(code.replace("LINES", f"['patroni {USER} other']"))[0]
+        self.assertIn(f'patroni_bootstrap "{USER}" "admin"', other)
 
     def test_afterwards_the_file_is_patronis(self):
         for name, text in texts("replace_pg_hba").items():
@@ -248,6 +267,31 @@ class Hba(unittest.TestCase):
         out, err = patroni.run("print(os.environ.get('PATRONI_TOOLS_BOOTSTRAP'))")
         self.assertEqual(out, "None\n")
         self.assertIn("only pg_createcluster_patroni refuses", err)
+
+
+class Permissions(unittest.TestCase):
+    CODE = """
+h = handler(False)
+h._postgresql.data_dir = home + "/data"
+os.mkdir(h._postgresql.data_dir)
+for name in ("pg_hba.conf", "pg_ident.conf.backup", "postgresql.conf", "data/pg_hba.conf"):
+    os.close(os.open(home + "/" + name, os.O_CREAT, 0o640))
+    h.set_file_permissions(home + "/" + name)
+    print(oct(os.stat(home + "/" + name).st_mode)[-3:])
+"""
+
+    def test_all_users_cannot_read_who_may_log_in(self):
+        for name, text in texts("set_file_permissions").items():
+            others = "644" if name.endswith("3.3.7.py") else "640"
+            out, err = Patroni(permissions=text).run(self.CODE)
+            self.assertEqual((out.split(), err), (["640", "640", others, "600"], ""), name)
+
+    def test_an_unknown_function_is_left_alone_aloud(self):
+        text = "class ConfigHandler:\n\n    def set_file_permissions(self, filename):\n        os.chmod(filename, 0o604)\n"
+        out, err = Patroni(permissions=text).run(self.CODE)
+        self.assertEqual(out.split(), ["604"] * 4)
+        self.assertIn("ConfigHandler.set_file_permissions that patroni-tools does not know", err)
+        self.assertIn("may become readable by all users; upgrade patroni-tools", err)
 
 
 class Etcd(unittest.TestCase):

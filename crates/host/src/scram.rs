@@ -11,6 +11,9 @@ use crate::{fail, trouble};
 const ITERATIONS: u32 = 4096;
 const SALT_LENGTH: usize = 16;
 
+/// The digits of base64 (RFC 4648, section 4).
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
 /// The verifier of a password, with a new salt (RFC 5802 section 3, RFC 7677; `scram_build_secret` in PostgreSQL).
 ///
 /// Clients normalize characters beyond ASCII (`SASLprep`, RFC 4013), which is not implemented here.
@@ -25,6 +28,29 @@ pub fn verifier(password: &str) -> Result<String> {
 pub fn verifier_with_salt(password: &str, salt: &[u8; SALT_LENGTH]) -> Result<String> {
     check_printable(password)?;
     Ok(with_salt(password, salt))
+}
+
+/// Does a verifier, as PostgreSQL stores it, belong to a password? False for one of another kind or with another number of iterations.
+#[must_use]
+pub fn verifies(stored: &str, password: &str) -> bool {
+    let salt = stored.strip_prefix(&format!("SCRAM-SHA-256${ITERATIONS}:")).and_then(|rest| rest.split('$').next());
+    let salt = salt.and_then(from_base64);
+    salt.is_some_and(|salt| with_salt(password, &salt) == stored)
+}
+
+/// The bytes of a base64 text with its padding.
+fn from_base64(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for group in text.as_bytes().chunks(4) {
+        let filled = group.iter().filter(|byte| **byte != b'=').count();
+        let mut number = 0;
+        for byte in group {
+            let value = if *byte == b'=' { 0 } else { ALPHABET.iter().position(|known| known == byte)? };
+            number = number << 6 | u32::try_from(value).ok()?;
+        }
+        bytes.extend_from_slice(number.to_be_bytes().get(1..filled)?);
+    }
+    Some(bytes)
 }
 
 fn check_printable(password: &str) -> Result<()> {
@@ -65,7 +91,6 @@ fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
 
 /// RFC 4648, section 4.
 fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();
     for chunk in bytes.chunks(3) {
         let word = (0..3).fold(0usize, |word, at| word << 8 | usize::from(chunk.get(at).copied().unwrap_or(0)));
@@ -99,5 +124,16 @@ mod tests {
     fn base64_is_padded() {
         let encoded = ["", "f", "fo", "foo", "foob", "fooba", "foobar"].map(|text| base64(text.as_bytes()));
         assert_eq!(encoded, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"]);
+        for (text, encoded) in ["", "f", "fo", "foo", "foob", "fooba", "foobar"].iter().zip(encoded) {
+            assert_eq!(from_base64(&encoded).as_deref(), Some(text.as_bytes()));
+        }
+        assert_eq!(from_base64("Zg=*"), None);
+    }
+
+    #[test]
+    fn a_password_is_recognised_by_its_verifier() {
+        let stored = verifier("s3cret").unwrap();
+        assert!(verifies(&stored, "s3cret") && !verifies(&stored, "other"));
+        assert!(!verifies("md5a1b2", "s3cret") && !verifies("SCRAM-SHA-256$1:x$y:z", "s3cret") && !verifies("", ""));
     }
 }

@@ -220,6 +220,8 @@ pub const KEYS: &[Key] = &[
         "/etc/patroni/pg_hba.lines",
         "File with lines for pg_hba.conf that precede the general ones.",
     ),
+    default("PG_HBA_GENERAL", "yes", "Let every role log in over the Unix socket and from NETWORK (yes or no)."),
+    example("PG_IDENT_FILE", "/etc/patroni/pg_ident.lines", "File with lines for pg_ident.conf."),
     // Certificates and passwords of PostgreSQL.
     example(
         "SSL",
@@ -237,11 +239,14 @@ pub const KEYS: &[Key] = &[
         "Key of SSL_CERT, readable by postgres. Default: the one that postgresql-common configured.",
     ),
     example("SSL_CACERT", "/etc/patroni/tls/ca.pem", "CA certificates that verify members and clients."),
+    default("SUPERUSER_NAME", "postgres", "Name of the superuser as which Patroni logs in."),
+    default("REPLICATION_NAME", "replicator", "Name of the role with which members replicate."),
+    default("REWIND_NAME", "rewind_user", "Name of the role with which pg_rewind reads from the primary."),
     default("REPLICATION_AUTH", "password", "How members authenticate to each other: password or cert."),
     example(
         "REPLICATION_CERT",
         "/etc/patroni/tls/replicator.pem",
-        "For cert: certificate with the common name replicator.",
+        "For cert: certificate whose common name is REPLICATION_NAME.",
     ),
     example(
         "REPLICATION_KEY",
@@ -251,17 +256,17 @@ pub const KEYS: &[Key] = &[
     example(
         "REPLICATION_PASSWORD_FILE",
         "/etc/patroni/replicator.password",
-        "File with the password of the role replicator. Default: a password derived from the site key.",
+        "File with the password of REPLICATION_NAME. Default: a password derived from the site key.",
     ),
     example(
         "REWIND_PASSWORD_FILE",
         "/etc/patroni/rewind_user.password",
-        "File with the password of the role rewind_user. Default: a password derived from the site key.",
+        "File with the password of REWIND_NAME. Default: a password derived from the site key.",
     ),
     example(
         "SUPERUSER_PASSWORD_FILE",
         "/etc/patroni/postgres.password",
-        "File with a password for the role postgres. Default: no password; the Unix socket needs none.",
+        "File with a password for SUPERUSER_NAME. Default: no password; the Unix socket needs none.",
     ),
     // This member in the Patroni cluster.
     default("NOFAILOVER", "no", "Never promote this member (yes or no)."),

@@ -4,6 +4,7 @@ mod context;
 mod doctor;
 pub mod files;
 mod gen_config;
+mod handover;
 mod hooks;
 mod integrations;
 mod patroni;

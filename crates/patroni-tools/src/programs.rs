@@ -6,13 +6,14 @@ use std::process::ExitCode;
 
 use host::report::Reporter;
 
-use crate::{gen_config, hooks, pg_patronictl};
+use crate::{gen_config, handover, hooks, pg_patronictl};
 
 type Program = fn() -> ExitCode;
 
 /// The programs, by their names.
-const PROGRAMS: [(&str, Program); 5] = [
+const PROGRAMS: [(&str, Program); 6] = [
     ("patroni-gen-config", gen_config::main),
+    ("pg_adoptcluster_patroni", handover::adopt::main),
     ("pg_clonecluster_patroni", hooks::clone::main),
     ("pg_createcluster_patroni", hooks::create::main),
     ("pg_patronictl", pg_patronictl::main),

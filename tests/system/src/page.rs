@@ -18,11 +18,34 @@ pub struct Block<'a> {
     pub section: &'a str,
     /// The machines.
     pub nodes: Vec<&'a str>,
+    /// Those of the machines that it means at the time.
+    pub role: Role,
     /// The commands.
     pub commands: String,
 }
 
+/// Which of its machines a block means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// All of them.
+    Any,
+    /// The primary.
+    Primary,
+    /// Those that are not the primary.
+    Replica,
+}
+
 impl Block<'_> {
+    /// The machines on which it is run now, while `primary` is the primary.
+    pub fn nodes_beside(&self, primary: impl FnOnce() -> Result<String>) -> Result<Vec<&str>> {
+        let nodes = self.nodes.iter().copied();
+        if self.role == Role::Any {
+            return Ok(nodes.collect());
+        }
+        let primary = primary()?;
+        Ok(nodes.filter(|node| (*node == primary) == (self.role == Role::Primary)).collect())
+    }
+
     /// Runs the commands on these machines, one after the other.
     pub fn run(&self, lab: &Lab, nodes: &[&str]) -> Result<()> {
         for node in nodes {
@@ -48,13 +71,16 @@ pub fn blocks<'a>(page: &'a str, machines: &[&'a str], dcs: &str) -> Result<Vec<
         let commands: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
         let place = heading.strip_prefix("sh on ").with_context(|| format!("a block has no place: {line}"))?;
         let (place, with) = place.split_once(", with ").map_or((place, dcs), |(place, with)| (place, with));
-        let nodes: Vec<&str> = match place {
-            "every member" => machines.to_vec(),
-            place => machines.iter().copied().filter(|name| place.split(' ').any(|word| word == *name)).collect(),
+        let named = || machines.iter().copied().filter(|name| place.split(' ').any(|word| word == *name)).collect();
+        let (role, nodes): (Role, Vec<&str>) = match place {
+            "every member" => (Role::Any, machines.to_vec()),
+            "the primary" => (Role::Primary, machines.to_vec()),
+            "each replica" => (Role::Replica, machines.to_vec()),
+            _ => (Role::Any, named()),
         };
         ensure!(!nodes.is_empty() && ["etcd", "Consul"].contains(&with), "what is this? {line}");
         if with == dcs {
-            found.push(Block { section, nodes, commands: commands.join("\n") });
+            found.push(Block { section, nodes, role, commands: commands.join("\n") });
         }
     }
     Ok(found)
@@ -139,6 +165,9 @@ mod tests {
         assert_eq!(found[1].commands, "two\nthree");
         let found = blocks(page, &machines, "Consul")?;
         assert_eq!(found[2].nodes, machines);
+        let found = blocks("```sh on the primary\none\n```\n```sh on each replica\ntwo\n```\n", &machines, "etcd")?;
+        let nodes = |block: &Block| block.nodes_beside(|| Ok("pg2".to_owned())).map(|nodes| nodes.join(" "));
+        assert_eq!((nodes(&found[0])?.as_str(), nodes(&found[1])?.as_str()), ("pg2", "pg1 pg3"));
         assert!(blocks("```sh on pg4\nno\n```\n", &machines, "etcd").is_err());
         assert!(blocks("```sh\nnowhere\n```\n", &machines, "etcd").is_err());
         Ok(())

@@ -41,19 +41,17 @@ fn commands(lab: &Lab) -> Result<()> {
     let blocks = page::blocks(&page, &MACHINES, "etcd")?;
     ensure!(blocks.len() > 8, "the page has only {} blocks", blocks.len());
     for block in &blocks {
-        for node in &block.nodes {
+        if block.section == FIRST && block.commands.contains("pg_lsclusters") {
+            main.wait_streaming(2, Duration::from_secs(60))?;
+        }
+        for node in block.nodes_beside(|| Ok(main.primary()?.name().to_owned()))? {
             block.run(lab, &[node])?;
             if block.section != FIRST {
                 main.wait_streaming(2, Duration::from_secs(90))?;
             }
         }
-        if block.section == "TLS" {
-            verified(lab)?;
-        }
-        if block.section == FIRST && block.commands.contains("pg_lsclusters") {
-            main.wait_streaming(2, Duration::from_secs(60))?;
-        }
     }
+    verified(lab)?;
     lab.wait_until(Duration::from_secs(30), "the primary alone holds the virtual address", || {
         let primary = main.primary()?.name();
         for node in lab.nodes() {

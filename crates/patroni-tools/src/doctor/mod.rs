@@ -22,7 +22,7 @@ mod settings;
 mod units;
 mod watchdog;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::thread;
 
@@ -30,7 +30,7 @@ use anyhow::Result;
 use host::report::{self, Reporter, plain};
 use host::settings::Settings;
 use host::trouble::in_line;
-use host::{ClusterId, Root, trouble};
+use host::{ClusterId, Root, fail, trouble};
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
@@ -167,6 +167,27 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
         findings.extend(members::check(&cluster, &content));
     }
     outcome(findings, servers.asked)
+}
+
+/// What the DCS of a Patroni file contains about its cluster, by the names of the keys below that of the scope. An error if no server of
+/// the DCS responds, or if it is of a kind that cannot be asked.
+pub(crate) fn dcs_content(root: &Root, id: &ClusterId, text: &str) -> Result<BTreeMap<String, String>> {
+    let path = patroni_file(id);
+    let yaml = Yaml::parse(&path, text)?;
+    let patroni = Patroni::of(root).unwrap_or(Patroni::UNKNOWN);
+    let settings = Settings::read(root, id);
+    let cluster =
+        Cluster { root, id, path: path.clone(), text: text.to_owned(), yaml, patroni, settings, depth: Depth::Dcs };
+    let answered = dcs::ask(&cluster, &[]);
+    if let Some(content) = answered.content {
+        return Ok(content);
+    }
+    match answered.findings.into_iter().max_by_key(|finding| finding.level) {
+        Some(finding) => Err(finding.trouble(&path).into()),
+        None => {
+            fail!("this kind of DCS cannot be asked whether it has the cluster already"; "Use etcd, Consul or ZooKeeper.")
+        }
+    }
 }
 
 /// The findings of a check, or why it could not run.

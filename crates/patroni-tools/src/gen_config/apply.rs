@@ -1,13 +1,12 @@
 //! `apply`: changes the configuration of a running cluster to the `bootstrap.dcs` of the settings.
 
-use std::io::{BufRead, IsTerminal, Write};
-
 use anyhow::Result;
 use host::keys::SiteKey;
 use host::report::{self, Reporter};
 use host::{ClusterId, Root, fail, trouble};
 use serde_json::{Map, Value};
 
+use crate::context::agree;
 use crate::files::diff;
 use crate::files::yaml::Yaml;
 use crate::patroni::paths::patroni_file;
@@ -66,7 +65,7 @@ fn change(id: &ClusterId, cluster: &Patronictl, wanted: &Yaml, consent: Consent,
         }
     }
     if !consent.yes {
-        agree(id)?;
+        agree(&id.slashed(), &format!("Change the running cluster {id}?"))?;
     }
     cluster.change(&patch)?;
     let rest = compare(id, cluster, wanted)?.patch(consent.prune).0;
@@ -93,20 +92,6 @@ fn compare(id: &ClusterId, cluster: &Patronictl, wanted: &Value) -> Result<Diffe
                 "Start Patroni; the first member puts bootstrap.dcs of its file into the DCS."
             )
         }
-    }
-}
-
-fn agree(id: &ClusterId) -> Result<()> {
-    if !std::io::stdin().is_terminal() {
-        fail!(at id, "nothing was changed, because stdin is not a terminal"; "Run this on a terminal, or with --yes.");
-    }
-    let _ = write!(std::io::stderr(), "Change the running cluster {id}? [y/N] ");
-    let mut answer = String::new();
-    let _ = std::io::stdin().lock().read_line(&mut answer);
-    if ["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()) {
-        Ok(())
-    } else {
-        fail!(at id, "nothing was changed")
     }
 }
 

@@ -20,8 +20,9 @@ use crate::files::yaml::Yaml;
 use crate::gen_config::write::write;
 use crate::patroni::paths::{FINGERPRINT_TAG, patroni_file};
 use crate::patroni::patronictl::Patronictl;
-use crate::patroni_yml::authentication::{REPLICATION, REWIND, SUPERUSER, password_scope};
+use crate::patroni_yml::authentication::password_scope;
 use crate::patroni_yml::inputs::{Overrides, settings, site_key, site_key_path};
+use crate::patroni_yml::role_names::{REPLICATION, REWIND, SUPERUSER};
 use crate::postgres::psql::{Psql, State};
 
 /// More generations than any cluster has had.
@@ -206,7 +207,9 @@ impl Server<'_> {
     fn ask(&self, sql: &str) -> Result<String> {
         let sockets = self.yaml.text(&["postgresql", "parameters", "unix_socket_directories"]);
         let socket = sockets.as_deref().and_then(|list| list.split(',').next()).unwrap_or("/var/run/postgresql").trim();
-        let answer = Psql::local(self.root, self.id, socket, self.yaml.port("postgresql")?)?.run(sql)?;
+        let superuser = self.yaml.text(&["postgresql", "authentication", "superuser", "username"]);
+        let superuser = superuser.as_deref().unwrap_or(SUPERUSER);
+        let answer = Psql::local(self.root, self.id, socket, self.yaml.port("postgresql")?, superuser)?.run(sql)?;
         if answer.state != State::Done {
             fail!("psql failed on {}: {}", self.id, answer.messages.join("; "));
         }

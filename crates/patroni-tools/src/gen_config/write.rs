@@ -114,6 +114,7 @@ pub(crate) fn write(
     dnscp_file::install(root, &config, &text)?;
     install::install(root, &path, &text, (!ours).then_some(old.as_path()))?;
     explain_dynamic(root, &config, &present, &text, reporter);
+    explain_verification(root, &config, &present, &text, reporter);
     explain_protocol(root, &config, &present, &text, reporter)?;
     report::print(&written(&path, &config));
     Ok(())
@@ -154,6 +155,19 @@ fn explain_dynamic(root: &Root, config: &Config, present: &str, text: &str, repo
         reporter.warn(trouble!(
             "a change of bootstrap.dcs has no effect on {}, which already exists", config.id;
             "Change the running cluster with: patroni-gen-config apply {}", config.id
+        ));
+    }
+}
+
+/// A replica that verifies the primary before the primary has the certificate stops to replicate.
+fn explain_verification(root: &Root, config: &Config, present: &str, text: &str, reporter: &Reporter) {
+    let path = patroni_file(&config.id);
+    let (Ok(old), Ok(new)) = (Yaml::parse(&path, present), Yaml::parse(&path, text)) else { return };
+    let ca = ["postgresql", "authentication", "replication", "sslrootcert"];
+    if new.get(&ca).is_some() && old.get(&ca) != new.get(&ca) && bootstrapped(root, config) {
+        reporter.warn(trouble!(
+            "this member will verify the certificate of the primary as soon as Patroni is reloaded";
+            "Run this on all members, and then on the primary first: systemctl reload patroni@{}", config.id.dashed()
         ));
     }
 }

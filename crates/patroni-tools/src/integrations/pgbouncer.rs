@@ -15,6 +15,8 @@ use crate::integrations::cluster::{Cluster, Site};
 use crate::integrations::plan::{Generated, LIMIT, Plan};
 use crate::integrations::{haproxy, vip};
 use crate::patroni_yml::inputs::site_key;
+use crate::patroni_yml::methods::shell_word;
+use crate::patroni_yml::role_names::RoleNames;
 use crate::patroni_yml::values::path_text;
 
 const FILE: &str = "/etc/pgbouncer/pgbouncer.ini";
@@ -102,7 +104,9 @@ pub fn plan(site: &Site) -> Result<Plan> {
         Generated { secrets: Vec::new(), ..file(FILE, template::body(site.root, "pgbouncer.ini.j2", values)?, "") },
     ];
     let mut plan = Plan { files, ..Plan::default() };
-    let run = |database: &str| format!("runuser -u postgres -- psql --cluster {id} -d {database} -f {SQL}");
+    let names = RoleNames::read(settings)?;
+    let user = if names.needs_map() { format!(" -U {}", shell_word(&names.superuser)) } else { String::new() };
+    let run = |database: &str| format!("runuser -u postgres -- psql --cluster {id}{user} -d {database} -f {SQL}");
     plan.next.push(format!("create the role {ROLE} once, on the primary, with: {}", run("postgres")));
     if !auth_database {
         plan.next.push(format!(

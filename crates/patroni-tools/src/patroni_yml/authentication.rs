@@ -1,31 +1,22 @@
 //! Authentication in PostgreSQL: TLS, `pg_hba`, and the roles with which the members log in to each other.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use host::keys::SiteKey;
 use host::settings::Settings;
-use host::trouble::{Explain, in_line};
-use host::{ClusterId, Root, facts, fail};
+use host::{ClusterId, Root, fail};
 use openssl::nid::Nid;
 use openssl::x509::X509;
 use serde::Serialize;
 
+use crate::patroni_yml::auth_files::{self, Kind};
 use crate::patroni_yml::parameters::Values;
+use crate::patroni_yml::role_names::{self, REPLICATION, REWIND, RoleNames, in_file};
 use crate::patroni_yml::values::path_text;
 use crate::postgres::conf_dir;
-
-/// The role for replication.
-pub const REPLICATION: &str = "replicator";
-
-/// The role for `pg_rewind`.
-pub const REWIND: &str = "rewind_user";
-
-/// The superuser.
-pub const SUPERUSER: &str = "postgres";
 
 /// The user name map that admits one certificate for both roles.
 const MAP: &str = "members";
@@ -61,18 +52,33 @@ impl Access {
         id: &ClusterId,
         settings: &Settings,
         key: &SiteKey,
+        names: &RoleNames,
         networks: &[String],
     ) -> Result<Self> {
         let tls = Tls::resolve(root, id, settings)?;
-        let by_certificate = by_certificate(root, settings, &tls)?;
-        let extra = extra_lines(root, settings)?;
+        let by_certificate = by_certificate(root, settings, &tls, names)?;
+        let mut ident: Vec<String> = names.map().into_iter().collect();
+        let mut own_maps: Vec<&str> = ident.iter().map(|_| role_names::MAP).collect();
+        if by_certificate.is_some() {
+            let [subject, rewind] = [&names.replication, &names.rewind].map(|name| in_file(name));
+            ident.extend([&subject, &rewind].map(|role| format!("{MAP} {subject} {role}")));
+            own_maps.push(MAP);
+        }
+        let version = id.version.number();
+        let lines = |key, kind, own: &[&str]| auth_files::lines(root, settings, key, kind, version, own);
+        ident.extend(lines("PG_IDENT_FILE", Kind::Ident, &own_maps)?);
+        let hba = Hba {
+            names,
+            networks,
+            connection: tls.connection,
+            by_certificate: by_certificate.is_some(),
+            extra: lines("PG_HBA_FILE", Kind::Hba, &[])?,
+            general: settings.boolean("PG_HBA_GENERAL")?.unwrap_or(true),
+        };
         Ok(Self {
-            hba: hba(networks, &tls, by_certificate.is_some(), &extra),
-            ident: match by_certificate {
-                Some(_) => [REPLICATION, REWIND].map(|role| format!("{MAP} {REPLICATION} {role}")).into(),
-                None => Vec::new(),
-            },
-            roles: roles(root, id, settings, key, &tls, by_certificate.as_ref())?,
+            hba: hba.lines(),
+            ident,
+            roles: roles(root, id, settings, key, &tls, names, by_certificate.as_ref())?,
             tls: tls.parameters,
         })
     }
@@ -190,14 +196,14 @@ fn pair(root: &Root, settings: &Settings, cert: &str, key: &str) -> Result<Optio
 }
 
 /// The certificate and key with which members log in to each other, if they do not use passwords.
-fn by_certificate(root: &Root, settings: &Settings, tls: &Tls) -> Result<Option<(String, String)>> {
+fn by_certificate(root: &Root, settings: &Settings, tls: &Tls, names: &RoleNames) -> Result<Option<(String, String)>> {
     let files = pair(root, settings, "REPLICATION_CERT", "REPLICATION_KEY")?;
     let place = settings.place(&["REPLICATION_AUTH", "REPLICATION_CERT"]);
     match (settings.choice("REPLICATION_AUTH", &["password", "cert"])?, files) {
         (Some("cert"), None) => fail!(
             at place,
             "REPLICATION_AUTH is cert, but REPLICATION_CERT is not set";
-            "Set REPLICATION_CERT and REPLICATION_KEY to a certificate for the name {REPLICATION}."
+            "Set REPLICATION_CERT and REPLICATION_KEY to a certificate for the name {}.", names.replication
         ),
         (Some("cert"), Some(files)) => {
             if tls.ca.is_none() {
@@ -232,10 +238,11 @@ fn roles(
     settings: &Settings,
     key: &SiteKey,
     tls: &Tls,
+    names: &RoleNames,
     by_certificate: Option<&(String, String)>,
 ) -> Result<Roles> {
     let scope = password_scope(settings, id)?;
-    let role = |name: &str, file: &str| -> Result<Options> {
+    let role = |name: &str, usual: &str, file: &str| -> Result<Options> {
         let mut options = vec![("username", name.to_owned())];
         if let Some((cert, key)) = by_certificate {
             options.extend([("sslcert", cert.clone()), ("sslkey", key.clone())]);
@@ -244,7 +251,7 @@ fn roles(
             }
         } else {
             let password = password(root, settings, file)?;
-            options.push(("password", password.unwrap_or_else(|| key.role_password(&scope, name))));
+            options.push(("password", password.unwrap_or_else(|| key.role_password(&scope, usual))));
         }
         options.extend(tls.of_client());
         if by_certificate.is_none() && tls.connection == "hostssl" && settings.get("STANDBY_HOST").is_none() {
@@ -257,12 +264,12 @@ fn roles(
         }
         Ok(options)
     };
-    let mut superuser = vec![("username", SUPERUSER.to_owned())];
+    let mut superuser = vec![("username", names.superuser.clone())];
     superuser.extend(password(root, settings, "SUPERUSER_PASSWORD_FILE")?.map(|password| ("password", password)));
     Ok(Roles {
         superuser,
-        replication: role(REPLICATION, "REPLICATION_PASSWORD_FILE")?,
-        rewind: role(REWIND, "REWIND_PASSWORD_FILE")?,
+        replication: role(&names.replication, REPLICATION, "REPLICATION_PASSWORD_FILE")?,
+        rewind: role(&names.rewind, REWIND, "REWIND_PASSWORD_FILE")?,
     })
 }
 
@@ -278,186 +285,48 @@ fn password(root: &Root, settings: &Settings, key: &str) -> Result<Option<String
     Ok(secret)
 }
 
-/// The first line that matches applies, so the lines for Patroni come first: the superuser over the socket; replication from
-/// the members, and from this host to itself, with which Patroni determines a replica's timeline before a switchover
-/// (`Postgresql.get_replica_timeline`); `pg_rewind`. Then the administrator's own lines, then those for all users.
-fn hba(networks: &[String], tls: &Tls, by_certificate: bool, extra: &[String]) -> Vec<String> {
-    let local = ["127.0.0.1/32".to_owned(), "::1/128".to_owned()];
-    let addresses =
-        || local.iter().map(|address| ("host", address)).chain(networks.iter().map(|net| (tls.connection, net)));
-    let mut lines = vec![format!("local all {SUPERUSER} peer")];
-    for (database, role) in [("replication", REPLICATION), ("postgres", REWIND)] {
-        for (connection, address) in addresses() {
-            lines.push(if by_certificate {
-                format!("hostssl {database} {role} {address} cert map={MAP}")
-            } else {
-                format!("{connection} {database} {role} {address} scram-sha-256")
-            });
-        }
-    }
-    lines.extend_from_slice(extra);
-    lines.push("local all all peer".to_owned());
-    lines.extend(addresses().map(|(connection, address)| format!("{connection} all all {address} scram-sha-256")));
-    let mut seen = BTreeSet::new();
-    lines.retain(|line| seen.insert(line.clone()));
-    lines
+/// What the lines of `pg_hba.conf` depend on.
+struct Hba<'a> {
+    names: &'a RoleNames,
+    networks: &'a [String],
+    /// `hostssl` or `host`, for the networks.
+    connection: &'static str,
+    by_certificate: bool,
+    /// The administrator's own lines.
+    extra: Vec<String>,
+    /// Are there lines for all users?
+    general: bool,
 }
 
-/// The lines of `PG_HBA_FILE`, without comments.
-fn extra_lines(root: &Root, settings: &Settings) -> Result<Vec<String>> {
-    let Some(path) = settings.path("PG_HBA_FILE")? else { return Ok(Vec::new()) };
-    let read = settings.parse("PG_HBA_FILE", |_| {
-        let Some(text) = root.read(&path)? else { fail!("there is no file {}", path.display()) };
-        let mut lines = Vec::new();
-        for (index, line) in text.lines().enumerate() {
-            let checked = words(line).and_then(|words| {
-                if !words.is_empty() {
-                    check(&words)?;
-                }
-                Ok(words)
-            });
-            let words = checked.at(in_line(&path, index + 1))?;
-            if !words.is_empty() {
-                lines.push(words.join(" "));
-            }
-        }
-        Ok(lines)
-    })?;
-    Ok(read.unwrap_or_default())
-}
-
-/// The words of a line, with their quotes (`next_token` in `hba.c`).
-fn words(line: &str) -> Result<Vec<String>> {
-    let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
-    for c in line.chars() {
-        match c {
-            '#' if !quoted => break,
-            c if c.is_whitespace() && !quoted => {
-                if !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
-                }
-            }
-            c => {
-                quoted ^= c == '"';
-                word.push(c);
-            }
-        }
-    }
-    if quoted {
-        fail!("unterminated quoted string"; "Add the missing quote.");
-    }
-    if !word.is_empty() {
-        words.push(word);
-    }
-    if words.last().is_some_and(|word| word == "\\") {
-        fail!("continuation lines are not supported"; "Write it on one line.");
-    }
-    Ok(words)
-}
-
-/// Checks the syntax of a line (PostgreSQL's manual, "The `pg_hba.conf` File"). With an invalid line a running PostgreSQL
-/// keeps its previous rules, and a stopped one does not start.
-fn check(words: &[String]) -> Result<()> {
-    const TYPES: [&str; 6] = ["local", "host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc"];
-    const METHODS: [&str; 13] = [
-        "trust",
-        "reject",
-        "scram-sha-256",
-        "md5",
-        "password",
-        "gss",
-        "ident",
-        "peer",
-        "pam",
-        "ldap",
-        "radius",
-        "cert",
-        "oauth",
-    ];
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let Some((kind, rest)) = words.split_first().filter(|(kind, _)| TYPES.contains(kind)) else {
-        fail!("'{}' is not a connection type", words.first().unwrap_or(&""); "Use one of {}.", TYPES.join(", "));
-    };
-    let (Some(_database), Some(_user)) = (rest.first(), rest.get(1)) else {
-        fail!("the line is incomplete"; "Write TYPE DATABASE USER [ADDRESS] METHOD [OPTION=VALUE...].");
-    };
-    let rest = &rest[2..];
-    let rest = if *kind == "local" { rest } else { after_address(rest)? };
-    let Some((method, options)) = rest.split_first() else {
-        fail!("the authentication method is missing"; "Add it, for example scram-sha-256.");
-    };
-    if !METHODS.contains(method) {
-        fail!("'{method}' is not an authentication method"; "Use one of {}.", METHODS.join(", "));
-    }
-    if *method == "peer" && *kind != "local" {
-        fail!("peer applies to local lines only"; "Choose another method.");
-    }
-    if *method == "cert" && *kind != "hostssl" {
-        fail!("cert applies to hostssl lines only"; "Write hostssl.");
-    }
-    match options.iter().find(|option| !option.trim_matches('"').contains('=')) {
-        Some(option) => fail!("'{option}' follows the method, but is not OPTION=VALUE"),
-        None => Ok(()),
-    }
-}
-
-/// The words after the address, which is a network, an address with a mask, or a name.
-fn after_address<'w, 's>(words: &'w [&'s str]) -> Result<&'w [&'s str]> {
-    let Some((address, rest)) = words.split_first() else {
-        fail!("the address is missing"; "Add it, for example 10.0.0.0/8 or all.");
-    };
-    let bare = address.trim_matches('"');
-    if bare.parse::<IpAddr>().is_ok() {
-        return match rest.split_first() {
-            Some((mask, rest)) if mask.parse::<IpAddr>().is_ok() => Ok(rest),
-            _ => fail!("{address} has no prefix length"; "Write {address}/32 for one host (IPv6: /128)."),
+impl Hba<'_> {
+    /// The first line that matches applies, so the lines for Patroni come first: the superuser over the socket; replication from
+    /// the members, and from this host to itself, with which Patroni determines a replica's timeline before a switchover
+    /// (`Postgresql.get_replica_timeline`); `pg_rewind`. Then the administrator's own lines, then those for all users.
+    fn lines(self) -> Vec<String> {
+        let local = ["127.0.0.1/32".to_owned(), "::1/128".to_owned()];
+        let addresses = || {
+            let networks = self.networks.iter().map(|network| (self.connection, network));
+            local.iter().map(|address| ("host", address)).chain(networks)
         };
-    }
-    let name = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
-    let looks_like_name =
-        !bare.is_empty() && bare.bytes().all(name) && bare.contains(|c: char| c.is_ascii_alphabetic());
-    if facts::parse_network(bare).is_ok() || looks_like_name {
-        return Ok(rest);
-    }
-    fail!("'{address}' is not an address"; "Write 10.0.0.0/8, a host name, samenet, samehost or all.")
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn lines_of_pg_hba_are_checked() {
-        let read = |line: &str| words(line).and_then(|words| if words.is_empty() { Ok(()) } else { check(&words) });
-        for line in [
-            "",
-            "   # comment",
-            "local all all peer",
-            "host all all 10.0.0.0/8 scram-sha-256 # the office",
-            "host \"my db\",other +staff,\"A\" 10.0.0.1 255.255.255.255 reject",
-            "hostssl app app fd00::/64 cert map=people clientname=DN",
-            "host all all .example.org ldap ldapserver=ldap.example.org \"ldapprefix=cn=\"",
-            "host replication standby samenet scram-sha-256",
-        ] {
-            assert!(read(line).is_ok(), "{line}: {:?}", read(line));
+        let mut lines = vec![self.names.socket_line()];
+        for (database, role) in [("replication", &self.names.replication), ("postgres", &self.names.rewind)] {
+            let role = in_file(role);
+            for (connection, address) in addresses() {
+                lines.push(if self.by_certificate {
+                    format!("hostssl {database} {role} {address} cert map={MAP}")
+                } else {
+                    format!("{connection} {database} {role} {address} scram-sha-256")
+                });
+            }
         }
-        for (line, word) in [
-            ("hots all all all trust", "connection type"),
-            ("include other.conf", "connection type"),
-            ("host all", "incomplete"),
-            ("host all all scram-sha-256", "method is missing"),
-            ("host all all 10.0.0.1 trust", "no prefix length"),
-            ("host all all 10.0.0.0/33 trust", "not an address"),
-            ("host all all all scram", "not an authentication method"),
-            ("host all all all peer", "local"),
-            ("host all all all cert", "hostssl"),
-            ("local all all peer map", "OPTION=VALUE"),
-            ("local all \"all peer", "quote"),
-            ("local all all \\", "continuation"),
-        ] {
-            let error = read(line).unwrap_err().to_string();
-            assert!(error.contains(word), "{line}: {error}");
-        }
+        let general = self.general.then(|| {
+            let all = addresses().map(|(connection, address)| format!("{connection} all all {address} scram-sha-256"));
+            std::iter::once("local all all peer".to_owned()).chain(all).collect::<Vec<_>>()
+        });
+        lines.extend(self.extra);
+        lines.extend(general.into_iter().flatten());
+        let mut seen = BTreeSet::new();
+        lines.retain(|line| seen.insert(line.clone()));
+        lines
     }
 }

@@ -26,6 +26,7 @@ use crate::patroni_yml::parameters::{Parameters, Values};
 use crate::patroni_yml::ports::{Ports, port};
 use crate::patroni_yml::postgresql::{Location, PostgreSql, bin_dir, data_directory};
 use crate::patroni_yml::rest_api::{Ctl, Rest, RestApi};
+use crate::patroni_yml::role_names::RoleNames;
 use crate::patroni_yml::values::{member_name, namespace};
 use crate::patroni_yml::{endpoint, member};
 
@@ -113,7 +114,8 @@ impl Config {
         let dynamic = Dynamic::resolve(settings, &patroni)?;
         let parameters = Parameters::resolve(root, id, settings, &dynamic)?;
         let (watchdog, watchdog_device) = member::watchdog(root, settings, &mut warnings)?;
-        let access = Access::resolve(root, id, settings, key, &networks)?;
+        let names = RoleNames::read(settings)?;
+        let access = Access::resolve(root, id, settings, key, &names, &networks)?;
         warnings.extend(endpoint.iter().filter_map(|endpoint| endpoint::long_lease(settings, endpoint, &dynamic)));
         let vips = endpoint::vips(endpoint.as_ref());
         let location = Location {
@@ -130,7 +132,7 @@ impl Config {
             dcs: [(kind.name(), options)],
             restapi,
             ctl,
-            bootstrap: bootstrap_command(settings)?,
+            bootstrap: bootstrap_command(settings, &names)?,
             dynamic,
             pg_hba: access.hba,
             pg_ident: access.ident,

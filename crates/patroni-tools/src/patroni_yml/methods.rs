@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::patroni::paths::HOOKS;
 use crate::patroni::version::Patroni;
+use crate::patroni_yml::role_names::RoleNames;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Callbacks {
@@ -32,8 +33,8 @@ pub(crate) fn callbacks(patroni: &Patroni, scope: &str) -> Callbacks {
     Callbacks { command, before_stop }
 }
 
-/// Patroni splits the command as a shell does; the values contain no shell metacharacters.
-pub(crate) fn bootstrap_command(settings: &Settings) -> Result<Command> {
+/// Patroni splits the command as a shell does. Only the name of the superuser can contain shell metacharacters.
+pub(crate) fn bootstrap_command(settings: &Settings, names: &RoleNames) -> Result<Command> {
     let plain = |text: &str| {
         if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.@-".contains(&b)) {
             fail!("'{text}' is not the name of a locale or encoding"; "Use a name such as C.UTF-8, de_DE.UTF-8 or UTF8.");
@@ -48,7 +49,16 @@ pub(crate) fn bootstrap_command(settings: &Settings) -> Result<Command> {
         Some(false) => words.push("--no-data-checksums".to_owned()),
         None => {}
     }
+    if names.needs_map() {
+        words.push(format!("--username={}", shell_word(&names.superuser)));
+    }
     Ok(Command { command: words.join(" ") })
+}
+
+/// A word for a shell, in quotes if it needs them.
+pub(crate) fn shell_word(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.@-".contains(&b);
+    if text.bytes().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 pub(crate) fn clone_method(settings: &Settings) -> Result<CloneMethod> {

@@ -1,6 +1,7 @@
 //! The contents of `/etc/patroni/16-main.yml`, generated from the settings and facts about the host. Writes nothing except
 //! dnscp's file.
 
+pub(crate) mod auth_files;
 pub(crate) mod authentication;
 pub(crate) mod bootstrap_dcs;
 pub(crate) mod config;
@@ -16,4 +17,5 @@ pub(crate) mod ports;
 pub(crate) mod postgresql;
 pub(crate) mod render;
 pub(crate) mod rest_api;
+pub(crate) mod role_names;
 pub(crate) mod values;

@@ -1,5 +1,6 @@
 //! PostgreSQL and postgresql-common on this host: data directories, their configuration, and the programs that are run for them.
 
+pub(crate) mod as_postgres;
 pub(crate) mod child;
 pub(crate) mod conf_dir;
 pub(crate) mod data_dir;

@@ -48,9 +48,15 @@ pub(crate) struct Answer {
 }
 
 impl Psql {
-    /// For the server of this host, over its socket and as its superuser, who is also the user to log in as. The first error ends the
-    /// call. Nothing of the caller's environment counts.
-    pub(crate) fn local(root: &Root, id: &ClusterId, socket_directory: &str, port: u16) -> Result<Self> {
+    /// For the server of this host, over its socket and as its superuser, run by the user postgres. The first error ends the call.
+    /// Nothing of the caller's environment counts.
+    pub(crate) fn local(
+        root: &Root,
+        id: &ClusterId,
+        socket_directory: &str,
+        port: u16,
+        superuser: &str,
+    ) -> Result<Self> {
         let mut call = program::at(&server_program(root, id, "psql"));
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
             call.env_remove(name);
@@ -59,7 +65,7 @@ impl Psql {
             call.uid(root.user_id("postgres")?).gid(root.group_id("postgres")?);
         }
         call.current_dir("/").args(["--quiet", "--tuples-only", "--set=ON_ERROR_STOP=1", "--dbname=postgres"]);
-        call.args(["--username=postgres", "--host", socket_directory, "--port", &port.to_string()]);
+        call.args(["--username", superuser, "--host", socket_directory, "--port", &port.to_string()]);
         Ok(Self::usual(call))
     }
 

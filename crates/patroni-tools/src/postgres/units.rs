@@ -9,7 +9,7 @@ use host::Root;
 const GROUPS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/systemd"];
 
 /// The slice of both units.
-const SLICE: &str = "system.slice/system-postgresql.slice";
+pub(crate) const SLICE: &str = "system.slice/system-postgresql.slice";
 
 /// Has a unit processes other than those by which it is only being started? A program that the unit runs before its main program
 /// is in the control group of the unit itself.

@@ -1,0 +1,560 @@
+//! `pg_adoptcluster_patroni`: gives a running cluster of postgresql-common to Patroni, without stopping it.
+//!
+//! It asks the server, decides, shows what will be different, asks the administrator, and takes the steps. What it has decided is
+//! recorded first, so that the same command completes an adoption that was interrupted.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use host::keys::SiteKey;
+use host::report::{self, Level, Reporter};
+use host::settings::{Origin, PARAMETER_PREFIX, Settings};
+use host::trouble::Trouble;
+use host::{ClusterId, Root, clusters, fail, scram, settings, trouble};
+use nix::unistd::Uid;
+use serde_json::json;
+
+use crate::context::agree;
+use crate::doctor;
+use crate::files::install::Lock;
+use crate::files::yaml::Yaml;
+use crate::handover::decision::{Decision, Difference, Kept, Line, NewRole, Purpose, Text, Way};
+use crate::handover::differences;
+use crate::handover::groups::{self, Unit};
+use crate::handover::journal::Journal;
+use crate::handover::running::{Place, Running, data_directory};
+use crate::handover::steps::{Step, Work, copy_name};
+use crate::handover::taken_over;
+use crate::patroni::paths::{DIRECTORY, patroni_file};
+use crate::patroni_yml::authentication::password_scope;
+use crate::patroni_yml::config::Config;
+use crate::patroni_yml::inputs::{Overrides, render, site_key, site_key_path};
+use crate::patroni_yml::role_names::{REPLICATION, REWIND, RoleNames};
+
+const NAME: &str = "pg_adoptcluster_patroni";
+
+/// Gives a running PostgreSQL cluster to Patroni, without interruption.
+#[derive(Debug, Parser)]
+#[command(
+    name = NAME,
+    version,
+    after_help = "CLUSTER is 17/main, 17-main or the two words 17 main.\n\nManual: pg_adoptcluster_patroni(8)"
+)]
+struct Args {
+    /// The cluster
+    #[arg(value_name = "CLUSTER", num_args = 1..=2, required = true)]
+    cluster: Vec<String>,
+    /// Show what would be done and what would be different, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask for confirmation
+    #[arg(long, conflicts_with = "dry_run")]
+    yes: bool,
+    /// Stop and start the server instead of moving its processes
+    #[arg(long)]
+    restart: bool,
+    /// With --dry-run: print JSON
+    #[arg(long, requires = "dry_run")]
+    json: bool,
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let reporter = Reporter::new(NAME);
+    match Args::try_parse() {
+        Ok(args) => reporter.finish(run(&Root::from_environment(), &args, &reporter)),
+        Err(error) => reporter.usage(&error.to_string(), error.use_stderr()),
+    }
+}
+
+fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
+    let id = ClusterId::from_words(&args.cluster)?;
+    if !Uid::effective().is_root() {
+        fail!("only root can adopt a cluster"; "Run this program as root.");
+    }
+    let _lock = Lock::take(root, Path::new(DIRECTORY))?;
+    let journal = Journal::of(root, &id);
+    let decided: Option<Decision> = journal.decision()?;
+    if decided.is_some() {
+        reporter.info(format!("{id}: an earlier adoption is completed, as decided in {}", journal.path().display()));
+    }
+    let asked = decided.is_some();
+    let proposal = match decided {
+        Some(decision) => Proposal { decision, warnings: Vec::new(), hba: Vec::new() },
+        None => propose(root, &id, args)?,
+    };
+    for warning in &proposal.warnings {
+        reporter.tell(Level::Warning, warning);
+    }
+    report::print(&if args.json { proposal.json()? } else { proposal.text(&id) });
+    if args.dry_run {
+        return Ok(());
+    }
+    if !args.yes && !asked {
+        agree(&id.slashed(), &format!("Give {id} to Patroni?"))?;
+    }
+    if !asked {
+        record(root, &journal, &proposal.decision)?;
+        create_site_key(root, &id, reporter)?;
+    }
+    Work { root, id: &id, decision: &proposal.decision, journal: &journal, reporter }.run()?;
+    let unsaid = verify(root, &id, &proposal.decision, reporter)?;
+    report::print(&format!("{id}: managed by Patroni\n"));
+    if unsaid {
+        fail!(at id, "parameters have other values than announced"; "Compare them with {}", journal.path().display());
+    }
+    Ok(())
+}
+
+/// What would be done.
+struct Proposal {
+    decision: Decision,
+    warnings: Vec<Trouble>,
+    /// The lines that come before those of the present pg_hba.conf.
+    hba: Vec<String>,
+}
+
+/// Reads everything, decides, and refuses what cannot be adopted. Changes nothing.
+fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
+    let way = if args.restart { Way::Restart } else { Way::Move };
+    let data = data_directory(root, id)?;
+    let mut settings = Settings::read(root, id)?;
+    let names = RoleNames::read(&settings)?;
+    let place = find_server(root, id, &data, &names.superuser, way)?;
+    let running = Running::ask(root, id, &place)?;
+    refuse(root, id, &data, &running, &place)?;
+    let (key, key_exists) = match site_key(root, &settings)? {
+        Some(key) => (key, true),
+        None => (SiteKey::placeholder(), false),
+    };
+    let mut warnings = notes(root, id, &running)?;
+    let taken = if running.recovery { taken_over::Taken::default() } else { taken_over::parameters(&running) };
+    warnings.extend(taken.notes);
+    let mut lines = taken.lines;
+    let mut files = Vec::new();
+    let mut staged = Vec::new();
+    let mut name_file = |lines: &mut Vec<Line>, key: &str, suffix: &str, text: String, origin: String| -> Result<()> {
+        let path = PathBuf::from(format!("{DIRECTORY}/{}.{suffix}", id.dashed()));
+        // Until it is written, the generator reads it elsewhere.
+        let file = tempfile::NamedTempFile::new().context("could not create a temporary file")?;
+        std::fs::write(file.path(), &text).context("could not write a temporary file")?;
+        lines.push(Line { key: key.to_owned(), value: path.display().to_string(), origin });
+        staged.push((key.to_owned(), root.inside(file.path()), file));
+        files.push(Text { path, text });
+        Ok(())
+    };
+    if !taken.parameters.is_empty() && settings.text("PG_PARAMETERS_FILE").is_none() {
+        name_file(
+            &mut lines,
+            "PG_PARAMETERS_FILE",
+            "parameters",
+            taken.parameters,
+            "parameters of extensions".to_owned(),
+        )?;
+    }
+    let mut roles = Vec::new();
+    if !running.recovery {
+        let (hba_path, hba) = text_of(root, &running, "hba_file")?;
+        let (ident_path, ident) = text_of(root, &running, "ident_file")?;
+        if settings.text("PG_HBA_FILE").is_none() {
+            name_file(&mut lines, "PG_HBA_FILE", "pg_hba", hba, hba_path.clone())?;
+            lines.push(plain("PG_HBA_GENERAL", "no", "only the lines of that file apply"));
+        }
+        if settings.text("PG_IDENT_FILE").is_none() && has_lines(&ident) {
+            name_file(&mut lines, "PG_IDENT_FILE", "pg_ident", ident, ident_path)?;
+        }
+        lines.extend(taken_over::slots(&running.slots));
+        let scope = password_scope(&settings, id)?;
+        let usual = [(names.replication.as_str(), Purpose::Replication), (names.rewind.as_str(), Purpose::Rewind)];
+        roles = taken_over::roles(&running, usual, |purpose, verifier| {
+            let role = if purpose == Purpose::Replication { REPLICATION } else { REWIND };
+            key_exists && scram::verifies(verifier, &key.role_password(&scope, role))
+        });
+        for (role, (usual, purpose)) in roles.iter().zip(usual) {
+            if role.name != usual {
+                let name = if purpose == Purpose::Replication { "REPLICATION_NAME" } else { "REWIND_NAME" };
+                lines.push(plain(name, &role.name, &format!("the role {usual} exists already and is left unchanged")));
+            }
+        }
+    }
+    let is_set = |key: &str| match key
+        .strip_prefix(PARAMETER_PREFIX)
+        .filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()))
+    {
+        Some(parameter) => settings.parameters().any(|(name, _)| name == parameter),
+        None => settings.text(key).is_some(),
+    };
+    lines.retain(|line| !is_set(&line.key));
+    // The address of this host is known only after the generator has run once.
+    apply(&mut settings, &lines, &staged)?;
+    let (config, _) = render(root, &Overrides::default(), id, &settings, &key, None)?;
+    if settings.text("LISTEN_ADDRESSES").is_none() {
+        if let Some(line) = taken_over::listen_addresses(&running, &config.address.to_string()) {
+            lines.push(line);
+        }
+    }
+    apply(&mut settings, &lines, &staged)?;
+    let (config, text) = render(root, &Overrides::default(), id, &settings, &key, None)?;
+    let yaml = Yaml::parse(&patroni_file(id), &text)?;
+    let dynamic = check_dcs(root, id, &running, &config, &yaml, &text)?;
+    if running.recovery && !key_exists {
+        fail!(
+            "{id} is a standby, and there is no site key";
+            "Copy it from the primary to {}, with /etc/default/patroni.", site_key_path(&settings)?.display()
+        );
+    }
+    let parameters = match &dynamic {
+        Some(dynamic) => dynamic.get(&["postgresql", "parameters"]),
+        None => yaml.get(&["bootstrap", "dcs", "postgresql", "parameters"]),
+    };
+    let differences = differences::compare(id, &running, &yaml, parameters);
+    warnings.extend(config.warnings);
+    warnings.extend(reach(&differences, &config.address.to_string()));
+    let hba = yaml
+        .get(&["bootstrap", "dcs", "postgresql", "pg_hba"])
+        .and_then(serde_json::Value::as_array)
+        .map(|lines| lines.iter().filter_map(|line| line.as_str().map(str::to_owned)).collect())
+        .unwrap_or_default();
+    let decision = Decision {
+        cluster: id.slashed(),
+        decided: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        way,
+        kept: files_as_they_are(root, id)?,
+        data_directory: data,
+        superuser: names.superuser,
+        running,
+        settings: lines,
+        files,
+        roles,
+        differences,
+    };
+    Ok(Proposal { decision, warnings, hba })
+}
+
+fn plain(key: &str, value: &str, origin: &str) -> Line {
+    Line { key: key.to_owned(), value: value.to_owned(), origin: origin.to_owned() }
+}
+
+fn apply(settings: &mut Settings, lines: &[Line], staged: &[(String, PathBuf, tempfile::NamedTempFile)]) -> Result<()> {
+    for line in lines {
+        let staged = staged.iter().find(|(key, _, _)| *key == line.key);
+        let value = staged.map_or_else(|| line.value.clone(), |(_, path, _)| path.display().to_string());
+        settings.put(&line.key, value, Origin::Option("the running cluster"))?;
+    }
+    Ok(())
+}
+
+/// A file that a parameter names, read as postgres could.
+fn text_of(root: &Root, running: &Running, parameter: &str) -> Result<(String, String)> {
+    let path = running.value(parameter).to_owned();
+    let text = root.for_postgres().read(&path)?.with_context(|| format!("{path} ({parameter}) does not exist"))?;
+    Ok((path, text))
+}
+
+fn has_lines(text: &str) -> bool {
+    text.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'))
+}
+
+/// The server, which has to be in the control group of its unit if it is to move.
+fn find_server(root: &Root, id: &ClusterId, data: &Path, superuser: &str, way: Way) -> Result<Place> {
+    let (version, name) = (&id.version, &id.name);
+    let patroni = Unit::Patroni.name(id);
+    if !groups::processes(root, &patroni)?.is_empty() {
+        fail!("{id} is already managed by Patroni"; "See its state with: pg_patronictl {id} list");
+    }
+    if root.path(patroni_file(id)).exists() {
+        fail!(
+            "{} exists already", patroni_file(id).display();
+            "If it is of an earlier attempt, move it away, and run this again."
+        );
+    }
+    let Some(place) = Place::find(root, id, data, superuser)? else {
+        fail!("{id} is not running, so its configuration cannot be read"; "Start it with: pg_ctlcluster {version} {name} start");
+    };
+    let debian = Unit::Debian.name(id);
+    if !groups::processes(root, &debian)?.contains(&place.postmaster) {
+        fail!(
+            "the server of {id} (process {}) was not started by {debian}", place.postmaster;
+            "Stop it as it was started, and start it with: systemctl start {debian}"
+        );
+    }
+    if way == Way::Move {
+        groups::check_version(root)?;
+    }
+    Ok(place)
+}
+
+/// States in which a server must be left alone.
+fn refuse(root: &Root, id: &ClusterId, data: &Path, running: &Running, place: &Place) -> Result<()> {
+    let exists = |name: &str| root.path(data.join(name)).symlink_metadata().is_ok();
+    if exists("recovery.signal") {
+        fail!("{id} is recovering to a point in time"; "Wait until the recovery has ended, and run this again.");
+    }
+    let command = std::fs::read(root.path(format!("/proc/{}/cmdline", place.postmaster))).unwrap_or_default();
+    // What `pg_upgrade` starts (`start_postmaster` in `src/bin/pg_upgrade/server.c`).
+    if command.split(|byte| *byte == 0).any(|word| word == b"-b") {
+        fail!("pg_upgrade is working on {id}"; "Wait until it has ended, and run this again.");
+    }
+    if running.recovery && !exists("standby.signal") && id.version.number() >= (12, 0) {
+        fail!("{id} has been recovering since its start"; "Wait until the recovery has ended, and run this again.");
+    }
+    Ok(())
+}
+
+/// What the administrator should know.
+fn notes(root: &Root, id: &ClusterId, running: &Running) -> Result<Vec<Trouble>> {
+    let mut notes = Vec::new();
+    if running.value("data_checksums") != "on" && running.value("wal_log_hints") != "on" {
+        notes.push(trouble!(
+            at id, "has neither data checksums nor wal_log_hints, so pg_rewind cannot be used until the server has been restarted";
+            "Until then, a former primary has to be created again with: pg_patronictl {id} reinit MEMBER"
+        ));
+    }
+    let preload = running.value("shared_preload_libraries");
+    if !preload.is_empty() {
+        notes.push(trouble!(
+            at id, "loads {preload} (shared_preload_libraries), without which the other members do not start";
+            "Install the packages of these libraries on all members."
+        ));
+    }
+    if !running.tablespaces.is_empty() {
+        notes.push(trouble!(
+            at id, "has tablespaces in {}, which the other members need, too", running.tablespaces.join(", ");
+            "Create the empty directories above them on all members, for postgres."
+        ));
+    }
+    let directory = clusters::config_directory(id);
+    for name in ["environment", "pg_ctl.conf"] {
+        let text = root.for_postgres().read(directory.join(name))?.unwrap_or_default();
+        let matters = text
+            .lines()
+            .map(str::trim)
+            .any(|line| !line.is_empty() && !line.starts_with('#') && line != "pg_ctl_options = ''");
+        if matters {
+            notes.push(trouble!(
+                at directory.join(name).display(), "has no effect under Patroni after the next restart";
+                "Set what is in it for patroni@{} with: systemctl edit patroni@{}", id.dashed(), id.dashed()
+            ));
+        }
+    }
+    Ok(notes)
+}
+
+/// A server that only listens on loopback cannot have replicas before its restart.
+fn reach(differences: &[Difference], address: &str) -> Option<Trouble> {
+    let listens = differences.iter().find(|difference| difference.name == "listen_addresses")?;
+    Some(trouble!(
+        "PostgreSQL listens on '{}', and on {address} only after a restart", listens.old;
+        "Restart it before other members join."
+    ))
+}
+
+/// Is the scope free in the DCS, or does it belong to this very server? Returns the configuration in the DCS, if there is one.
+fn check_dcs(
+    root: &Root,
+    id: &ClusterId,
+    running: &Running,
+    config: &Config,
+    yaml: &Yaml,
+    text: &str,
+) -> Result<Option<Yaml>> {
+    let scope = &config.scope;
+    let content = doctor::dcs_content(root, id, text)?;
+    let initialize = content.get("initialize").map(String::as_str);
+    let leader = content.get("leader").map(String::as_str).filter(|leader| !leader.is_empty());
+    let remove = format!("patronictl -c {} remove {scope}", patroni_file(id).display());
+    match initialize {
+        None if running.recovery => {
+            let from = running.value("primary_conninfo").split_whitespace().find_map(|word| word.strip_prefix("host="));
+            fail!(
+                "{id} is a standby, and its primary has not been adopted yet";
+                "First run on {}: {NAME} {id}", from.unwrap_or("its primary")
+            );
+        }
+        None => Ok(None),
+        Some("") => fail!("another member is bootstrapping {scope}"; "Stop Patroni there, and run there: {remove}"),
+        Some(system) if system != running.system => fail!(
+            "the scope {scope} in the DCS belongs to another cluster (system identifier {system}, here {})", running.system;
+            "If a member was started before this one, stop Patroni there with 'systemctl disable --now patroni@{}', then run there \
+             '{remove}' and 'pg_dropcluster {} {}', and run this again. Otherwise set SCOPE.", id.dashed(), id.version, id.name
+        ),
+        Some(_) => {
+            if let (false, Some(leader)) = (running.recovery, leader) {
+                fail!(
+                    "{leader} is the primary of {scope}, and this server is a primary as well";
+                    "Only one of them can be right. If it is that one, remove this cluster, and clone it."
+                );
+            }
+            if running.recovery && leader.is_none() {
+                fail!("{scope} has no primary now"; "Run this again when it has one: pg_patronictl {id} list");
+            }
+            let _ = yaml;
+            let config = content.get("config").map(|text| Yaml::parse(Path::new("the DCS"), text)).transpose()?;
+            Ok(config)
+        }
+    }
+}
+
+/// The files that change, with owner and mode. They are copied when the decision is recorded.
+fn files_as_they_are(root: &Root, id: &ClusterId) -> Result<Vec<Kept>> {
+    let directory = clusters::config_directory(id);
+    let mut paths = vec![settings::cluster_file(id)];
+    for name in root.list(&directory)? {
+        let path = directory.join(&name);
+        let real = root.path(&path);
+        match real.symlink_metadata() {
+            Ok(found) if found.is_file() => paths.push(path),
+            Ok(found) if found.is_dir() => {
+                for inner in root.list(&path)? {
+                    let inner = path.join(inner);
+                    if root.path(&inner).symlink_metadata().is_ok_and(|found| found.is_file()) {
+                        paths.push(inner);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut kept = Vec::new();
+    for path in paths {
+        let found = root.path(&path).symlink_metadata().ok();
+        kept.push(Kept {
+            uid: found.as_ref().map_or(0, MetadataExt::uid),
+            gid: found.as_ref().map_or(0, MetadataExt::gid),
+            mode: found.as_ref().map_or(0o644, |found| found.mode() & 0o7777),
+            copy: found.map(|_| copy_name(&path)),
+            path,
+        });
+    }
+    Ok(kept)
+}
+
+/// Copies the files and writes the decision.
+fn record(root: &Root, journal: &Journal, decision: &Decision) -> Result<()> {
+    for kept in &decision.kept {
+        if let (Some(copy), Some(bytes)) = (&kept.copy, root.for_postgres().bytes(&kept.path)?) {
+            journal.keep(copy, &bytes)?;
+        }
+    }
+    journal.decide(decision)
+}
+
+fn create_site_key(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<()> {
+    let settings = Settings::read(root, id)?;
+    if site_key(root, &settings)?.is_none() {
+        let path = site_key_path(&settings)?;
+        SiteKey::create(root, &path)?;
+        reporter.info(format!(
+            "created {}: copy it to the other members before you run patroni-gen-config there",
+            path.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Compares the server with what was announced. True if there is a difference that was not.
+fn verify(root: &Root, id: &ClusterId, decision: &Decision, reporter: &Reporter) -> Result<bool> {
+    /// Patroni reloads the server within this time.
+    const LONGEST: Duration = Duration::from_secs(15);
+    let begin = Instant::now();
+    let (now, unsaid) = loop {
+        let Some(place) = Place::find(root, id, &decision.data_directory, &decision.superuser)? else {
+            fail!("the server of {id} is not running"; "See: journalctl -u {}", Unit::Patroni.name(id));
+        };
+        let now = Running::ask(root, id, &place)?;
+        let unsaid = differences::unannounced(decision, &now);
+        if (unsaid.is_empty() && differences::applied(decision, &now)) || begin.elapsed() > LONGEST {
+            break (now, unsaid);
+        }
+        sleep(Duration::from_millis(300));
+    };
+    for name in &unsaid {
+        let before = decision.setting(name).map_or("", |setting| &setting.value);
+        reporter.warn(trouble!(at id, "{name} was '{before}' and is now '{}'", now.value(name)));
+    }
+    let pending: Vec<&str> =
+        now.settings.iter().filter(|setting| setting.pending).map(|setting| setting.name.as_str()).collect();
+    if !pending.is_empty() {
+        reporter.info(format!(
+            "{id}: a restart is pending for {}; when it suits you, run: pg_patronictl {id} restart --pending",
+            pending.join(", ")
+        ));
+    }
+    Ok(!unsaid.is_empty())
+}
+
+impl Proposal {
+    fn text(&self, id: &ClusterId) -> String {
+        let decision = &self.decision;
+        let kind = if decision.running.recovery { "standby" } else { "primary" };
+        let how = match decision.way {
+            Way::Move => "Its processes move to the unit of Patroni while they are running.",
+            Way::Restart => "The server is stopped and started.",
+        };
+        let mut text = format!("{id} is a running {kind}, system identifier {}. {how}\n", decision.running.system);
+        let mut section = |title: String, lines: Vec<String>| {
+            if !lines.is_empty() {
+                text += &format!("\n{title}\n");
+                for line in lines {
+                    text.extend(["  ", &line, "\n"]);
+                }
+            }
+        };
+        let settings = decision.settings.iter().map(|line| format!("{}={}  ({})", line.key, line.value, line.origin));
+        section(format!("New settings in {}:", settings::cluster_file(id).display()), settings.collect());
+        let files = decision.files.iter().map(|file| file.path.display().to_string());
+        section("New files:".to_owned(), files.collect());
+        let shown = |now: bool| {
+            let these = decision.differences.iter().filter(move |difference| difference.restart != now);
+            these
+                .map(|difference| {
+                    format!("{}: {} -> {}", difference.name, shown(&difference.old), shown(&difference.new))
+                })
+                .collect()
+        };
+        section("Parameters that change now:".to_owned(), shown(true));
+        section("Parameters that change at the next restart of PostgreSQL:".to_owned(), shown(false));
+        section("pg_hba.conf:".to_owned(), self.hba.clone());
+        let roles = decision.roles.iter().map(|role: &NewRole| match role.purpose {
+            Purpose::Replication => format!("{}, for replication", role.name),
+            Purpose::Rewind => format!("{}, for pg_rewind", role.name),
+        });
+        section("Roles that are created, or that an earlier run created:".to_owned(), roles.collect());
+        let standbys = decision.running.standbys.iter().map(|standby| {
+            let address = standby.address.as_deref().unwrap_or("the socket");
+            format!("{} ({address}), as {}", standby.name, standby.role)
+        });
+        section(format!("Standbys that continue to stream; adopt each with {NAME} {id} there:"), standbys.collect());
+        text
+    }
+
+    fn json(&self) -> Result<String> {
+        let decision = &self.decision;
+        let steps: Vec<&str> = Step::of(decision.way).iter().map(|step| step.name()).collect();
+        let value = json!({
+            "cluster": decision.cluster,
+            "way": decision.way,
+            "standby": decision.running.recovery,
+            "system_identifier": decision.running.system,
+            "settings": decision.settings,
+            "files": decision.files.iter().map(|file| &file.path).collect::<Vec<_>>(),
+            "differences": decision.differences,
+            "pg_hba": self.hba,
+            "roles": decision.roles,
+            "warnings": self.warnings.iter().map(Trouble::line).collect::<Vec<_>>(),
+            "steps": steps,
+        });
+        Ok(serde_json::to_string_pretty(&value).context("a proposal is JSON")? + "\n")
+    }
+}
+
+/// A value as it is shown; an empty one is visible.
+fn shown(value: &str) -> String {
+    if value.is_empty() { "''".to_owned() } else { value.to_owned() }
+}

@@ -1,0 +1,245 @@
+//! Moves a running server from the control group of one unit into that of another: no process notices it.
+//!
+//! `postgresql@` would stop the server when it is stopped, and `patroni@` refuses to start while `postgresql@` has a process. So the
+//! processes wait in a scope of their own in between. Only processes that are in the control group of the unit are moved, so user postgres
+//! cannot make root move any other.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use host::trouble::Explain;
+use host::{ClusterId, Root, fail, program};
+
+use crate::postgres::units::SLICE;
+
+/// How long systemd may take for one request, and how long processes may take to move.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The slice, as units name it.
+const SLICE_UNIT: &str = "system-postgresql.slice";
+
+/// A unit that can contain the processes of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// `postgresql@17-main.service`, of postgresql-common.
+    Debian,
+    /// `patroni@17-main.service`.
+    Patroni,
+    /// The scope in between. `pg_lsclusters` reports "online,patroni" because of its name (`PgCommon::cluster_info`).
+    Scope,
+}
+
+impl Unit {
+    /// The name of the unit for a cluster.
+    pub(crate) fn name(self, id: &ClusterId) -> String {
+        match self {
+            Self::Debian => format!("postgresql@{}.service", id.dashed()),
+            Self::Patroni => format!("patroni@{}.service", id.dashed()),
+            Self::Scope => format!("patroni-{}.scope", id.dashed()),
+        }
+    }
+}
+
+/// Control groups of version 2 at the usual place. With version 1, every controller has a tree of its own.
+pub(crate) fn check_version(root: &Root) -> Result<()> {
+    if root.path("/sys/fs/cgroup/cgroup.controllers").exists() {
+        return Ok(());
+    }
+    fail!(
+        "/sys/fs/cgroup is not a control group file system of version 2, so a running server cannot be moved to another unit";
+        "Use --restart, which stops and starts the server, or boot without systemd.unified_cgroup_hierarchy=0."
+    )
+}
+
+fn directory(unit: &str) -> PathBuf {
+    PathBuf::from("/sys/fs/cgroup").join(SLICE).join(unit)
+}
+
+/// The processes in the control group of a unit, or of any other name in the slice; none if there is no such group.
+pub(crate) fn processes(root: &Root, unit: &str) -> Result<Vec<u32>> {
+    let path = directory(unit).join("cgroup.procs");
+    let text = match std::fs::read_to_string(root.path(&path)) {
+        Ok(text) => text,
+        // The group went away: before it was opened, or before it was read.
+        Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ENODEV) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(error).with_context(|| format!("could not read {}", path.display())),
+    };
+    Ok(text.lines().filter_map(|line| line.trim().parse().ok()).filter(|pid| *pid != 0).collect())
+}
+
+/// Moves one process into the control group of a unit that is active; `false` if the process has ended.
+fn put(root: &Root, unit: &str, pid: u32) -> Result<bool> {
+    let path = directory(unit).join("cgroup.procs");
+    let written =
+        OpenOptions::new().write(true).open(root.path(&path)).and_then(|mut file| write!(file, "{pid}").map(|()| file));
+    match written {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("could not move process {pid} into {unit}")),
+    }
+}
+
+/// Moves all processes from one unit to another, the postmaster first, so that what it starts meanwhile is already in the new one.
+pub(crate) fn move_all(root: &Root, from: &str, to: &str, postmaster: Option<u32>) -> Result<()> {
+    let end = Instant::now() + LIMIT;
+    let mut first = postmaster;
+    loop {
+        let left = processes(root, from)?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        if let Some(pid) = first.take().filter(|pid| left.contains(pid)) {
+            put(root, to, pid)?;
+        }
+        for pid in left {
+            put(root, to, pid)?;
+        }
+        if Instant::now() > end {
+            fail!("{from} still has processes after {} s", LIMIT.as_secs(); "Run this again.");
+        }
+    }
+}
+
+/// Creates the scope with the postmaster in it. systemd allows root to move processes into a scope only if it is delegated
+/// (`AttachProcessesToUnit`, and who writes `cgroup.procs` in its place).
+pub(crate) fn start_scope(root: &Root, id: &ClusterId, postmaster: u32) -> Result<()> {
+    let scope = Unit::Scope.name(id);
+    let description = format!("PostgreSQL {id} between two units");
+    busctl(
+        root,
+        &[
+            "StartTransientUnit",
+            "ssa(sv)a(sa(sv))",
+            &scope,
+            "fail",
+            "4",
+            "Description",
+            "s",
+            &description,
+            "Slice",
+            "s",
+            SLICE_UNIT,
+            "Delegate",
+            "b",
+            "true",
+            "PIDs",
+            "au",
+            "1",
+            &postmaster.to_string(),
+            "0",
+        ],
+    )?;
+    // The request starts a job.
+    let end = Instant::now() + LIMIT;
+    while !processes(root, &scope)?.contains(&postmaster) {
+        if Instant::now() > end {
+            fail!("systemd did not start {scope} within {} s", LIMIT.as_secs(); "See: systemctl status {scope}");
+        }
+        sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+fn busctl(root: &Root, words: &[&str]) -> Result<()> {
+    let mut command = program::command(root, "busctl")?;
+    command.args(["--quiet", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"]);
+    command.arg("org.freedesktop.systemd1.Manager").args(words);
+    succeed(&mut command, "")
+}
+
+/// Runs systemctl with these words.
+pub(crate) fn systemctl(root: &Root, words: &[&str]) -> Result<()> {
+    let mut command = program::command(root, "systemctl")?;
+    command.arg("--quiet").args(words);
+    succeed(&mut command, "")
+}
+
+/// Is a unit active, or on the way?
+pub(crate) fn is_active(root: &Root, unit: &str) -> Result<bool> {
+    let mut command = program::command(root, "systemctl")?;
+    command.args(["is-active", unit]);
+    let output = program::output_within(&mut command, "", LIMIT)?;
+    Ok(matches!(String::from_utf8_lossy(&output.stdout).trim(), "active" | "activating" | "reloading"))
+}
+
+/// Runs a command that has to succeed within a few minutes: a start can include the removal of an incomplete clone.
+pub(crate) fn succeed(command: &mut std::process::Command, input: &str) -> Result<()> {
+    const LONGEST: Duration = Duration::from_secs(300);
+    let output = program::output_within(command, input, LONGEST)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        fail!("{} failed ({}): {}", program::command_line(command), output.status, said.trim().replace('\n', "; "));
+    }
+    Ok(())
+}
+
+/// Where a drop-in of the running system for a unit is. It is gone after a boot, as is what it is for.
+fn drop_in(unit: &str) -> PathBuf {
+    PathBuf::from("/run/systemd/system").join(format!("{unit}.d")).join("90-patroni-tools-handover.conf")
+}
+
+/// Gives a unit other properties until [`free`] or the next boot.
+pub(crate) fn hold(root: &Root, unit: &str, properties: &str) -> Result<()> {
+    let path = drop_in(unit);
+    let real = root.path(&path);
+    let write = || -> std::io::Result<()> {
+        if let Some(parent) = real.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::write(&real, properties)
+    };
+    write()
+        .with_context(|| format!("could not write {}", path.display()))
+        .or_hint(|| "Run this as root.".to_owned())?;
+    systemctl(root, &["daemon-reload"])
+}
+
+/// Gives a unit its own properties again.
+pub(crate) fn free(root: &Root, unit: &str) -> Result<()> {
+    let path = drop_in(unit);
+    match std::fs::remove_file(root.path(&path)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other.with_context(|| format!("could not remove {}", path.display()))?,
+    }
+    if let Some(directory) = path.parent() {
+        // This fails if the administrator has another file there.
+        let _ = std::fs::remove_dir(root.path(directory));
+    }
+    systemctl(root, &["daemon-reload"])
+}
+
+/// `postgresql@` whose stop stops nothing: systemd only forgets the server.
+pub(crate) const STOPS_NOTHING: &str = "\
+# Written by patroni-tools while a running server moves to another unit; it is removed after that.
+[Service]
+ExecStop=
+KillMode=none
+PIDFile=
+";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn processes_are_read_from_the_group_of_the_unit() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        let id: ClusterId = "17/main".parse().unwrap();
+        let unit = Unit::Debian.name(&id);
+        assert_eq!(processes(&root, &unit).unwrap(), Vec::<u32>::new());
+        let group = root.path(directory(&unit));
+        std::fs::create_dir_all(&group).unwrap();
+        // A process of another namespace is shown as 0.
+        std::fs::write(group.join("cgroup.procs"), "12\n0\n13\n").unwrap();
+        assert_eq!(processes(&root, &unit).unwrap(), [12, 13]);
+        assert!(check_version(&root).is_err());
+    }
+}

@@ -1,0 +1,186 @@
+//! The server that runs, as it describes itself: what a handover has to preserve. One question in one transaction, which changes nothing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use host::{ClusterId, Root, fail};
+use serde::{Deserialize, Serialize};
+
+use crate::postgres::data_dir::running_server;
+use crate::postgres::psql::{Psql, State};
+
+/// A server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Running {
+    /// Is it a standby?
+    pub(crate) recovery: bool,
+    /// The system identifier, in decimal.
+    pub(crate) system: String,
+    pub(crate) timeline: u64,
+    pub(crate) settings: Vec<Setting>,
+    pub(crate) roles: Vec<Role>,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) standbys: Vec<Standby>,
+    pub(crate) tablespaces: Vec<String>,
+    /// Extensions of any database are in `pg_available_extensions` only for this one, so these are those of database postgres.
+    pub(crate) extensions: Vec<String>,
+    /// Prepared transactions.
+    pub(crate) prepared: u64,
+}
+
+/// A row of `pg_settings`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Setting {
+    pub(crate) name: String,
+    /// As `SHOW` prints it, with a unit.
+    pub(crate) value: String,
+    /// The unit of a number without one: `kB`, `8kB`, `ms` …
+    pub(crate) unit: Option<String>,
+    /// `bool`, `integer`, `real`, `string` or `enum`.
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    /// `postmaster` if a change needs a restart.
+    pub(crate) context: String,
+    /// `default`, `configuration file`, `command line` …
+    pub(crate) source: String,
+    pub(crate) file: Option<String>,
+    pub(crate) line: Option<u64>,
+    /// The value with which the server was built.
+    pub(crate) boot: Option<String>,
+    /// The value without a unit.
+    pub(crate) plain: String,
+    pub(crate) pending: bool,
+}
+
+/// A role that can log in for replication, or one whose name Patroni would use.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Role {
+    pub(crate) name: String,
+    pub(crate) login: bool,
+    pub(crate) replication: bool,
+    pub(crate) superuser: bool,
+    /// The stored verifier of its password.
+    pub(crate) verifier: Option<String>,
+}
+
+/// A replication slot.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Slot {
+    pub(crate) name: String,
+    pub(crate) plugin: Option<String>,
+    pub(crate) database: Option<String>,
+    pub(crate) active: bool,
+}
+
+/// A standby that streams.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Standby {
+    pub(crate) name: String,
+    pub(crate) address: Option<String>,
+    pub(crate) role: String,
+    pub(crate) slot: Option<String>,
+}
+
+/// Where the server runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) postmaster: u32,
+    pub(crate) port: u16,
+    /// The directory of its socket.
+    pub(crate) socket: String,
+    /// The role to log in as.
+    pub(crate) superuser: String,
+}
+
+/// Everything, as one JSON document. Only functions of `pg_catalog` are called, and with an empty search path nothing else can be meant.
+const QUESTION: &str = "
+SET search_path = pg_catalog;
+SET default_transaction_read_only = on;
+SELECT json_build_object(
+ 'recovery', pg_is_in_recovery(),
+ 'system', (SELECT system_identifier::text FROM pg_control_system()),
+ 'timeline', (SELECT timeline_id FROM pg_control_checkpoint()),
+ 'settings', (SELECT json_agg(json_build_object('name', name, 'value', current_setting(name), 'plain', setting, 'unit', unit,
+   'type', vartype, 'context', context, 'source', source, 'file', sourcefile, 'line', sourceline, 'boot', boot_val,
+   'pending', pending_restart) ORDER BY name) FROM pg_settings),
+ 'roles', (SELECT coalesce(json_agg(json_build_object('name', rolname, 'login', rolcanlogin, 'replication', rolreplication,
+   'superuser', rolsuper, 'verifier', rolpassword) ORDER BY rolname), '[]') FROM pg_authid),
+ 'slots', (SELECT coalesce(json_agg(json_build_object('name', slot_name, 'plugin', plugin, 'database', database, 'active', active)
+   ORDER BY slot_name), '[]') FROM pg_replication_slots WHERE NOT temporary),
+ 'standbys', (SELECT coalesce(json_agg(json_build_object('name', application_name, 'address', host(client_addr), 'role', usename,
+   'slot', (SELECT slot_name FROM pg_replication_slots s WHERE s.active_pid = r.pid))), '[]') FROM pg_stat_replication r),
+ 'tablespaces', (SELECT coalesce(json_agg(pg_tablespace_location(oid) ORDER BY 1), '[]') FROM pg_tablespace
+   WHERE pg_tablespace_location(oid) <> ''),
+ 'extensions', (SELECT coalesce(json_agg(extname ORDER BY extname), '[]') FROM pg_extension),
+ 'prepared', (SELECT count(*) FROM pg_prepared_xacts));
+";
+
+impl Running {
+    /// Asks the server.
+    pub(crate) fn ask(root: &Root, id: &ClusterId, place: &Place) -> Result<Self> {
+        let rows = place.sql(root, id, QUESTION)?;
+        serde_json::from_str(&rows).with_context(|| format!("{id} did not answer as a PostgreSQL server does"))
+    }
+
+    /// The value of a parameter, as `SHOW` prints it.
+    pub(crate) fn value(&self, name: &str) -> &str {
+        self.settings.iter().find(|setting| setting.name == name).map_or("", |setting| &setting.value)
+    }
+
+    /// All values by name.
+    pub(crate) fn values(&self) -> BTreeMap<&str, &Setting> {
+        self.settings.iter().map(|setting| (setting.name.as_str(), setting)).collect()
+    }
+
+    pub(crate) fn role(&self, name: &str) -> Option<&Role> {
+        self.roles.iter().find(|role| role.name == name)
+    }
+}
+
+impl Place {
+    /// From `postmaster.pid` (`CreateDataDirLockFile` and `AddToDataDirLockFile` in `miscinit.c`).
+    pub(crate) fn find(root: &Root, id: &ClusterId, data: &Path, superuser: &str) -> Result<Option<Self>> {
+        const PORT: usize = 3;
+        const SOCKET: usize = 4;
+        let Some(postmaster) = running_server(root, data) else { return Ok(None) };
+        let path = data.join("postmaster.pid");
+        let text = root.for_postgres().read(&path)?.unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let port = lines.get(PORT).and_then(|port| port.trim().parse().ok());
+        let Some(port) = port else {
+            fail!(at path.display(), "the server of {id} has not reported its port yet"; "Wait until it has started, and run this again.");
+        };
+        let socket = lines.get(SOCKET).map(|socket| socket.trim()).unwrap_or_default().to_owned();
+        if socket.is_empty() {
+            fail!(
+                at path.display(), "{id} has no Unix socket";
+                "Set unix_socket_directories, and restart the cluster with: pg_ctlcluster {} {} restart", id.version, id.name
+            );
+        }
+        Ok(Some(Self { postmaster, port, socket, superuser: superuser.to_owned() }))
+    }
+
+    /// Runs SQL as the superuser over the socket, and returns what was printed.
+    pub(crate) fn sql(&self, root: &Root, id: &ClusterId, sql: &str) -> Result<String> {
+        let answer = Psql::local(root, id, &self.socket, self.port, &self.superuser)?.run(sql)?;
+        if answer.state != State::Done {
+            fail!(
+                "psql failed on {id} as {}: {}", self.superuser, answer.messages.join("; ");
+                "User postgres must be able to log in as the superuser over the Unix socket; if it has another name, set SUPERUSER_NAME."
+            );
+        }
+        Ok(answer.rows)
+    }
+}
+
+/// The data directory of a cluster in its configuration.
+pub(crate) fn data_directory(root: &Root, id: &ClusterId) -> Result<PathBuf> {
+    match host::clusters::find(root, id)? {
+        Some(host::clusters::Installed { data_directory: Some(directory), .. }) => Ok(directory),
+        Some(_) => {
+            fail!("the configuration of {id} names no data directory"; "Set data_directory in its postgresql.conf.")
+        }
+        None => fail!("there is no cluster {id} on this host"; "See which there are with: pg_lsclusters"),
+    }
+}

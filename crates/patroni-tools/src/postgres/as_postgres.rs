@@ -1,0 +1,52 @@
+//! Writes a file in a directory of postgres, as postgres: whatever postgres has put there, root follows none of it.
+
+use std::io::{Seek, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use host::{Root, fail, program};
+use nix::unistd::Uid;
+
+/// Replaces a file by one with these bytes and this mode.
+pub(crate) fn write(root: &Root, path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let mut input = tempfile::tempfile().context("could not create a temporary file")?;
+    input.write_all(bytes).and_then(|()| input.rewind()).context("could not write a temporary file")?;
+    let real = root.path(path);
+    let mut new = real.as_os_str().to_owned();
+    new.push(".patroni-tools");
+    let new = PathBuf::from(new);
+    // Not install(1), which would open /dev/stdin again, and postgres may not.
+    let mut copy = command(root, "dd")?;
+    copy.args(["status=none", "conv=fsync"]).arg(format!("of={}", new.display())).stdin(input);
+    succeed(&mut copy, path)?;
+    let mut chmod = command(root, "chmod")?;
+    succeed(chmod.arg(format!("{mode:o}")).arg("--").arg(&new), path)?;
+    let mut rename = command(root, "mv")?;
+    succeed(rename.args(["--force", "--no-target-directory", "--"]).arg(&new).arg(&real), path)
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove(root: &Root, path: &Path) -> Result<()> {
+    let mut remove = command(root, "rm")?;
+    succeed(remove.args(["--force", "--"]).arg(root.path(path)), path)
+}
+
+fn command(root: &Root, name: &str) -> Result<Command> {
+    let mut command = program::command(root, name)?;
+    if Uid::effective().is_root() {
+        command.uid(root.user_id("postgres")?).gid(root.group_id("postgres")?);
+    }
+    command.current_dir("/");
+    Ok(command)
+}
+
+fn succeed(command: &mut Command, path: &Path) -> Result<()> {
+    let output = program::output(command)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        fail!("user postgres could not write {}: {}", path.display(), said.trim().replace('\n', "; "));
+    }
+    Ok(())
+}
