@@ -101,7 +101,7 @@ pub fn prompted(page: &str) -> Vec<Block<'_>> {
                 block.commands.push_str(command);
             }
             (Some(command), None) => {
-                found.push(Block { section, nodes: Vec::new(), commands: command.to_owned() });
+                found.push(Block { section, nodes: Vec::new(), role: Role::Any, commands: command.to_owned() });
             }
             (None, _) => {}
         }
@@ -122,12 +122,6 @@ pub fn of_cluster(page: &str, cluster: &Cluster) -> String {
         }
     }
     text
-}
-
-/// The same for a cluster that runs: "the primary" of a block is the machine of its primary.
-pub fn with_primary(page: &str, cluster: &Cluster) -> Result<String> {
-    let primary = format!("```sh on {}\n", cluster.primary()?.name());
-    Ok(of_cluster(page, cluster).replace("```sh on the primary\n", &primary))
 }
 
 /// Lets root of the first machine log in as root on the others by ssh, as the pages require.

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use lab::page::{self, Role};
 use lab::patroni::{self, Cluster};
 use lab::writer::Writer;
-use lab::{Lab, Node, Release, page};
+use lab::{Lab, Node, Release};
 
 const MACHINES: [&str; 3] = ["pg1", "pg2", "pg3"];
 
@@ -161,13 +162,13 @@ fn synchronous(lab: &Lab, main: &Cluster) -> Result<()> {
 
 /// The commands of the two steps, as they are written down.
 fn steps(main: &Cluster) -> Result<(String, String)> {
-    let page = page::with_primary(PASSWORDS, main)?;
+    let page = page::of_cluster(PASSWORDS, main);
     let blocks = page::blocks(&page, &MACHINES, "etcd")?;
     let mut steps = blocks.into_iter().filter(|block| block.section == "New passwords for a running cluster");
     let (Some(prepare), Some(set), None) = (steps.next(), steps.next(), steps.next()) else {
         bail!("docs/passwords.md has not two steps");
     };
-    ensure!(prepare.nodes == MACHINES && set.nodes == [main.primary()?.name()], "{prepare:?}, {set:?}");
+    ensure!((prepare.role, set.role) == (Role::Any, Role::Primary), "{prepare:?}, {set:?}");
     Ok((prepare.commands, set.commands))
 }
 
@@ -323,12 +324,12 @@ fn new_site_key(lab: &Lab, main: &Cluster) -> Result<()> {
     let writer = Writer::start(main, client, "key", &hosts.join(","))?;
     lab.wait_until(Duration::from_secs(20), "the client inserts", || Ok(writer.last_answer().is_ok()))?;
     let (begin, old, before) = (writer.now()?, password(main, primary, "replicator")?, streams(main)?);
-    let page = page::with_primary(PASSWORDS, main)?;
+    let page = page::of_cluster(PASSWORDS, main);
     let blocks = page::blocks(&page, &MACHINES, "etcd")?;
     let of_passwords = blocks.iter().filter(|block| block.section == "A new site key");
     for block in of_passwords.filter(|block| !block.commands.contains("pgbouncer")) {
         if !block.commands.contains("set-passwords") {
-            block.run(lab, &block.nodes)?;
+            block.run(lab, &block.nodes_beside(|| Ok(primary.name().to_owned()))?)?;
             continue;
         }
         let said = primary.try_run(&block.commands)?;

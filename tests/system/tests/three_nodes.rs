@@ -274,12 +274,12 @@ fn new_site_key(lab: &Lab, main: &Cluster, store: &str) -> Result<()> {
     let of_the_site = "cat /etc/patroni/site.key /etc/pgbouncer/userlist.txt && openssl x509 -noout -pubkey -in /etc/patroni/tls/ca.pem";
     let began = || main.sql(primary, "select pg_postmaster_start_time(), pg_is_in_recovery()");
     let (before, server) = (primary.run(of_the_site)?, began()?);
-    let page = page::with_primary(PASSWORDS, main)?;
+    let page = page::of_cluster(PASSWORDS, main);
     let sections = ["A new site key", "The CA and the gossip key of a new site key"];
     let blocks = page::blocks(&page, &MACHINES, store)?;
     for block in blocks.iter().filter(|block| sections.contains(&block.section)) {
         if !block.commands.contains("set-passwords") {
-            block.run(lab, &block.nodes)?;
+            block.run(lab, &block.nodes_beside(|| Ok(primary.name().to_owned()))?)?;
             continue;
         }
         let said = primary.try_run_within(LIMIT, &block.commands)?;
