@@ -251,8 +251,8 @@ impl Work<'_> {
                 let state = own_state(own);
                 members?;
                 fail!(
-                    "Patroni does not lead {} after {} s: {state}", self.id, LONGEST.as_secs();
-                    "See 'journalctl -u {}'. Run this again when the reason is gone.", Unit::Patroni.name(self.id)
+                    "{} is not ready under Patroni after {} s: {state}", self.id, LONGEST.as_secs();
+                    "Find the cause with 'journalctl -u {}', and run this again when it is removed.", Unit::Patroni.name(self.id)
                 );
             }
             sleep(Duration::from_millis(300));
