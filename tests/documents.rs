@@ -1,4 +1,4 @@
-//! The documents: their links lead somewhere, and the program understands the commands that they show.
+//! The documents: their links lead somewhere, the programs understand the commands that they show, and the manual has every option.
 
 #![allow(clippy::unwrap_used)]
 
@@ -57,8 +57,17 @@ fn every_link_leads_somewhere() {
     assert!(wrong.is_empty(), "these links lead nowhere: {wrong:#?}");
 }
 
-/// The commands of patroni-gen-config in code: between backticks, indented, or in a block.
-fn commands(text: &str) -> Vec<String> {
+/// The programs whose commands the documents show, with the number of commands that are there at least.
+const PROGRAMS: [(&str, usize); 2] = [("patroni-gen-config", 30), ("pg_adoptcluster_patroni", 5)];
+
+fn ours(program: &str) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("patroni-tools"));
+    command.arg0(program);
+    command
+}
+
+/// The commands of a program in code: between backticks, indented, or in a block.
+fn commands(program: &str, text: &str) -> Vec<String> {
     let quoted = text.split('`').filter(|piece| !piece.contains('\n'));
     let mut in_block = false;
     let lines = text.lines().filter_map(|line| {
@@ -68,10 +77,10 @@ fn commands(text: &str) -> Vec<String> {
     });
     quoted
         .chain(lines)
-        .filter_map(|code| code.strip_prefix("patroni-gen-config "))
+        .filter_map(|code| code.strip_prefix(program)?.strip_prefix(' '))
         .map(|words| {
             // Without what stands beside it, and with a version in place of the shell's.
-            let words = words.split("  ").next().unwrap_or_default();
+            let words = words.split("  ").next().unwrap_or_default().split(" | ").next().unwrap_or_default();
             words.replace("$V", "17").replace("$(ls /usr/lib/postgresql)", "17")
         })
         .filter(|words| !words.contains("PROGRAM"))
@@ -79,27 +88,42 @@ fn commands(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_command_of_patroni_gen_config_is_understood() {
+fn every_command_is_understood() {
     let empty = tempfile::tempdir().unwrap();
-    let mut seen = 0;
-    for (path, text) in documents() {
-        // The changes name commands as they were.
-        if path.ends_with("CHANGELOG.md") {
-            continue;
+    for (program, least) in PROGRAMS {
+        let mut seen = 0;
+        for (path, text) in documents() {
+            // The changes name commands as they were.
+            if path.ends_with("CHANGELOG.md") {
+                continue;
+            }
+            for command in commands(program, &text) {
+                // In an empty folder it can do nothing. A command that it does not understand has a status of its own.
+                let output = ours(program)
+                    .env_clear()
+                    .env("PATRONI_TOOLS_ROOT", empty.path())
+                    .args(command.split_whitespace())
+                    .output()
+                    .unwrap();
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert_ne!(output.status.code(), Some(2), "{}: {program} {command}: {said}", path.display());
+                seen += 1;
+            }
         }
-        for command in commands(&text) {
-            // In an empty folder it can do nothing. A command that it does not understand has a status of its own.
-            let output = Command::new(assert_cmd::cargo::cargo_bin!("patroni-tools"))
-                .env_clear()
-                .env("PATRONI_TOOLS_ROOT", empty.path())
-                .arg0("patroni-gen-config")
-                .args(command.split_whitespace())
-                .output()
-                .unwrap();
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert_ne!(output.status.code(), Some(2), "{}: patroni-gen-config {command}: {said}", path.display());
-            seen += 1;
+        assert!(seen > least, "the documents have only {seen} commands of {program}");
+    }
+}
+
+#[test]
+fn every_option_is_in_the_manual() {
+    for (program, _) in PROGRAMS {
+        let manual = fs::read_to_string(project().join(format!("docs/man/{program}.8.scd"))).unwrap();
+        let help = ours(program).arg("--help").output().unwrap();
+        let help = String::from_utf8(help.stdout).unwrap();
+        assert!(help.contains("--help"), "{program}: {help}");
+        for option in help.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').filter(|word| word.starts_with("--"))
+        {
+            assert!(manual.contains(&format!("*{option}*")), "{program}(8) lacks {option}");
         }
     }
-    assert!(seen > 30, "the documents have only {seen} commands");
 }

@@ -585,3 +585,107 @@ impl Proposal {
 fn shown(value: &str) -> String {
     if value.is_empty() { "''".to_owned() } else { value.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn proposal(way: Way) -> Proposal {
+        let line = |text: &str| text.to_owned();
+        let difference = |name: &str, restart: bool| Difference {
+            name: name.to_owned(),
+            old: String::new(),
+            new: "on".to_owned(),
+            restart,
+        };
+        let running = Running {
+            recovery: false,
+            system: "7".to_owned(),
+            timeline: 1,
+            settings: Vec::new(),
+            roles: Vec::new(),
+            slots: Vec::new(),
+            standbys: Vec::new(),
+            tablespaces: Vec::new(),
+            extensions: Vec::new(),
+            prepared: 0,
+        };
+        let decision = Decision {
+            cluster: "17/main".to_owned(),
+            decided: 0,
+            way,
+            data_directory: PathBuf::from("/d"),
+            superuser: "postgres".to_owned(),
+            running,
+            settings: vec![plain("SLOTS", "old:physical", "the server")],
+            files: vec![Text { path: PathBuf::from("/etc/patroni/17-main.pg_hba"), text: String::new() }],
+            roles: vec![NewRole { name: "replicator".to_owned(), purpose: Purpose::Replication }],
+            differences: vec![difference("a", false), difference("b", true)],
+            kept: Vec::new(),
+        };
+        Proposal {
+            decision,
+            warnings: vec![Trouble::new("w")],
+            hba: vec![line("local all \"postgres\" peer"), line("local all all peer")],
+            present_hba: vec![line("local all all peer"), line("host all all samenet trust")],
+        }
+    }
+
+    #[test]
+    fn a_proposal_shows_what_changes_when() {
+        assert_eq!(
+            proposal(Way::Move).text(&"17/main".parse().unwrap()),
+            "\
+17/main is a running primary, system identifier 7. It moves to Patroni's unit while it is running.
+
+New settings in /etc/default/patroni@17-main:
+  SLOTS=old:physical  (the server)
+
+New files:
+  /etc/patroni/17-main.pg_hba
+
+Parameters that change now:
+  a: '' -> on
+
+Parameters that change at the next restart of PostgreSQL:
+  b: '' -> on
+
+New lines of pg_hba.conf, which come first:
+  local all \"postgres\" peer
+
+Lines of pg_hba.conf that remain:
+  local all all peer
+
+Lines of pg_hba.conf that no longer apply:
+  host all all samenet trust
+
+Roles that Patroni logs in as, created unless an earlier run has created them:
+  replicator, for replication
+"
+        );
+        assert!(proposal(Way::Restart).text(&"17/main".parse().unwrap()).contains("with this restart:\n  b:"));
+    }
+
+    #[test]
+    fn every_key_is_in_the_manual() {
+        fn keys(value: &serde_json::Value, found: &mut Vec<String>) {
+            match value {
+                serde_json::Value::Object(fields) => {
+                    for (key, value) in fields {
+                        found.push(key.clone());
+                        keys(value, found);
+                    }
+                }
+                serde_json::Value::Array(list) => list.iter().for_each(|value| keys(value, found)),
+                _ => {}
+            }
+        }
+        let manual = include_str!("../../../../docs/man/pg_adoptcluster_patroni.8.scd");
+        let mut found = Vec::new();
+        keys(&serde_json::from_str(&proposal(Way::Move).json().unwrap()).unwrap(), &mut found);
+        for key in found {
+            assert!(manual.contains(&format!("_{key}_")), "pg_adoptcluster_patroni(8) lacks {key}");
+        }
+    }
+}

@@ -423,10 +423,14 @@ mod tests {
     }
 
     #[test]
-    fn every_step_has_a_name_of_its_own() {
+    fn every_step_has_a_name_of_its_own_and_is_in_the_manual() {
         for way in [Way::Move, Way::Restart] {
             let names: std::collections::BTreeSet<&str> = Step::of(way).iter().map(|step| step.name()).collect();
             assert_eq!(names.len(), Step::of(way).len());
+            for name in names {
+                let manual = include_str!("../../../../docs/man/pg_adoptcluster_patroni.8.scd");
+                assert!(manual.contains(&format!("*{name}*")), "pg_adoptcluster_patroni(8) lacks {name}");
+            }
         }
     }
 }
