@@ -301,15 +301,15 @@ fn find_server(root: &Root, id: &ClusterId, data: &Path, superuser: &str, way: W
 fn refuse(root: &Root, id: &ClusterId, data: &Path, running: &Running, place: &Place) -> Result<()> {
     let exists = |name: &str| root.path(data.join(name)).symlink_metadata().is_ok();
     if exists("recovery.signal") {
-        fail!("{id} is in point-in-time recovery"; "Run this again when the recovery has ended.");
+        fail!("{id} is recovering to a point in time"; "Wait until the recovery has ended, and run this again.");
     }
     let command = std::fs::read(root.path(format!("/proc/{}/cmdline", place.postmaster))).unwrap_or_default();
     // What `pg_upgrade` starts (`start_postmaster` in `src/bin/pg_upgrade/server.c`).
     if command.split(|byte| *byte == 0).any(|word| word == b"-b") {
-        fail!("pg_upgrade is working on {id}"; "Run this again when it has ended.");
+        fail!("pg_upgrade is working on {id}"; "Wait until it has ended, and run this again.");
     }
     if running.recovery && !exists("standby.signal") && id.version.number() >= (12, 0) {
-        fail!("{id} is still in crash recovery"; "Run this again when the recovery has ended.");
+        fail!("{id} is still in crash recovery"; "Wait until the recovery has ended, and run this again.");
     }
     Ok(())
 }
@@ -381,7 +381,7 @@ fn check_dcs(
             let from = running.value("primary_conninfo").split_whitespace().find_map(|word| word.strip_prefix("host="));
             fail!(
                 "{id} is a standby, and its primary has not been adopted yet";
-                "First run this on {}: {NAME} {id}", from.unwrap_or("its primary")
+                "First run on {}: {NAME} {id}", from.unwrap_or("its primary")
             );
         }
         None => Ok(None),

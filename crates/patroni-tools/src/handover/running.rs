@@ -150,7 +150,7 @@ impl Place {
         let lines: Vec<&str> = text.lines().collect();
         let port = lines.get(PORT).and_then(|port| port.trim().parse().ok());
         let Some(port) = port else {
-            fail!(at path.display(), "the server of {id} has not reported its port yet"; "Run this again when it has started.");
+            fail!(at path.display(), "the server of {id} has not reported its port yet"; "Wait until it has started, and run this again.");
         };
         let socket = lines.get(SOCKET).map(|socket| socket.trim()).unwrap_or_default().to_owned();
         if socket.is_empty() {
