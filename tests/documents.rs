@@ -1,4 +1,5 @@
-//! The documents: their links lead somewhere, the program understands the commands that they show, and a system test runs them.
+//! The documents: their links lead somewhere, the programs understand the commands that they show, a system test runs them, and the
+//! manual has every option.
 
 #![allow(clippy::unwrap_used)]
 
@@ -57,8 +58,17 @@ fn every_link_leads_somewhere() {
     assert!(wrong.is_empty(), "these links lead nowhere: {wrong:#?}");
 }
 
-/// The commands of patroni-gen-config in code: between backticks, indented, or in a block.
-fn commands(text: &str) -> Vec<String> {
+/// The programs whose commands the documents show, with the number of commands that are there at least.
+const OURS: [(&str, usize); 2] = [("patroni-gen-config", 30), ("pg_adoptcluster_patroni", 5)];
+
+fn ours(program: &str) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("patroni-tools"));
+    command.arg0(program);
+    command
+}
+
+/// The commands of a program in code: between backticks, indented, or in a block.
+fn commands(program: &str, text: &str) -> Vec<String> {
     let quoted = text.split('`').filter(|piece| !piece.contains('\n'));
     let mut in_block = false;
     let lines = text.lines().filter_map(|line| {
@@ -68,10 +78,10 @@ fn commands(text: &str) -> Vec<String> {
     });
     quoted
         .chain(lines)
-        .filter_map(|code| code.strip_prefix("patroni-gen-config "))
+        .filter_map(|code| code.strip_prefix(program)?.strip_prefix(' '))
         .map(|words| {
             // Without what stands beside it, and with a version in place of the shell's.
-            let words = words.split("  ").next().unwrap_or_default();
+            let words = words.split("  ").next().unwrap_or_default().split(" | ").next().unwrap_or_default();
             words.replace("$V", "17").replace("$(ls /usr/lib/postgresql)", "17")
         })
         .filter(|words| !words.contains("PROGRAM"))
@@ -79,29 +89,44 @@ fn commands(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_command_of_patroni_gen_config_is_understood() {
+fn every_command_is_understood() {
     let empty = tempfile::tempdir().unwrap();
-    let mut seen = 0;
-    for (path, text) in documents() {
-        // The changes name commands as they were.
-        if path.ends_with("CHANGELOG.md") {
-            continue;
+    for (program, least) in OURS {
+        let mut seen = 0;
+        for (path, text) in documents() {
+            // The changes name commands as they were.
+            if path.ends_with("CHANGELOG.md") {
+                continue;
+            }
+            for command in commands(program, &text) {
+                // In an empty folder it can do nothing. A command that it does not understand has a status of its own.
+                let output = ours(program)
+                    .env_clear()
+                    .env("PATRONI_TOOLS_ROOT", empty.path())
+                    .args(command.split_whitespace())
+                    .output()
+                    .unwrap();
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert_ne!(output.status.code(), Some(2), "{}: {program} {command}: {said}", path.display());
+                seen += 1;
+            }
         }
-        for command in commands(&text) {
-            // In an empty folder it can do nothing. A command that it does not understand has a status of its own.
-            let output = Command::new(assert_cmd::cargo::cargo_bin!("patroni-tools"))
-                .env_clear()
-                .env("PATRONI_TOOLS_ROOT", empty.path())
-                .arg0("patroni-gen-config")
-                .args(command.split_whitespace())
-                .output()
-                .unwrap();
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert_ne!(output.status.code(), Some(2), "{}: patroni-gen-config {command}: {said}", path.display());
-            seen += 1;
+        assert!(seen > least, "the documents have only {seen} commands of {program}");
+    }
+}
+
+#[test]
+fn every_option_is_in_the_manual() {
+    for (program, _) in OURS {
+        let manual = fs::read_to_string(project().join(format!("docs/man/{program}.8.scd"))).unwrap();
+        let help = ours(program).arg("--help").output().unwrap();
+        let help = String::from_utf8(help.stdout).unwrap();
+        assert!(help.contains("--help"), "{program}: {help}");
+        for option in help.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').filter(|word| word.starts_with("--"))
+        {
+            assert!(manual.contains(&format!("*{option}*")), "{program}(8) lacks {option}");
         }
     }
-    assert!(seen > 30, "the documents have only {seen} commands");
 }
 
 /// Who runs the commands of a section.
@@ -115,6 +140,7 @@ enum Run {
 /// What is copied from another member is written in `README.md`, too.
 const COPIED: Run = Run::Not("package.rs has one machine; README.md has the same commands, which readme.rs runs");
 const PACKAGE_FILE: Run = Run::Not("the package as a file; the first step of the first cluster is the same command");
+const ADOPTED: Run = Run::Not("docs/adopt.md has the same commands, which adopt_page.rs runs");
 const NEEDS_HOST: Run = Run::Not("a developer's command, which boots machines itself");
 
 /// Every block of commands: document, section, what it has in it, and who runs it.
@@ -130,9 +156,16 @@ const BLOCKS: &[(&str, &str, &str, Run)] = &[
     ("debian/README.Debian", "The first cluster", "scp ", COPIED),
     ("debian/README.Debian", "The first cluster", "", Run::By("package.rs")),
     ("debian/README.Debian", "One address for the clients", "", Run::By("package.rs")),
-    ("debian/README.Debian", "What Patroni controls", "", Run::By("package.rs")),
+    ("debian/README.Debian", "An existing cluster", "", ADOPTED),
     ("debian/README.Debian", "Debian's own cluster \"main\"", "", Run::By("package.rs")),
     ("debian/README.Debian", "Upgrade, removal and purge", "", Run::By("package.rs")),
+    ("docs/adopt.md", "Packages and settings", "", Run::By("adopt_page.rs")),
+    ("docs/adopt.md", "The primary", "", Run::By("adopt_page.rs")),
+    ("docs/adopt.md", "The settings of the others", "", Run::By("adopt_page.rs")),
+    ("docs/adopt.md", "The standby", "", Run::By("adopt_page.rs")),
+    ("docs/adopt.md", "A new member", "", Run::By("adopt_page.rs")),
+    ("docs/adopt.md", "The pending restart", "", Run::By("adopt_page.rs")),
+    ("docs/adopt.md", "Give it back", "", Run::By("adopt_page.rs")),
     ("docs/benchmarks.md", "Benchmarks", "", NEEDS_HOST),
     ("docs/from-dnscp.sh.md", "A manual test run", "", Run::By("package.rs")),
     (
@@ -157,8 +190,12 @@ const BLOCKS: &[(&str, &str, &str, Run)] = &[
 ];
 
 /// Tests that run all sections of a document, and need not name any.
-const WHOLE: &[(&str, &str)] =
-    &[("README.md", "readme.rs"), ("docs/three-nodes.md", "three_nodes.rs"), ("docs/from-dnscp.sh.md", "package.rs")];
+const WHOLE: &[(&str, &str)] = &[
+    ("README.md", "readme.rs"),
+    ("docs/adopt.md", "adopt_page.rs"),
+    ("docs/three-nodes.md", "three_nodes.rs"),
+    ("docs/from-dnscp.sh.md", "package.rs"),
+];
 
 /// The programs whose names begin a command in an indented block, which otherwise has settings or output.
 const PROGRAMS: &[&str] = &[
