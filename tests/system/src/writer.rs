@@ -122,7 +122,12 @@ impl<'a> Steady<'a> {
 
     /// Ends the client, if its machine has not been off meanwhile.
     pub fn stop(&self) -> Result<()> {
-        self.node.run(&format!("systemctl stop client-{0}.service 2>/dev/null || ! systemctl -q is-active client-{0}", self.name)).map(drop)
+        self.node
+            .run(&format!(
+                "systemctl stop client-{0}.service 2>/dev/null || ! systemctl -q is-active client-{0}",
+                self.name
+            ))
+            .map(drop)
     }
 
     /// Fails unless a server has every acknowledged row, in the order in which they were written, and no hole between them.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::patroni::{self, Cluster};
-use lab::writer::{Seen, Steady};
+use lab::writer::Steady;
 use lab::{Lab, Node, Release, Task};
 use serde_json::Value;
 
@@ -51,10 +51,16 @@ END
 const PRIMARY: &str = "
 alter system set random_page_cost = 1.1;
 create role replicator replication login password 'theirs';
-select pg_create_physical_replication_slot('old_standby');
+select pg_create_physical_replication_slot('old_standby'), pg_create_physical_replication_slot('spare');
 create table filler as select n, repeat('x', 1000) as x from generate_series(1, 270000) as n;
 select pg_reload_conf();
 ";
+
+/// The roles that are made, as pg_hba_file_rules has them.
+const ROLES: [&str; 2] = ["{patroni_replicator}", "{rewind_user}"];
+
+/// By these a standby knows its primary, which Patroni tells it.
+const OF_STANDBYS: [&str; 2] = ["primary_conninfo", "primary_slot_name"];
 
 const STANDBY: &str = "
 rm -r /var/lib/postgresql/@V@/main
@@ -75,40 +81,56 @@ fn debian_13() -> Result<()> {
 
 #[test]
 fn interrupted_on_debian_12() -> Result<()> {
-    let matter = ["settings", "move-out", "forget-server", "enable", "move-in"];
-    lab::test(Release::Debian12, &["pg1"], |lab| {
-        let machine = Machine::set_up(lab)?;
-        let points = machine.named(&matter)?;
-        machine.interrupted(&points, &points)
+    interrupted(Release::Debian12, MOVE, |machine| {
+        let points = machine.after(&MATTER)?;
+        machine.killed_each(&points)?;
+        machine.cut(&points)
     })
 }
 
 #[test]
 fn interrupted_on_debian_13() -> Result<()> {
-    lab::test(Release::Debian13, &["pg1"], |lab| {
-        let machine = Machine::set_up(lab)?;
+    interrupted(Release::Debian13, MOVE, |machine| {
         let every: Vec<Point> = machine.points().into_iter().filter(|point| point.done).collect();
         let second: Vec<Point> = every.iter().copied().skip(1).step_by(2).collect();
-        machine.interrupted(&every, &second)
+        machine.killed(&every)?;
+        machine.killed_each(&machine.after(&MATTER)?)?;
+        machine.cut(&second)
     })
 }
 
 #[test]
-#[ignore = "make check-all: each step, before and after"]
+#[ignore = "make check-all: a cluster of its own for each step, before and after"]
 fn interrupted_anywhere_on_debian_12() -> Result<()> {
-    lab::test(Release::Debian12, &["pg1"], anywhere)
+    interrupted(Release::Debian12, MOVE, anywhere)
 }
 
 #[test]
-#[ignore = "make check-all: each step, before and after"]
+#[ignore = "make check-all: a cluster of its own for each step, before and after"]
 fn interrupted_anywhere_on_debian_13() -> Result<()> {
-    lab::test(Release::Debian13, &["pg1"], anywhere)
+    interrupted(Release::Debian13, MOVE, anywhere)
 }
 
-fn anywhere(lab: &Lab) -> Result<()> {
-    let machine = Machine::set_up(lab)?;
-    let every = machine.points();
-    machine.interrupted(&every, &every)
+#[test]
+#[ignore = "make check-all: the way that stops and starts the server"]
+fn interrupted_restart_on_debian_12() -> Result<()> {
+    interrupted(Release::Debian12, RESTART, chained)
+}
+
+#[test]
+#[ignore = "make check-all: the way that stops and starts the server"]
+fn interrupted_restart_on_debian_13() -> Result<()> {
+    interrupted(Release::Debian13, RESTART, chained)
+}
+
+fn chained(machine: &Machine) -> Result<()> {
+    machine.killed(&machine.points())?;
+    machine.cut(&machine.points())
+}
+
+fn anywhere(machine: &Machine) -> Result<()> {
+    machine.killed_each(&machine.points())?;
+    machine.points().iter().try_for_each(|point| machine.cut(&[*point]))
 }
 
 /// Does something, and prints how long it took.
@@ -175,7 +197,9 @@ impl Story<'_> {
         self.primary.run(&format!("systemctl start postgresql@{}", self.main.dashed()))?;
         self.main.sql(self.primary, PRIMARY)?;
         self.standby.run(&self.here(STANDBY))?;
-        self.lab.wait_until(Duration::from_secs(20), "the standby streams", || Ok(self.walsender()?.ends_with("|old_standby")))
+        self.lab.wait_until(Duration::from_secs(20), "the standby streams", || {
+            Ok(self.walsender()?.ends_with("|old_standby"))
+        })
     }
 
     /// The process of the primary that serves the standby, and the slot.
@@ -216,15 +240,31 @@ impl Story<'_> {
         self.third.run(&format!("pg_dropcluster --stop {version} still")).map(drop)
     }
 
-    /// The third machine initialises a cluster of the same scope, which is then in the way. What the message says helps.
+    /// The third machine initialises a cluster of the same scope, if it does not know the other members. That cluster is then in the way.
+    /// What the message says helps.
     fn wrong_order(&self) -> Result<()> {
         let (command, unit) = (self.command(), self.main.unit());
-        self.third.run(&format!("patroni-gen-config {} && systemctl enable --quiet --now {unit}", self.main.slashed()))?;
+        let members = format!("{TIMES}MEMBERS=pg1={},pg3={}\n", self.primary.ipv4(), self.third.ipv4());
+        self.third.write("/etc/default/patroni", members, 0o644)?;
+        self.third.run(&format!("patroni-gen-config {} && systemctl start {unit}", self.main.slashed()))?;
+        let refusal = format!("adopt it there first, with: {command}");
+        self.lab.wait_until(Duration::from_secs(30), "the third machine refuses to create a cluster", || {
+            let state = self.third.try_run(&format!("systemctl is-active {unit}"))?;
+            Ok(state.stdout.trim() == "failed" && self.third.journal()?.contains(&refusal))
+        })?;
+        self.third.write("/etc/default/patroni", TIMES, 0o644)?;
+        self.third
+            .run(&format!("patroni-gen-config {} && systemctl enable --quiet --now {unit}", self.main.slashed()))?;
         self.lab.wait_until(Duration::from_secs(60), "the third machine leads", || {
             let listed = self.main.members(self.third)?;
             Ok(listed.iter().any(|member| member.role == "Leader" && member.state == "running"))
         })?;
-        refused(self.third, &command, "is already managed by Patroni", &format!("pg_patronictl {} list", self.main.slashed()))?;
+        refused(
+            self.third,
+            &command,
+            "is already managed by Patroni",
+            &format!("pg_patronictl {} list", self.main.slashed()),
+        )?;
         let before = etc(self.primary)?;
         let said = refused(
             self.primary,
@@ -234,12 +274,13 @@ impl Story<'_> {
         )?;
         ensure!(etc(self.primary)? == before, "a refused adoption has changed /etc");
         // The commands between quotes.
-        let remedy: Vec<&str> = said.split('\'').filter(|part| part.contains(' ') && part.starts_with(char::is_alphabetic)).collect();
-        let remedy: Vec<&str> = remedy.into_iter().filter(|part| ["systemctl", "patronictl", "pg_dropcluster"].iter().any(|word| part.starts_with(word))).collect();
+        let commands = ["systemctl ", "patronictl ", "pg_dropcluster "];
+        let remedy: Vec<&str> =
+            said.split('\'').filter(|part| commands.iter().any(|word| part.starts_with(word))).collect();
         ensure!(remedy.len() == 3, "the hint has other commands: {said}");
         for command in remedy {
-            let scope = self.main.dashed();
-            self.third.run(&format!("printf '%s\\nYes I am aware\\n' {scope} | timeout 60 {command}"))?;
+            self.third
+                .run(&format!("printf '%s\\nYes I am aware\\n' {} | timeout 60 {command}", self.main.dashed()))?;
         }
         self.third.run(&format!("rm -f {}", self.main.file())).map(drop)
     }
@@ -265,7 +306,7 @@ impl Story<'_> {
         Ok(printed.lines().map(str::to_owned).collect())
     }
 
-    /// Exactly those parameters are different that were announced, and the access rules are those that were there, after those of Patroni.
+    /// Exactly those parameters are different that were announced, and the access rules are the former ones and those for Patroni's roles.
     fn as_announced(&self, node: &Node, said: &Said, restarted: bool) -> Result<()> {
         let now = self.settings(node)?;
         let differences = said.plan["differences"].as_array().context("a plan has differences")?;
@@ -274,8 +315,13 @@ impl Story<'_> {
             .filter(|found| restarted || found["restart"] == false)
             .filter_map(|found| found["name"].as_str())
             .collect();
-        let changed: BTreeSet<&str> =
-            now.iter().filter(|(name, value)| said.settings.get(*name) != Some(value)).map(|(name, _)| name.as_str()).collect();
+        let standby = said.plan["standby"] == true;
+        let changed: BTreeSet<&str> = now
+            .iter()
+            .filter(|(name, value)| said.settings.get(*name) != Some(value))
+            .map(|(name, _)| name.as_str())
+            .filter(|name| !(standby && OF_STANDBYS.contains(name)))
+            .collect();
         let show = |names: Vec<&&str>| -> String {
             let shown = names.iter().map(|name| {
                 let values = [&said.settings, &now].map(|of| of.get(**name).cloned().unwrap_or_default());
@@ -290,12 +336,12 @@ impl Story<'_> {
             show(changed.difference(&announced).collect()),
             show(announced.difference(&changed).collect())
         );
-        let lines = said.plan["pg_hba"].as_array().context("a plan has lines of pg_hba.conf")?;
-        let of_patroni = lines.iter().filter_map(Value::as_str).filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
         let rules = self.rules(node)?;
-        println!("{lines:?}\n{rules:?}\n{:?}", said.rules);
+        let of_others: Vec<&String> =
+            rules.iter().filter(|rule| !ROLES.iter().any(|role| rule.contains(role))).collect();
+        let lines = said.plan["pg_hba"].as_array().context("a plan has lines of pg_hba.conf")?;
         ensure!(
-            rules.ends_with(&said.rules) && rules.len() == of_patroni.count(),
+            of_others == said.rules.iter().collect::<Vec<_>>() && rules.len() == lines.len(),
             "the access rules on {} were {:#?} and are {rules:#?}",
             node.name(),
             said.rules
@@ -330,24 +376,35 @@ impl Story<'_> {
             Ok(())
         })?;
         ensure!(self.main.primary()?.name() == "pg1", "pg1 is not the primary of Patroni");
-        ensure!(self.main.sql(self.primary, "select timeline_id from pg_control_checkpoint()")? == "1", "another timeline");
+        ensure!(
+            self.main.sql(self.primary, "select timeline_id from pg_control_checkpoint()")? == "1",
+            "another timeline"
+        );
         ensure!(birth(self.primary, &data)? == born, "the data directory is another one");
-        ensure!(self.walsender()? == walsender, "the standby has lost its connection, or its slot: {}", self.walsender()?);
+        ensure!(
+            self.walsender()? == walsender,
+            "the standby has lost its connection, or its slot: {}",
+            self.walsender()?
+        );
         self.as_announced(self.primary, said, false)?;
         is_managed(self.main, self.primary)?;
-        let modes = self.primary.run(&format!("cd {} && stat -c '%n %U:%G %a' pg_hba.conf pg_ident.conf", self.main.etc()))?;
+        let modes =
+            self.primary.run(&format!("cd {} && stat -c '%n %U:%G %a' pg_hba.conf pg_ident.conf", self.main.etc()))?;
         ensure!(
             modes == "pg_hba.conf postgres:postgres 640\npg_ident.conf postgres:postgres 640\n",
             "access files are {modes}"
         );
         // The role was left as it was.
-        let login = "PGPASSWORD=theirs psql -XAt 'host=pg1 user=replicator replication=true dbname=postgres' -c 'identify_system'";
+        let login = "PGPASSWORD=theirs psql -XAt 'host=pg1 user=replicator replication=true dbname=postgres' -c 'IDENTIFY_SYSTEM'";
         self.standby.run(login).map(drop)
     }
 
     /// The settings and the key of the first member, on another one.
     fn same_settings(&self, node: &Node) -> Result<()> {
-        let files = self.primary.run(&format!("ls /etc/patroni/site.key /etc/patroni/{0}.p* /etc/default/patroni@{0}", self.main.dashed()))?;
+        let files = self.primary.run(&format!(
+            "ls /etc/patroni/site.key /etc/patroni/{0}.p* /etc/default/patroni@{0}",
+            self.main.dashed()
+        ))?;
         for file in files.lines() {
             let mode = if file.ends_with("site.key") { 0o600 } else { 0o644 };
             node.write(file, self.primary.read(file)?, mode)?;
@@ -360,16 +417,27 @@ impl Story<'_> {
         let data = self.main.data_directory(self.standby)?;
         let born = birth(self.standby, &data)?;
         let said = self.dry_run(self.standby)?;
+        let walsender = self.walsender()?;
         self.without_pause(client, || {
+            ensure!(
+                self.walsender()? == walsender,
+                "the standby has lost its connection, or its slot: {}",
+                self.walsender()?
+            );
             println!("{}", self.standby.run_within(LIMIT, &format!("{} --yes 2>&1", self.command()))?);
             Ok(())
         })?;
         is_managed(self.main, self.standby)?;
         ensure!(birth(self.standby, &data)? == born, "the data directory is another one");
         self.main.wait_streaming(1, Duration::from_secs(30))?;
-        let slots = self.main.sql(self.primary, "select slot_name, active from pg_replication_slots order by 1")?;
-        ensure!(slots.contains("pg2|t"), "the slots are {slots}");
+        self.has_slots(&["pg2", "spare"])?;
         self.as_announced(self.standby, &said, false)
+    }
+
+    fn has_slots(&self, expected: &[&str]) -> Result<()> {
+        let slots = self.main.sql(self.main.primary()?, "select slot_name from pg_replication_slots order by 1")?;
+        ensure!(slots.lines().eq(expected.iter().copied()), "the slots are {slots}");
+        Ok(())
     }
 
     fn join(&self) -> Result<()> {
@@ -388,6 +456,7 @@ impl Story<'_> {
             node.run_within(LIMIT, &command)?;
         }
         self.main.wait_streaming(2, Duration::from_secs(60))?;
+        self.has_slots(&["pg2", "pg3", "spare"])?;
         self.as_announced(self.primary, said, true)
     }
 
@@ -395,7 +464,9 @@ impl Story<'_> {
         let old = self.main.primary()?;
         self.main.insert("before the power cut")?;
         old.power_off()?;
-        self.lab.wait_until(Duration::from_secs(60), "another member is primary", || Ok(self.main.primary()?.name() != old.name()))?;
+        self.lab.wait_until(Duration::from_secs(60), "another member is primary", || {
+            Ok(self.main.primary()?.name() != old.name())
+        })?;
         self.main.insert("while it was off")?;
         old.start()?;
         self.main.wait_streaming(2, Duration::from_secs(90))?;
@@ -407,7 +478,8 @@ impl Story<'_> {
 /// The server is in the control group of Patroni, which starts it at the next boot, and nothing is left of the move.
 fn is_managed(cluster: &Cluster, node: &Node) -> Result<()> {
     let id = cluster.dashed();
-    let data = cluster.data_directory(node)?;
+    // While Patroni writes postgresql.conf, which it does in place, pg-common's programs can find it empty.
+    let data = eventually(|| cluster.data_directory(node))?;
     let state = node.run(&format!(
         "set -e; systemctl is-enabled --quiet {}; systemctl is-active {0} postgresql@{id} || true
          grep -o '[^/]*$' /proc/$(head -n 1 {data}/postmaster.pid)/cgroup
@@ -417,9 +489,22 @@ fn is_managed(cluster: &Cluster, node: &Node) -> Result<()> {
     ))?;
     let expected = format!("active\ninactive\n{}\nmanual\n", cluster.unit());
     ensure!(state == expected, "{} is not as Patroni's should be: {state}", cluster.slashed());
-    let listed = node.run(&format!("pg_lsclusters --no-header {}", cluster.slashed().replace('/', " ")))?;
-    ensure!(listed.contains(",patroni") || listed.contains("online,patroni"), "pg_lsclusters says {listed}");
-    Ok(())
+    eventually(|| {
+        let listed = node.run(&format!("pg_lsclusters --no-header {}", cluster.slashed().replace('/', " ")))?;
+        ensure!(listed.contains("online") && listed.contains(",patroni"), "pg_lsclusters says {listed}");
+        Ok(())
+    })
+}
+
+/// Tries for 5 s.
+fn eventually<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
+    let begin = Instant::now();
+    loop {
+        match look() {
+            Err(_) if begin.elapsed() < Duration::from_secs(5) => std::thread::sleep(Duration::from_millis(100)),
+            found => return found,
+        }
+    }
 }
 
 /// What a base backup would change.
@@ -445,7 +530,15 @@ fn expect(said: &str, what: &str, hint: &str) -> Result<()> {
     Ok(())
 }
 
-// ---- many small ones, each interrupted at another step
+// ---- many small ones, interrupted at one step after the other
+
+/// The steps that matter: what is decided is on disk; the server is in the scope; postgresql@ does not know it; the next boot gives it
+/// to Patroni; it is Patroni's.
+const MATTER: [&str; 5] = ["settings", "move-out", "forget-server", "enable", "move-in"];
+
+/// How the command is asked to do it.
+const MOVE: &str = "";
+const RESTART: &str = "--restart";
 
 /// A record of the command's journal, at which it is stopped: that a step begins, or that it is done.
 #[derive(Debug, Clone, Copy)]
@@ -458,31 +551,45 @@ struct Point {
 struct Machine<'a> {
     lab: &'a Lab,
     node: &'a Node,
+    way: &'static str,
     steps: Vec<String>,
     made: Cell<u16>,
 }
 
-/// A cluster and its client.
+/// A running cluster of postgresql-common.
 struct Small<'a> {
     cluster: Cluster<'a>,
-    client: Steady<'a>,
+    name: String,
+    port: u16,
+}
+
+fn interrupted(release: Release, way: &'static str, body: impl FnOnce(&Machine) -> Result<()>) -> Result<()> {
+    lab::test(release, &["pg1"], |lab| body(&timed(lab, "a machine for small clusters", || Machine::set_up(lab, way))?))
 }
 
 impl<'a> Machine<'a> {
-    fn set_up(lab: &'a Lab) -> Result<Self> {
-        patroni::install(lab)?;
+    fn set_up(lab: &'a Lab, way: &'static str) -> Result<Self> {
+        let version = lab.release().postgresql();
+        let mut debs = vec![patroni::package()?];
+        for found in
+            std::fs::read_dir(if version == "17" { "/tmp/adopttest-strace/13" } else { "/tmp/adopttest-strace/12" })?
+        {
+            debs.push(found?.path());
+        }
+        lab.offer(&debs)?;
+        patroni::install_offered(lab)?;
         lab.start_etcd()?;
         let node = lab.node("pg1");
-        node.write("/etc/default/patroni", TIMES, 0o644)?;
         node.run_within(LIMIT, "apt-get -qq install -y strace")?;
-        let mut machine = Self { lab, node, steps: Vec::new(), made: Cell::new(0) };
-        let plan = machine.small()?;
-        let printed = node.run_within(LIMIT, &format!("pg_adoptcluster_patroni {} --dry-run --json", plan.cluster.slashed()))?;
-        let printed: Value = serde_json::from_str(&printed)?;
-        let steps = printed["steps"].as_array().context("a plan has steps")?;
+        node.write("/etc/default/patroni", TIMES, 0o644)?;
+        let mut machine = Self { lab, node, way, steps: Vec::new(), made: Cell::new(0) };
+        let small = machine.small()?;
+        let plan = node.run_within(LIMIT, &format!("{} --dry-run --json", machine.command(&small)))?;
+        let plan: Value = serde_json::from_str(&plan)?;
+        let steps = plan["steps"].as_array().context("a plan has steps")?;
         machine.steps = steps.iter().filter_map(Value::as_str).map(str::to_owned).collect();
         ensure!(machine.steps.len() > 5, "the steps are {:?}", machine.steps);
-        node.run(&format!("pg_dropcluster --stop {}", plan.cluster.slashed().replace('/', " ")))?;
+        machine.remove(&small)?;
         Ok(machine)
     }
 
@@ -491,8 +598,8 @@ impl<'a> Machine<'a> {
     }
 
     /// After these steps.
-    fn named(&self, names: &[&str]) -> Result<Vec<Point>> {
-        let step = |name: &&str| self.steps.iter().position(|step| step == name).with_context(|| format!("no step {name}"));
+    fn after(&self, names: &[&str]) -> Result<Vec<Point>> {
+        let step = |name| self.steps.iter().position(|step| step == name).with_context(|| format!("no step {name}"));
         names.iter().map(|name| Ok(Point { step: step(name)?, done: true })).collect()
     }
 
@@ -501,28 +608,33 @@ impl<'a> Machine<'a> {
         format!("{} {}", if point.done { "done" } else { "begin" }, self.steps[point.step])
     }
 
-    fn interrupted(&self, killed: &[Point], cut: &[Point]) -> Result<()> {
-        for point in killed {
-            timed(self.lab, &format!("killed at \"{}\"", self.record(*point)), || self.killed(*point))?;
-        }
-        for point in cut {
-            timed(self.lab, &format!("power cut at \"{}\"", self.record(*point)), || self.cut(*point))?;
-        }
-        Ok(())
-    }
-
-    /// A small running cluster of postgresql-common with a client.
     fn small(&self) -> Result<Small<'a>> {
-        let number = self.made.get() + 1;
-        self.made.set(number);
-        let (name, port) = (format!("k{number}"), 5440 + number);
+        self.made.set(self.made.get() + 1);
+        let (name, port) = (format!("k{}", self.made.get()), 5440 + self.made.get());
         let cluster = Cluster::new(self.lab, &name);
         self.node.run(&format!(
             "pg_createcluster {} --port {port} --start -o shared_buffers=16MB -- --no-sync",
             cluster.slashed().replace('/', " ")
         ))?;
-        let client = Steady::start((&cluster, self.node), self.node, &name, "127.0.0.1", port)?;
-        Ok(Small { cluster, client })
+        Ok(Small { cluster, name, port })
+    }
+
+    fn client(&self, small: &Small, table: &str) -> Result<Steady<'a>> {
+        Steady::start((&small.cluster, self.node), self.node, table, "127.0.0.1", small.port)
+    }
+
+    /// So that the machine is free for the next one.
+    fn remove(&self, small: &Small) -> Result<()> {
+        self.node.run(&format!(
+            "systemctl disable --quiet --now {} 2>/dev/null; pg_dropcluster --stop {}",
+            small.cluster.unit(),
+            small.cluster.slashed().replace('/', " ")
+        ))?;
+        Ok(())
+    }
+
+    fn command(&self, small: &Small) -> String {
+        format!("pg_adoptcluster_patroni {} {}", self.way, small.cluster.slashed())
     }
 
     /// Starts the command, which gets a signal in the fdatasync(2) of this record.
@@ -530,8 +642,8 @@ impl<'a> Machine<'a> {
         let call = 2 * point.step + 1 + usize::from(point.done);
         self.node.spawn(&format!(
             "exec strace -f -qq -o /dev/null -e trace=fdatasync -e inject=fdatasync:signal={signal}:when={call} \
-             pg_adoptcluster_patroni --yes {}",
-            small.cluster.slashed()
+             {} --yes",
+            self.command(small)
         ))
     }
 
@@ -541,72 +653,106 @@ impl<'a> Machine<'a> {
         Ok(last.trim().split_once(' ').unwrap_or_default().1.to_owned())
     }
 
-    fn killed(&self, point: Point) -> Result<()> {
+    /// A cluster of its own for each point.
+    fn killed_each(&self, points: &[Point]) -> Result<()> {
+        points.iter().try_for_each(|point| self.killed(&[*point]))
+    }
+
+    /// The command is killed at these points, one after the other, and then completes the adoption. The client notices none of it, unless
+    /// the server is restarted.
+    fn killed(&self, points: &[Point]) -> Result<()> {
         let small = self.small()?;
-        let said = self.start(&small, point, "KILL")?.wait(LIMIT)?;
-        let last = self.last_record(&small)?;
-        ensure!(!said.status.success() && last == self.record(point), "the journal ends with {last:?}; {said}");
-        let before = self.inserting(&small)?;
-        self.second_run(&small)?;
-        let (end, seen) = (small.client.now()?, self.inserting(&small)?);
-        println!("Debian {}: the longest gap was {:.3} s", self.lab.release(), seen.longest_gap(before.rows[0], end));
-        let timeline = small.cluster.sql(self.node, "select timeline_id from pg_control_checkpoint()")?;
-        ensure!(timeline == "1", "timeline {timeline}");
-        self.end(small)
+        let client = self.client(&small, &small.name)?;
+        let begin = client.now()?;
+        for point in points {
+            timed(self.lab, &format!("killed at \"{}\"", self.record(*point)), || {
+                let said = self.start(&small, *point, "KILL")?.wait(LIMIT)?;
+                let last = self.last_record(&small)?;
+                ensure!(
+                    !said.status.success() && last == self.record(*point),
+                    "the journal ends with {last:?}; {said}"
+                );
+                self.is_inserting(&client)
+            })?;
+        }
+        timed(self.lab, "completed", || {
+            self.complete(&small)?;
+            self.is_inserting(&client)?;
+            if self.way == MOVE {
+                let timeline = small.cluster.sql(self.node, "select timeline_id from pg_control_checkpoint()")?;
+                ensure!(timeline == "1", "timeline {timeline}");
+            }
+            let gap = client.seen()?.longest_gap(begin, client.now()?);
+            client.stop()?;
+            let rows = client.nothing_lost((&small.cluster, self.node))?;
+            println!("Debian {}: {rows} rows, the longest gap was {gap:.3} s", self.lab.release());
+            self.remove(&small)
+        })
     }
 
     /// The connection is the first one still, and rows are acknowledged.
-    fn inserting(&self, small: &Small) -> Result<Seen> {
-        let before = small.client.seen()?.rows.len();
+    fn is_inserting(&self, client: &Steady) -> Result<()> {
+        if self.way == RESTART {
+            return Ok(());
+        }
+        let before = client.seen()?.rows.len();
         self.lab.wait_until(Duration::from_secs(5), "the client inserts", || {
-            let seen = small.client.seen()?;
+            let seen = client.seen()?;
             ensure!(seen.broken.is_none(), "the connection broke: {:?}", seen.broken);
             Ok(seen.rows.len() > before)
-        })?;
-        small.client.seen()
+        })
     }
 
-    fn cut(&self, point: Point) -> Result<()> {
+    /// The power is cut at these points, one after the other. After each boot the cluster takes writes, without anybody doing anything,
+    /// and has every row. Then the adoption is completed.
+    fn cut(&self, points: &[Point]) -> Result<()> {
         let small = self.small()?;
-        let mut task = self.start(&small, point, "STOP")?;
-        self.lab.wait_until(LIMIT, "the command stands still", || {
-            ensure!(task.running()?, "it has ended; the journal ends with {:?}", self.last_record(&small)?);
-            let states = self.node.run("ps -o state= -C pg_adoptcluster || true")?;
-            Ok(self.last_record(&small)? == self.record(point) && states.trim().starts_with(['T', 't']))
-        })?;
-        if point.step == 1 {
-            let (command, last) = (format!("pg_adoptcluster_patroni --yes {}", small.cluster.slashed()), self.last_record(&small)?);
-            refused(self.node, &command, "another", "Run this program again when it has finished.")?;
-            ensure!(self.last_record(&small)? == last, "a second command has gone on with the journal of the first");
+        for (number, point) in points.iter().enumerate() {
+            timed(self.lab, &format!("power cut at \"{}\"", self.record(*point)), || {
+                let client = self.client(&small, &format!("{}_{number}", small.name))?;
+                let mut task = self.start(&small, *point, "STOP")?;
+                self.lab.wait_until(LIMIT, "the command stands still", || {
+                    ensure!(task.running()?, "it has ended; the journal ends with {:?}", self.last_record(&small)?);
+                    let states = self.node.run("ps -o state= -C pg_adoptcluster || true")?;
+                    Ok(self.last_record(&small)? == self.record(*point) && states.trim().starts_with(['T', 't']))
+                })?;
+                if number == 0 {
+                    self.refuses_a_second(&small)?;
+                }
+                self.node.power_off()?;
+                self.node.start()?;
+                self.lab.wait_until(Duration::from_secs(60), "the cluster takes writes", || {
+                    small.cluster.sql(self.node, &format!("create table written_{number} (n int)")).map(|_| true)
+                })?;
+                client.nothing_lost((&small.cluster, self.node)).map(drop)
+            })?;
         }
-        self.node.power_off()?;
-        self.node.start()?;
-        self.lab.wait_until(Duration::from_secs(60), "the cluster takes writes", || {
-            small.cluster.sql(self.node, "create table written (n int)").map(|_| true)
-        })?;
-        small.client.nothing_lost((&small.cluster, self.node))?;
-        self.second_run(&small)?;
-        self.end(small)
+        timed(self.lab, "completed", || {
+            self.complete(&small)?;
+            self.remove(&small)
+        })
+    }
+
+    /// While one command is at work, another one does nothing.
+    fn refuses_a_second(&self, small: &Small) -> Result<()> {
+        let last = self.last_record(small)?;
+        refused(
+            self.node,
+            &format!("{} --yes", self.command(small)),
+            "another",
+            "Run this program again when it has finished.",
+        )?;
+        ensure!(self.last_record(small)? == last, "a second command has gone on with the journal of the first");
+        Ok(())
     }
 
     /// The same command completes what was begun.
-    fn second_run(&self, small: &Small) -> Result<()> {
-        self.node.run_within(LIMIT, &format!("pg_adoptcluster_patroni --yes {}", small.cluster.slashed()))?;
-        ensure!(self.last_record(small)? == format!("done {}", self.steps[self.steps.len() - 1]), "it has not finished");
+    fn complete(&self, small: &Small) -> Result<()> {
+        self.node.run_within(LIMIT, &format!("{} --yes", self.command(small)))?;
+        let last = self.last_record(small)?;
+        ensure!(last == format!("done {}", self.steps[self.steps.len() - 1]), "the journal ends with {last:?}");
         is_managed(&small.cluster, self.node)?;
         small.cluster.primary()?;
         small.cluster.sql(self.node, "create table adopted (n int)").map(drop)
-    }
-
-    /// Nothing was lost; the cluster goes, so that the machine is free for the next one.
-    fn end(&self, small: Small) -> Result<()> {
-        small.client.stop()?;
-        small.client.nothing_lost((&small.cluster, self.node))?;
-        self.node.run(&format!(
-            "systemctl disable --quiet --now {}; pg_dropcluster {}",
-            small.cluster.unit(),
-            small.cluster.slashed().replace('/', " ")
-        ))?;
-        Ok(())
     }
 }
