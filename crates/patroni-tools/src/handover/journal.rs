@@ -78,6 +78,16 @@ impl Journal {
         Ok(done)
     }
 
+    /// Has this or an earlier run completed a step? What a step did may be gone after a power cut, unless it was on disk.
+    pub(crate) fn is_done(&self, name: &str) -> Result<bool> {
+        let record = format!(" done {name}");
+        match std::fs::read_to_string(self.real.join(STEPS)) {
+            Ok(text) => Ok(text.lines().any(|line| line.ends_with(&record))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("could not read {}", self.path.join(STEPS).display())),
+        }
+    }
+
     /// Ends the handover: what was decided holds no longer. The record is kept beside it.
     pub(crate) fn close(&self) -> Result<()> {
         let aside = PathBuf::from(format!("{}.{}", self.real.display(), seconds()));
@@ -146,8 +156,10 @@ mod tests {
         assert_eq!(journal.decision::<Vec<u8>>().unwrap(), Some(vec![1, 2]));
         journal.keep("pg_hba.conf", b"local all all peer\n").unwrap();
         assert_eq!(journal.kept("pg_hba.conf").unwrap(), b"local all all peer\n");
+        assert!(!journal.is_done("one").unwrap());
         journal.step("one", || Ok(())).unwrap();
         assert!(journal.step("two", || -> Result<()> { anyhow::bail!("no") }).is_err());
+        assert!(journal.is_done("one").unwrap() && !journal.is_done("two").unwrap());
         let text = std::fs::read_to_string(journal.real.join(STEPS)).unwrap();
         let steps: Vec<&str> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
         assert_eq!(steps, ["begin one", "done one", "begin two"]);
