@@ -569,18 +569,9 @@ fn interrupted(release: Release, way: &'static str, body: impl FnOnce(&Machine) 
 
 impl<'a> Machine<'a> {
     fn set_up(lab: &'a Lab, way: &'static str) -> Result<Self> {
-        let version = lab.release().postgresql();
-        let mut debs = vec![patroni::package()?];
-        for found in
-            std::fs::read_dir(if version == "17" { "/tmp/adopttest-strace/13" } else { "/tmp/adopttest-strace/12" })?
-        {
-            debs.push(found?.path());
-        }
-        lab.offer(&debs)?;
-        patroni::install_offered(lab)?;
+        patroni::install(lab)?;
         lab.start_etcd()?;
         let node = lab.node("pg1");
-        node.run_within(LIMIT, "apt-get -qq install -y strace")?;
         node.write("/etc/default/patroni", TIMES, 0o644)?;
         let mut machine = Self { lab, node, way, steps: Vec::new(), made: Cell::new(0) };
         let small = machine.small()?;
