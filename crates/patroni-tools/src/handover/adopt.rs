@@ -26,7 +26,7 @@ use crate::files::yaml::Yaml;
 use crate::handover::decision::{Decision, Difference, Kept, Line, NewRole, Purpose, Text, Way};
 use crate::handover::differences;
 use crate::handover::groups::{self, Unit};
-use crate::handover::journal::Journal;
+use crate::handover::journal::{Journal, Kind};
 use crate::handover::running::{Place, Running, data_directory};
 use crate::handover::steps::{Step, Work, copy_name};
 use crate::handover::taken_over;
@@ -79,10 +79,13 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
         fail!("only root can adopt a cluster"; "Run this program as root.");
     }
     let _lock = Lock::take(root, Path::new(DIRECTORY))?;
-    let journal = Journal::of(root, &id);
+    if Journal::of(root, Kind::Release, &id).is_open() {
+        fail!("{id} is being released from Patroni"; "Complete that first with: pg_releasecluster_patroni {id}");
+    }
+    let journal = Journal::of(root, Kind::Adopt, &id);
     let decided: Option<Decision> = journal.decision()?;
     if decided.is_some() {
-        reporter.info(format!("{id}: an earlier adoption is completed, as decided in {}", journal.path().display()));
+        reporter.info(format!("{id}: an earlier adoption is completed, as decided in {}; to undo it instead, run: pg_releasecluster_patroni {id}", journal.path().display()));
     }
     let asked = decided.is_some();
     let proposal = match decided {
@@ -216,7 +219,7 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
     let differences = differences::compare(id, &running, &yaml, parameters);
     warnings.extend(config.warnings);
     warnings.extend(reach(&differences, &config.address.to_string()));
-    let hba = yaml
+    let hba: Vec<String> = yaml
         .get(&["bootstrap", "dcs", "postgresql", "pg_hba"])
         .and_then(serde_json::Value::as_array)
         .map(|lines| lines.iter().filter_map(|line| line.as_str().map(str::to_owned)).collect())
@@ -233,6 +236,7 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
         files,
         roles,
         differences,
+        pg_hba: hba.clone(),
     };
     Ok(Proposal { decision, warnings, hba })
 }

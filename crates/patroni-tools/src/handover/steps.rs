@@ -317,7 +317,7 @@ impl Work<'_> {
         let start = directory.join("start.conf");
         if self.root.path(&directory).is_dir() {
             let text = self.root.for_postgres().read(&start)?.unwrap_or_default();
-            let manual = manual(&text);
+            let manual = with_word(&text, "manual");
             if manual != text {
                 as_postgres::write(self.root, &start, manual.as_bytes(), 0o644)?;
             }
@@ -330,15 +330,19 @@ fn own_state(own: Option<&crate::patroni::patronictl::Member>) -> String {
     own.map_or_else(|| "it is not a member yet".to_owned(), |own| format!("{} is {}", own.name, own.state))
 }
 
-/// `start.conf` with `manual` in place of the word in it.
-fn manual(text: &str) -> String {
-    let word = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
-    if text.lines().any(|line| word(line) == "manual") {
+/// `start.conf` with another word in place of the one in it.
+pub(crate) fn with_word(text: &str, new: &str) -> String {
+    if text.lines().any(|line| word(line) == new) {
         return text.to_owned();
     }
-    let lines: Vec<&str> = text.lines().map(|line| if word(line).is_empty() { line } else { "manual" }).collect();
+    let lines: Vec<&str> = text.lines().map(|line| if word(line).is_empty() { line } else { new }).collect();
     let lines = lines.join("\n") + "\n";
-    if lines.contains("manual") { lines } else { format!("{lines}manual\n") }
+    if lines.lines().any(|line| line == new) { lines } else { format!("{lines}{new}\n") }
+}
+
+/// What a line of `start.conf` says, without its comment.
+fn word(line: &str) -> &str {
+    line.split('#').next().unwrap_or_default().trim()
 }
 
 /// The settings with the lines of the decision that are not there yet.
@@ -415,11 +419,11 @@ mod tests {
     #[test]
     fn start_conf_keeps_its_comments() {
         assert_eq!(
-            manual("# Automatic startup\n# auto, manual or disabled\n\nauto\n"),
+            with_word("# Automatic startup\n# auto, manual or disabled\n\nauto\n", "manual"),
             "# Automatic startup\n# auto, manual or disabled\n\nmanual\n"
         );
-        assert_eq!(manual("manual # by me\n"), "manual # by me\n");
-        assert_eq!(manual(""), "\nmanual\n");
+        assert_eq!(with_word("manual # by me\n", "manual"), "manual # by me\n");
+        assert_eq!(with_word("", "auto"), "\nauto\n");
     }
 
     #[test]

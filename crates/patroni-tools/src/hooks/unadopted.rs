@@ -67,9 +67,8 @@ mod tests {
             std::fs::create_dir_all(folder.path().join(directory)).unwrap();
         }
         std::fs::write(root.path("/etc/default/patroni"), "MEMBERS=a=127.0.0.1,b=127.0.0.2\n").unwrap();
-        let file = format!(
-            "name: a\npostgresql: {{listen: '127.0.0.1:{port}'}}\nrestapi: {{listen: '127.0.0.1:{rest}'}}\n"
-        );
+        let file =
+            format!("name: a\npostgresql: {{listen: '127.0.0.1:{port}'}}\nrestapi: {{listen: '127.0.0.1:{rest}'}}\n");
         std::fs::write(root.path("/etc/patroni/17-main.yml"), file).unwrap();
         let error = refuse(&root, &id).unwrap_err().to_string();
         assert!(error.contains("b (127.0.0.2) has a PostgreSQL server"), "{error}");

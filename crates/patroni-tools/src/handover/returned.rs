@@ -1,0 +1,312 @@
+//! What a server keeps of its time under Patroni when it is given back. Pure.
+//!
+//! Patroni's `postgresql.conf` goes. What it has in force and the files that stay do not say would go with it, so it becomes a file in
+//! `conf.d`, except for what the adoption had announced: that goes back to what it was.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::handover::decision::{Decision, Difference};
+use crate::handover::differences::same;
+use crate::handover::running::{Running, Setting};
+
+/// Parameters of Patroni itself, or about the members of a cluster that has only one from now on.
+const NOT_KEPT: &[&str] = &[
+    "cluster_name",
+    "config_file",
+    "data_directory",
+    "external_pid_file",
+    "hba_file",
+    "hot_standby",
+    "ident_file",
+    "primary_conninfo",
+    "primary_slot_name",
+    "promote_trigger_file",
+    "synchronous_standby_names",
+];
+
+/// With these, Patroni's server logs to the file in which postgresql-common puts the messages anyway.
+const LOGGING: &[&str] = &["log_directory", "log_file_mode", "log_filename", "logging_collector"];
+
+/// What tells a standby where its primary is.
+const OF_STANDBY: &[&str] = &["primary_conninfo", "primary_slot_name"];
+
+/// A row of `pg_file_settings`: what the files say, whether it is in force or not.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) file: PathBuf,
+    pub(crate) name: String,
+    pub(crate) value: String,
+}
+
+/// A parameter that stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Parameter {
+    pub(crate) name: String,
+    pub(crate) value: String,
+}
+
+/// What becomes of the parameters.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Parameters {
+    /// Those that would be lost, and are written to a file that stays.
+    pub(crate) kept: Vec<Parameter>,
+    /// Those that will have another value.
+    pub(crate) differences: Vec<Difference>,
+}
+
+/// Compares what is in force with what the files other than Patroni's `conf` say.
+pub(crate) fn parameters(now: &Running, rows: &[Row], conf: &Path, adopted: Option<&Decision>) -> Parameters {
+    let mut found = Parameters::default();
+    for setting in &now.settings {
+        let name = setting.name.to_ascii_lowercase();
+        let by_patroni = last(rows, &name, |file| file == conf);
+        if by_patroni.is_none() && setting.source != "command line" || is_of_patroni_alone(&name) {
+            continue;
+        }
+        let after = last(rows, &name, |file| file != conf).or(setting.boot.as_deref()).unwrap_or_default();
+        // What Patroni wants after the next restart counts, not what the server still has.
+        let wanted = match by_patroni.filter(|_| setting.pending) {
+            Some(text) => Setting { value: text.to_owned(), plain: text.to_owned(), ..setting.clone() },
+            None => setting.clone(),
+        };
+        if same(&wanted, after) {
+            continue;
+        }
+        if goes_back(&wanted, adopted) {
+            if !same(setting, after) {
+                found.differences.push(Difference {
+                    name: setting.name.clone(),
+                    old: setting.value.clone(),
+                    new: after.to_owned(),
+                    restart: setting.context == "postmaster",
+                });
+            }
+        } else {
+            found.kept.push(Parameter { name: setting.name.clone(), value: wanted.value });
+        }
+    }
+    if let Some(before) = adopted.filter(|_| now.recovery).map(|adopted| &adopted.running).filter(|old| old.recovery) {
+        for name in OF_STANDBY {
+            let value = before.value(name);
+            if !value.is_empty() && last(rows, name, |file| file != conf) != Some(value) {
+                found.kept.push(Parameter { name: (*name).to_owned(), value: value.to_owned() });
+            }
+        }
+    }
+    found
+}
+
+/// Is a value of Patroni's only that of the adoption, or only there to log?
+fn goes_back(wanted: &Setting, adopted: Option<&Decision>) -> bool {
+    let Some(adopted) = adopted else { return LOGGING.contains(&wanted.name.as_str()) };
+    let announced = adopted.differences.iter().find(|difference| difference.name.eq_ignore_ascii_case(&wanted.name));
+    announced.is_some_and(|announced| same(wanted, &announced.new))
+        || adopted.setting(&wanted.name).is_some_and(|old| same(wanted, &old.value))
+}
+
+/// Is a parameter never kept?
+pub(crate) fn is_of_patroni_alone(name: &str) -> bool {
+    NOT_KEPT.contains(&name) || name.starts_with("recovery_")
+}
+
+fn last<'r>(rows: &'r [Row], name: &str, wanted: impl Fn(&Path) -> bool) -> Option<&'r str> {
+    let row = rows.iter().rfind(|row| row.name.eq_ignore_ascii_case(name) && wanted(&row.file));
+    row.map(|row| row.value.as_str())
+}
+
+/// The lines of a configuration file with these parameters (`guc-file.l`).
+pub(crate) fn lines(parameters: &[Parameter]) -> String {
+    let mut text = String::from("# What Patroni had set; kept by pg_releasecluster_patroni.\n");
+    for Parameter { name, value } in parameters {
+        let quoted = value.replace('\\', "\\\\").replace('\'', "''").replace('\n', "\\n").replace('\r', "\\r");
+        text.extend([name, " = '", &quoted, "'\n"]);
+    }
+    text
+}
+
+/// Does a `postgresql.conf` include `conf.d`?
+pub(crate) fn includes_conf_d(text: &str) -> bool {
+    text.lines().any(|line| {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        let rest = line.strip_prefix("include_dir").map(|rest| rest.trim_start_matches(['=', ' ', '\t', '\'']));
+        rest.is_some_and(|rest| rest.trim_end_matches(['\'', '/', ' ', '\t']).ends_with("conf.d"))
+    })
+}
+
+/// The first lines of each file that Patroni writes (`ConfigWriter` in `patroni/postgresql/config.py`).
+const HEADER: [&str; 2] = ["# Do not edit this file manually!", "# It will be overwritten by Patroni!"];
+
+/// Has Patroni written a file?
+pub(crate) fn is_of_patroni(text: &str) -> bool {
+    text.lines().next() == Some(HEADER[0])
+}
+
+/// A file without the lines that forbid to edit it.
+pub(crate) fn without_header(text: &str) -> String {
+    let mut lines = text.split_inclusive('\n').peekable();
+    for line in HEADER {
+        lines.next_if(|next| next.trim_end() == line);
+    }
+    lines.collect()
+}
+
+/// Does a file have these lines and no other, but for comments and spaces?
+pub(crate) fn has_lines<'l>(text: &str, lines: impl IntoIterator<Item = &'l str>) -> bool {
+    fn words(line: &str) -> Vec<&str> {
+        line.split_whitespace().take_while(|word| !word.starts_with('#')).collect()
+    }
+    let meant = |lines: Vec<&str>| -> Vec<String> {
+        lines.into_iter().map(|line| words(line).join(" ")).filter(|line| !line.is_empty()).collect()
+    };
+    meant(text.lines().collect()) == meant(lines.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::handover::decision::Way;
+
+    const CONF: &str = "/etc/postgresql/17/main/postgresql.conf";
+    const BASE: &str = "/etc/postgresql/17/main/postgresql.base.conf";
+
+    fn setting(name: &str, value: &str, boot: &str) -> Setting {
+        Setting {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            plain: value.to_owned(),
+            unit: None,
+            kind: "string".to_owned(),
+            context: "sighup".to_owned(),
+            source: "configuration file".to_owned(),
+            file: None,
+            line: None,
+            boot: Some(boot.to_owned()),
+            pending: false,
+        }
+    }
+
+    fn running(settings: Vec<Setting>) -> Running {
+        Running {
+            recovery: false,
+            system: "7".to_owned(),
+            timeline: 1,
+            settings,
+            roles: Vec::new(),
+            slots: Vec::new(),
+            standbys: Vec::new(),
+            tablespaces: Vec::new(),
+            extensions: Vec::new(),
+            prepared: 0,
+        }
+    }
+
+    fn row(file: &str, name: &str, value: &str) -> Row {
+        Row { file: file.into(), name: name.to_owned(), value: value.to_owned() }
+    }
+
+    fn decision(before: Running, differences: &[(&str, &str, &str)]) -> Decision {
+        Decision {
+            cluster: "17/main".to_owned(),
+            decided: 1,
+            way: Way::Move,
+            data_directory: "/d".into(),
+            superuser: "postgres".to_owned(),
+            running: before,
+            settings: Vec::new(),
+            files: Vec::new(),
+            roles: Vec::new(),
+            differences: differences
+                .iter()
+                .map(|(name, old, new)| Difference {
+                    name: (*name).to_owned(),
+                    old: (*old).to_owned(),
+                    new: (*new).to_owned(),
+                    restart: false,
+                })
+                .collect(),
+            pg_hba: Vec::new(),
+            kept: Vec::new(),
+        }
+    }
+
+    fn shown(found: &Parameters) -> (Vec<String>, Vec<String>) {
+        (
+            found.kept.iter().map(|kept| format!("{}={}", kept.name, kept.value)).collect(),
+            found.differences.iter().map(|found| format!("{} {} {}", found.name, found.old, found.new)).collect(),
+        )
+    }
+
+    #[test]
+    fn what_was_changed_under_patroni_stays_and_the_rest_goes_back() {
+        let mut wal_log_hints = setting("wal_log_hints", "off", "off");
+        wal_log_hints.pending = true;
+        let mut max_connections = setting("max_connections", "150", "100");
+        max_connections.pending = true;
+        let now = running(vec![
+            setting("log_directory", "/var/log/postgresql", "log"),
+            setting("work_mem", "16MB", "4MB"),
+            setting("random_page_cost", "1.1", "4"),
+            setting("cluster_name", "17-main", ""),
+            wal_log_hints,
+            max_connections,
+            setting("jit", "on", "on"),
+        ]);
+        let before = running(vec![
+            setting("log_directory", "log", "log"),
+            setting("work_mem", "8MB", "4MB"),
+            setting("wal_log_hints", "off", "off"),
+            setting("max_connections", "150", "100"),
+        ]);
+        let rows = [
+            row(BASE, "work_mem", "8MB"),
+            row(BASE, "max_connections", "150"),
+            row(CONF, "log_directory", "/var/log/postgresql"),
+            row(CONF, "work_mem", "16MB"),
+            row(CONF, "random_page_cost", "1.1"),
+            row(CONF, "cluster_name", "17-main"),
+            row(CONF, "wal_log_hints", "on"),
+            row(CONF, "max_connections", "300"),
+            row("/d/postgresql.auto.conf", "random_page_cost", "1.1"),
+        ];
+        let adopted =
+            decision(before, &[("log_directory", "log", "/var/log/postgresql"), ("wal_log_hints", "off", "on")]);
+        let found = shown(&parameters(&now, &rows, Path::new(CONF), Some(&adopted)));
+        assert_eq!(found.0, ["work_mem=16MB", "max_connections=300"]);
+        assert_eq!(found.1, ["log_directory /var/log/postgresql log"]);
+        let born = shown(&parameters(&now, &rows, Path::new(CONF), None));
+        assert_eq!(born.0, ["work_mem=16MB", "wal_log_hints=on", "max_connections=300"]);
+        assert_eq!(born.1, ["log_directory /var/log/postgresql log"]);
+    }
+
+    #[test]
+    fn a_standby_finds_its_primary_again() {
+        let old = setting("primary_conninfo", "host=pg1 password='x'", "");
+        let mut before = running(vec![old]);
+        before.recovery = true;
+        let mut now = running(vec![setting("primary_conninfo", "host=10.0.0.1", "")]);
+        now.recovery = true;
+        let rows = [row(CONF, "primary_conninfo", "host=10.0.0.1")];
+        let found = parameters(&now, &rows, Path::new(CONF), Some(&decision(before, &[])));
+        assert!(lines(&found.kept).ends_with("\nprimary_conninfo = 'host=pg1 password=''x'''\n"));
+    }
+
+    #[test]
+    fn files_of_patroni_lose_their_header() {
+        let text = "# Do not edit this file manually!\n# It will be overwritten by Patroni!\nlocal all  all peer\n";
+        assert!(is_of_patroni(text));
+        assert_eq!(without_header(text), "local all  all peer\n");
+        assert_eq!(without_header("# mine\nlocal all all peer"), "# mine\nlocal all all peer");
+        assert!(has_lines(text, ["", "local all all peer # by me"]));
+        assert!(!has_lines(text, ["local all all peer", "host all all all reject"]));
+    }
+
+    #[test]
+    fn conf_d_is_found_as_postgresql_does() {
+        assert!(includes_conf_d("a = 1\ninclude_dir = 'conf.d'\t\t# files\n"));
+        assert!(includes_conf_d("include_dir '/etc/postgresql/17/main/conf.d/'"));
+        assert!(!includes_conf_d("#include_dir = 'conf.d'\ninclude_dir 'other'\n"));
+    }
+}
