@@ -364,15 +364,21 @@ impl Files<'_> {
         }
         let old = find(adopted, path).and_then(|kept| Some((kept, kept.copy.as_ref()?)));
         if let (Some((kept, copy)), Some(lines)) = (old, lines) {
-            if returned::has_lines(&text, lines) {
-                let bytes = Journal::of(self.root, Kind::Adopt, self.id).kept(copy)?;
+            let bytes = Journal::of(self.root, Kind::Adopt, self.id).kept(copy)?;
+            let (added, removed) = returned::changed_lines(&text, lines);
+            if added.is_empty() && removed.is_empty() {
                 return Ok(Some(self.write(path, bytes, Some(kept))));
             }
+            let list = |what: &str, lines: &[String]| match lines {
+                [] => String::new(),
+                lines => format!("; {what}: '{}'", lines.join("', '")),
+            };
             self.notes.push(trouble!(
-                at path.display(), "has been changed since the adoption, and stays in force as it is";
+                at path.display(),
+                "has been changed since the adoption, and stays in force as it is{}{}",
+                list("new", &added), list("gone", &removed);
                 "What it was before is in {}/files.", Journal::of(self.root, Kind::Release, self.id).path().display()
             ));
-            let bytes = Journal::of(self.root, Kind::Adopt, self.id).kept(copy)?;
             self.copies.push((format!("before%{}", copy_name(path)), bytes));
         }
         Ok(Some(self.write(path, returned::without_header(&text).into_bytes(), Some(&like_a_secret(path)))))
@@ -474,8 +480,7 @@ fn verify(root: &Root, id: &ClusterId, release: &Release, reporter: &Reporter) -
     let mut unsaid = false;
     for setting in &now.settings {
         let Some(old) = values.get(setting.name.as_str()).filter(|old| old.value != setting.value) else { continue };
-        let announced = release.differences.iter().any(|found| found.name == setting.name)
-            || release.kept.iter().any(|kept| kept.name == setting.name);
+        let announced = release.is_changed(&setting.name) || release.is_kept(&setting.name);
         let of_patroni = returned::is_of_patroni_alone(&setting.name);
         let of_session = ["client", "session"].contains(&setting.source.as_str()) || setting.context == "internal";
         if !announced && !of_session && !of_patroni {
@@ -483,8 +488,13 @@ fn verify(root: &Root, id: &ClusterId, release: &Release, reporter: &Reporter) -
             unsaid = true;
         }
     }
-    let pending: Vec<&str> =
-        now.settings.iter().filter(|setting| setting.pending).map(|setting| setting.name.as_str()).collect();
+    // PostgreSQL also waits for a restart of parameters that only left the files, even if they have the value already.
+    let pending: Vec<&str> = now
+        .settings
+        .iter()
+        .filter(|setting| setting.pending && (release.is_changed(&setting.name) || release.is_kept(&setting.name)))
+        .map(|setting| setting.name.as_str())
+        .collect();
     if !pending.is_empty() {
         reporter.info(format!(
             "{id}: a restart is pending for {}; when it suits you, run: pg_ctlcluster {} {} restart",

@@ -65,6 +65,18 @@ pub(crate) struct Release {
     pub(crate) endpoint: Vec<String>,
 }
 
+impl Release {
+    /// Will a parameter have another value?
+    pub(crate) fn is_changed(&self, name: &str) -> bool {
+        self.differences.iter().any(|found| found.name == name)
+    }
+
+    /// Does a parameter keep the value of Patroni?
+    pub(crate) fn is_kept(&self, name: &str) -> bool {
+        self.kept.iter().any(|kept| kept.name == name)
+    }
+}
+
 /// A change of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -265,12 +277,16 @@ impl Work<'_> {
             return Ok(());
         }
         let cluster = Patronictl::new(self.root, self.id, &self.release.scope)?;
-        if !is_paused(&content) {
-            cluster.pause()?;
-        }
         let begin = Instant::now();
-        while !knows_pause(&self.content()?, &self.release.member) {
+        loop {
+            let content = self.content()?;
+            if knows_pause(&content, &self.release.member) {
+                return Ok(());
+            }
+            // A leader of a few seconds refuses, because the cluster has no configuration yet.
+            let asked = if is_paused(&content) { Ok(()) } else { cluster.pause() };
             if begin.elapsed() > LONGEST {
+                asked?;
                 fail!(
                     "Patroni has not paused {} after {} s", self.id, LONGEST.as_secs();
                     "See 'journalctl -u {}'. Run this again when the reason is gone.", Unit::Patroni.name(self.id)
@@ -278,7 +294,6 @@ impl Work<'_> {
             }
             sleep(Duration::from_millis(300));
         }
-        Ok(())
     }
 
     fn leads(&self, content: &BTreeMap<String, String>) -> bool {

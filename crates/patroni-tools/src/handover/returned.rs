@@ -79,7 +79,7 @@ pub(crate) fn parameters(now: &Running, rows: &[Row], conf: &Path, adopted: Opti
                 found.differences.push(Difference {
                     name: setting.name.clone(),
                     old: setting.value.clone(),
-                    new: after.to_owned(),
+                    new: shown(setting, after),
                     restart: setting.context == "postmaster",
                 });
             }
@@ -96,6 +96,14 @@ pub(crate) fn parameters(now: &Running, rows: &[Row], conf: &Path, adopted: Opti
         }
     }
     found
+}
+
+/// A default of `pg_settings` as a file has it: modes of files are octal there.
+fn shown(setting: &Setting, text: &str) -> String {
+    match text.parse::<u32>() {
+        Ok(mode) if setting.name.ends_with("_mode") && !text.starts_with('0') => format!("{mode:04o}"),
+        _ => text.to_owned(),
+    }
 }
 
 /// Is a value of Patroni's only that of the adoption, or only there to log?
@@ -152,15 +160,24 @@ pub(crate) fn without_header(text: &str) -> String {
     lines.collect()
 }
 
-/// Does a file have these lines and no other, but for comments and spaces?
-pub(crate) fn has_lines<'l>(text: &str, lines: impl IntoIterator<Item = &'l str>) -> bool {
-    fn words(line: &str) -> Vec<&str> {
-        line.split_whitespace().take_while(|word| !word.starts_with('#')).collect()
-    }
-    let meant = |lines: Vec<&str>| -> Vec<String> {
-        lines.into_iter().map(|line| words(line).join(" ")).filter(|line| !line.is_empty()).collect()
+/// What the lines of a file have that these have not, and the other way round; both empty if they only differ in comments and spaces.
+pub(crate) fn changed_lines<'l>(text: &str, lines: impl IntoIterator<Item = &'l str>) -> (Vec<String>, Vec<String>) {
+    let (now, then) = (meant(text.lines()), meant(lines));
+    let without = |these: &[String], those: &[String]| -> Vec<String> {
+        these.iter().filter(|line| !those.contains(line)).cloned().collect()
     };
-    meant(text.lines().collect()) == meant(lines.into_iter().collect())
+    match (without(&now, &then), without(&then, &now)) {
+        // Their order decides, too.
+        (added, removed) if added.is_empty() && removed.is_empty() && now != then => (now, then),
+        changed => changed,
+    }
+}
+
+/// The lines that are no comment, with single spaces.
+fn meant<'l>(lines: impl IntoIterator<Item = &'l str>) -> Vec<String> {
+    let words = |line: &'l str| line.split_whitespace().take_while(|word| !word.starts_with('#'));
+    let lines = lines.into_iter().map(|line| words(line).collect::<Vec<_>>().join(" "));
+    lines.filter(|line| !line.is_empty()).collect()
 }
 
 #[cfg(test)]
@@ -299,8 +316,10 @@ mod tests {
         assert!(is_of_patroni(text));
         assert_eq!(without_header(text), "local all  all peer\n");
         assert_eq!(without_header("# mine\nlocal all all peer"), "# mine\nlocal all all peer");
-        assert!(has_lines(text, ["", "local all all peer # by me"]));
-        assert!(!has_lines(text, ["local all all peer", "host all all all reject"]));
+        assert_eq!(changed_lines(text, ["", "local all all peer # by me"]), (vec![], vec![]));
+        let two = ["host all all all reject", "local all all peer"];
+        assert_eq!(changed_lines(text, two), (vec![], vec![two[0].to_owned()]));
+        assert_ne!(changed_lines("a\nb\n", ["b", "a"]), (vec![], vec![]));
     }
 
     #[test]
