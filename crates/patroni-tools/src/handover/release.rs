@@ -27,7 +27,7 @@ use crate::handover::groups::{self, Unit};
 use crate::handover::journal::{Journal, Kind};
 use crate::handover::release_steps::{Change, Release, Step, Work, refuse_others};
 use crate::handover::returned::{self, Parameters, Row};
-use crate::handover::running::{Place, Running, data_directory};
+use crate::handover::running::{Place, Running, Setting, data_directory};
 use crate::handover::steps::{copy_name, with_lines, with_word};
 use crate::patroni::paths::{DIRECTORY, patroni_file};
 use crate::patroni_yml::role_names::RoleNames;
@@ -108,7 +108,7 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
     }
     Work { root, id: &id, release, journal: &journal, reporter }.run()?;
     let unsaid = verify(root, &id, release, reporter)?;
-    remains(root, &id, release, reporter)?;
+    remains(root, &id, release, reporter);
     adoption.close()?;
     journal.close()?;
     report::print(&format!("{id}: managed by postgresql-common\n"));
@@ -285,6 +285,7 @@ impl Files<'_> {
         let directory = clusters::config_directory(id);
         let (conf, base) = (directory.join("postgresql.conf"), directory.join("postgresql.base.conf"));
         let present = postgres.read(&conf)?.unwrap_or_default();
+        let may_come = |path: &Path| adopted.is_some() || root.path(path).symlink_metadata().is_ok();
         let mut changes = Vec::new();
         let mut parameters = Parameters::default();
         if returned::is_of_patroni(&present) {
@@ -307,13 +308,16 @@ impl Files<'_> {
             } else {
                 let mut text = text;
                 if own.is_some() {
-                    text += &format!("\n{}", returned::lines(&parameters.kept));
+                    text.extend(["\n", &returned::lines(&parameters.kept)]);
                 }
                 let like =
                     find(adopted, &conf).cloned().unwrap_or_else(|| Kept { mode: 0o644, ..like_a_secret(&conf) });
                 changes.push(self.write(&conf, text.into_bytes(), Some(&like)));
                 changes.push(Change::Remove { path: base });
             }
+        } else if adopted.is_some() {
+            // Patroni may be starting, and renames it later.
+            changes.push(Change::Rename { from: base, to: conf });
         }
         let hba = adopted.map(|adopted| adopted.pg_hba.iter().map(String::as_str).collect::<Vec<_>>());
         changes.extend(self.access(&directory.join("pg_hba.conf"), adopted, hba)?);
@@ -327,14 +331,14 @@ impl Files<'_> {
             ["postgresql.conf.backup", "postgresql.base.conf.backup", "pg_hba.conf.backup", "pg_ident.conf.backup"]
         {
             let path = directory.join(name);
-            if root.path(&path).symlink_metadata().is_ok() && find(adopted, &path).is_none() {
+            if may_come(&path) && find(adopted, &path).is_none() {
                 changes.push(Change::Remove { path });
             }
         }
         for path in
             [data.join("patroni.dynamic.json"), PathBuf::from(format!("/var/lib/postgresql/{}.pgpass", id.dashed()))]
         {
-            if root.path(&path).symlink_metadata().is_ok() {
+            if may_come(&path) {
                 changes.push(Change::Remove { path });
             }
         }
@@ -359,10 +363,13 @@ impl Files<'_> {
     /// `pg_hba.conf` or `pg_ident.conf`: as it was, unless the lines in force are other ones than the adoption's.
     fn access(&mut self, path: &Path, adopted: Option<&Decision>, lines: Option<Vec<&str>>) -> Result<Option<Change>> {
         let Some(text) = self.root.for_postgres().read(path)? else { return Ok(None) };
-        if !returned::is_of_patroni(&text) {
-            return Ok(None);
-        }
         let old = find(adopted, path).and_then(|kept| Some((kept, kept.copy.as_ref()?)));
+        if !returned::is_of_patroni(&text) {
+            let Some((kept, copy)) = old else { return Ok(None) };
+            let bytes = Journal::of(self.root, Kind::Adopt, self.id).kept(copy)?;
+            // Patroni may be starting, and replaces it later.
+            return Ok((bytes == text.as_bytes()).then(|| self.write(path, bytes, Some(kept))));
+        }
         if let (Some((kept, copy)), Some(lines)) = (old, lines) {
             let bytes = Journal::of(self.root, Kind::Adopt, self.id).kept(copy)?;
             let (added, removed) = returned::changed_lines(&text, lines);
@@ -483,18 +490,21 @@ fn verify(root: &Root, id: &ClusterId, release: &Release, reporter: &Reporter) -
         let announced = release.is_changed(&setting.name) || release.is_kept(&setting.name);
         let of_patroni = returned::is_of_patroni_alone(&setting.name);
         let of_session = ["client", "session"].contains(&setting.source.as_str()) || setting.context == "internal";
-        if !announced && !of_session && !of_patroni {
+        // Only a boot between two runs can have changed what needs a restart.
+        let by_boot = release.way == Way::Move && setting.context == "postmaster";
+        if !announced && !of_session && !of_patroni && !by_boot {
             reporter.warn(trouble!(at id, "{} was '{}' and is now '{}'", setting.name, old.value, setting.value));
             unsaid = true;
         }
     }
     // PostgreSQL also waits for a restart of parameters that only left the files, even if they have the value already.
-    let pending: Vec<&str> = now
-        .settings
-        .iter()
-        .filter(|setting| setting.pending && (release.is_changed(&setting.name) || release.is_kept(&setting.name)))
-        .map(|setting| setting.name.as_str())
-        .collect();
+    let waits = |setting: &Setting| {
+        let name = setting.name.as_str();
+        let other = values.get(name).is_some_and(|old| old.value != setting.value);
+        setting.pending && (release.is_changed(name) || release.is_kept(name) || other)
+    };
+    let pending: Vec<&str> =
+        now.settings.iter().filter(|setting| waits(setting)).map(|setting| setting.name.as_str()).collect();
     if !pending.is_empty() {
         reporter.info(format!(
             "{id}: a restart is pending for {}; when it suits you, run: pg_ctlcluster {} {} restart",
@@ -507,7 +517,7 @@ fn verify(root: &Root, id: &ClusterId, release: &Release, reporter: &Reporter) -
 }
 
 /// Says what is left for the administrator.
-fn remains(root: &Root, id: &ClusterId, release: &Release, reporter: &Reporter) -> Result<()> {
+fn remains(root: &Root, id: &ClusterId, release: &Release, reporter: &Reporter) {
     if !release.roles.is_empty() {
         reporter.info(format!(
             "{id}: the roles of Patroni remain: {}; if nothing else uses them, drop them with DROP OWNED BY and DROP ROLE",
@@ -523,7 +533,6 @@ fn remains(root: &Root, id: &ClusterId, release: &Release, reporter: &Reporter) 
     if !release.adopted && root.path(settings::cluster_file(id)).exists() {
         reporter.info(format!("{id}: {} remains", settings::cluster_file(id).display()));
     }
-    Ok(())
 }
 
 impl Proposal {
@@ -543,7 +552,7 @@ impl Proposal {
         let mut text = format!("{id} is a {kind}. {what} {how}\n");
         let mut section = |title: String, lines: Vec<String>| {
             if !lines.is_empty() {
-                text += &format!("\n{title}\n");
+                text.extend(["\n", &title, "\n"]);
                 for line in lines {
                     text.extend(["  ", &line, "\n"]);
                 }

@@ -304,6 +304,8 @@ impl Work<'_> {
     /// killed.
     fn stop_patroni(&self) -> Result<()> {
         let (root, patroni) = (self.root, Unit::Patroni.name(self.id));
+        // It may have acquired the lock since.
+        self.pause()?;
         let content = self.content()?;
         let paused = is_paused(&content) && knows_pause(&content, &self.release.member);
         if self.leads(&content) && !paused {

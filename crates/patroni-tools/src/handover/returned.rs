@@ -27,7 +27,10 @@ const NOT_KEPT: &[&str] = &[
 ];
 
 /// With these, Patroni's server logs to the file in which postgresql-common puts the messages anyway.
-const LOGGING: &[&str] = &["log_directory", "log_file_mode", "log_filename", "logging_collector"];
+const LOGGING: &[&str] = &["log_directory", "log_file_mode", "log_filename", COLLECTOR];
+
+/// The parameter that needs a restart, until which the others have to stay.
+const COLLECTOR: &str = "logging_collector";
 
 /// What tells a standby where its primary is.
 const OF_STANDBY: &[&str] = &["primary_conninfo", "primary_slot_name"];
@@ -59,27 +62,34 @@ pub(crate) struct Parameters {
 /// Compares what is in force with what the files other than Patroni's `conf` say.
 pub(crate) fn parameters(now: &Running, rows: &[Row], conf: &Path, adopted: Option<&Decision>) -> Parameters {
     let mut found = Parameters::default();
+    let after = |setting: &Setting| -> String {
+        let text = last(rows, &setting.name, |file| file != conf).or(setting.boot.as_deref());
+        text.unwrap_or_default().to_owned()
+    };
+    let collects = now.settings.iter().find(|setting| setting.name == COLLECTOR);
+    let collects = collects.is_some_and(|setting| setting.value == "on" && !same(setting, &after(setting)));
     for setting in &now.settings {
         let name = setting.name.to_ascii_lowercase();
         let by_patroni = last(rows, &name, |file| file == conf);
         if by_patroni.is_none() && setting.source != "command line" || is_of_patroni_alone(&name) {
             continue;
         }
-        let after = last(rows, &name, |file| file != conf).or(setting.boot.as_deref()).unwrap_or_default();
+        let after = after(setting);
         // What Patroni wants after the next restart counts, not what the server still has.
         let wanted = match by_patroni.filter(|_| setting.pending) {
             Some(text) => Setting { value: text.to_owned(), plain: text.to_owned(), ..setting.clone() },
             None => setting.clone(),
         };
-        if same(&wanted, after) {
+        if same(&wanted, &after) {
             continue;
         }
-        if goes_back(&wanted, adopted) {
-            if !same(setting, after) {
+        let until_restart = collects && LOGGING.contains(&name.as_str()) && name != COLLECTOR;
+        if !until_restart && goes_back(&wanted, adopted) {
+            if !same(setting, &after) {
                 found.differences.push(Difference {
                     name: setting.name.clone(),
                     old: setting.value.clone(),
-                    new: shown(setting, after),
+                    new: shown(setting, &after),
                     restart: setting.context == "postmaster",
                 });
             }
@@ -296,6 +306,15 @@ mod tests {
         let born = shown(&parameters(&now, &rows, Path::new(CONF), None));
         assert_eq!(born.0, ["work_mem=16MB", "wal_log_hints=on", "max_connections=300"]);
         assert_eq!(born.1, ["log_directory /var/log/postgresql log"]);
+        let mut now = now;
+        now.settings.push(setting("logging_collector", "on", "off"));
+        let rows = [&rows[..], &[row(CONF, "logging_collector", "on")]].concat();
+        let logs = shown(&parameters(&now, &rows, Path::new(CONF), None));
+        assert_eq!(
+            logs.0,
+            ["log_directory=/var/log/postgresql", "work_mem=16MB", "wal_log_hints=on", "max_connections=300"]
+        );
+        assert_eq!(logs.1, ["logging_collector on off"]);
     }
 
     #[test]
