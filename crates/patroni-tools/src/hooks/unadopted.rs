@@ -54,25 +54,20 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::net::TcpListener;
+    use std::path::Path;
 
     #[test]
     fn a_server_without_patroni_beside_this_member_is_found() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = Root::new(folder.path());
-        let id: ClusterId = "17/main".parse().unwrap();
         let server = TcpListener::bind("127.0.0.2:0").unwrap();
         let port = server.local_addr().unwrap().port();
         let rest = TcpListener::bind("127.0.0.3:0").unwrap().local_addr().unwrap().port();
-        for directory in ["etc/default", "etc/patroni"] {
-            std::fs::create_dir_all(folder.path().join(directory)).unwrap();
-        }
-        std::fs::write(root.path("/etc/default/patroni"), "MEMBERS=a=127.0.0.1,b=127.0.0.2\n").unwrap();
         let file =
             format!("name: a\npostgresql: {{listen: '127.0.0.1:{port}'}}\nrestapi: {{listen: '127.0.0.1:{rest}'}}\n");
-        std::fs::write(root.path("/etc/patroni/17-main.yml"), file).unwrap();
-        let error = refuse(&root, &id).unwrap_err().to_string();
-        assert!(error.contains("b (127.0.0.2) has a PostgreSQL server"), "{error}");
+        let file = Yaml::parse(Path::new("/f.yml"), &file).unwrap();
+        let member = |name: &str, address: &str| Member { name: name.to_owned(), address: address.parse().unwrap() };
+        let members = [member("a", "127.0.0.2"), member("b", "127.0.0.2"), member("c", "127.0.0.4")];
+        assert_eq!(first(&members, &file).map(|(member, port)| (member.name.as_str(), port)), Some(("b", port)));
         let _patroni = TcpListener::bind(("127.0.0.2", rest)).unwrap();
-        refuse(&root, &id).unwrap();
+        assert_eq!(first(&members, &file), None);
     }
 }
