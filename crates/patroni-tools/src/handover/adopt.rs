@@ -627,6 +627,7 @@ mod tests {
             files: vec![Text { path: PathBuf::from("/etc/patroni/17-main.pg_hba"), text: String::new() }],
             roles: vec![NewRole { name: "replicator".to_owned(), purpose: Purpose::Replication }],
             differences: vec![difference("a", false), difference("b", true)],
+            pg_hba: Vec::new(),
             kept: Vec::new(),
         };
         Proposal {

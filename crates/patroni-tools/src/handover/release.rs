@@ -44,6 +44,7 @@ const KEPT_FILE: &str = "zz-patroni.conf";
     version,
     after_help = "CLUSTER is 17/main, 17-main or the two words 17 main.\n\nManual: pg_releasecluster_patroni(8)"
 )]
+#[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 struct Args {
     /// The cluster
     #[arg(value_name = "CLUSTER", num_args = 1..=2, required = true)]
