@@ -93,7 +93,7 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
     for note in &proposal.notes {
         reporter.tell(Level::Warning, note);
     }
-    report::print(&if args.json { proposal.json()? } else { proposal.text(&id) });
+    report::print(&if args.json { proposal.json()? } else { proposal.text(root, &id) });
     if args.dry_run {
         return Ok(());
     }
@@ -537,7 +537,7 @@ fn remains(root: &Root, id: &ClusterId, release: &Release, reporter: &Reporter) 
 }
 
 impl Proposal {
-    fn text(&self, id: &ClusterId) -> String {
+    fn text(&self, root: &Root, id: &ClusterId) -> String {
         let release = &self.release;
         let kind = if release.standby { "standby" } else { "primary" };
         let what = match (release.unfinished, release.adopted) {
@@ -560,8 +560,11 @@ impl Proposal {
             }
         };
         let changes = || release.start.iter().chain(&release.files).chain(&release.settings);
+        let exists = |path: &Path| root.path(path).symlink_metadata().is_ok();
         let written = changes().filter_map(|change| match change {
+            Change::Write { path, copy, .. } if self.changes_nothing(root, path, copy) => None,
             Change::Write { path, .. } => Some(path.display().to_string()),
+            Change::Rename { from, .. } if !exists(from) => None,
             Change::Rename { from, to } => {
                 Some(format!("{} (was {})", to.display(), from.file_name().unwrap_or_default().to_string_lossy()))
             }
@@ -569,7 +572,7 @@ impl Proposal {
         });
         section("Files that come back or are written:".to_owned(), written.collect());
         let removed = changes().filter_map(|change| match change {
-            Change::Remove { path } => Some(path.display().to_string()),
+            Change::Remove { path } if exists(path) => Some(path.display().to_string()),
             _ => None,
         });
         section("Files that are removed:".to_owned(), removed.collect());
@@ -589,6 +592,13 @@ impl Proposal {
         }
         section("Given up at the end, with the connections to it:".to_owned(), release.endpoint.clone());
         text
+    }
+
+    /// Has a file already the bytes that it would get?
+    fn changes_nothing(&self, root: &Root, path: &Path, copy: &str) -> bool {
+        let new = self.copies.iter().find(|(name, _)| name == copy);
+        let present = root.for_postgres().bytes(path).ok().flatten();
+        new.is_some_and(|(_, bytes)| present.as_ref() == Some(bytes))
     }
 
     fn json(&self) -> Result<String> {
