@@ -498,11 +498,13 @@ fn verify(root: &Root, id: &ClusterId, release: &Release, reporter: &Reporter) -
             unsaid = true;
         }
     }
-    // PostgreSQL also waits for a restart of parameters that only left the files, even if they have the value already.
+    // PostgreSQL also waits for a restart of parameters that only left the files, even if they have the value already. It does not
+    // wait for those on its command line, which it has until the next start.
     let waits = |setting: &Setting| {
         let name = setting.name.as_str();
-        let other = values.get(name).is_some_and(|old| old.value != setting.value);
-        setting.pending && (release.is_changed(name) || release.is_kept(name) || other)
+        let unchanged = values.get(name).is_some_and(|old| old.value == setting.value);
+        let due = release.differences.iter().any(|found| found.name == name && found.restart);
+        due && unchanged || setting.pending && (release.is_kept(name) || !unchanged)
     };
     let pending: Vec<&str> =
         now.settings.iter().filter(|setting| waits(setting)).map(|setting| setting.name.as_str()).collect();

@@ -26,6 +26,9 @@ const NOT_KEPT: &[&str] = &[
     "synchronous_standby_names",
 ];
 
+/// Those of them whose change is shown.
+const SAID: &[&str] = &["cluster_name", "synchronous_standby_names"];
+
 /// With these, Patroni's server logs to the file in which postgresql-common puts the messages anyway.
 const LOGGING: &[&str] = &["log_directory", "log_file_mode", "log_filename", COLLECTOR];
 
@@ -71,7 +74,8 @@ pub(crate) fn parameters(now: &Running, rows: &[Row], conf: &Path, adopted: Opti
     for setting in &now.settings {
         let name = setting.name.to_ascii_lowercase();
         let by_patroni = last(rows, &name, |file| file == conf);
-        if by_patroni.is_none() && setting.source != "command line" || is_of_patroni_alone(&name) {
+        let alone = is_of_patroni_alone(&name);
+        if by_patroni.is_none() && setting.source != "command line" || alone && !SAID.contains(&name.as_str()) {
             continue;
         }
         let after = after(setting);
@@ -84,7 +88,7 @@ pub(crate) fn parameters(now: &Running, rows: &[Row], conf: &Path, adopted: Opti
             continue;
         }
         let until_restart = collects && LOGGING.contains(&name.as_str()) && name != COLLECTOR;
-        if !until_restart && goes_back(&wanted, adopted) {
+        if alone || !until_restart && goes_back(&wanted, adopted) {
             if !same(setting, &after) {
                 found.differences.push(Difference {
                     name: setting.name.clone(),
@@ -277,6 +281,7 @@ mod tests {
             setting("work_mem", "16MB", "4MB"),
             setting("random_page_cost", "1.1", "4"),
             setting("cluster_name", "17-main", ""),
+            setting("primary_conninfo", "host=pg2", ""),
             wal_log_hints,
             max_connections,
             setting("jit", "on", "on"),
@@ -293,7 +298,9 @@ mod tests {
             row(CONF, "log_directory", "/var/log/postgresql"),
             row(CONF, "work_mem", "16MB"),
             row(CONF, "random_page_cost", "1.1"),
+            row(BASE, "cluster_name", "17/main"),
             row(CONF, "cluster_name", "17-main"),
+            row(CONF, "primary_conninfo", "host=pg2"),
             row(CONF, "wal_log_hints", "on"),
             row(CONF, "max_connections", "300"),
             row("/d/postgresql.auto.conf", "random_page_cost", "1.1"),
@@ -302,10 +309,11 @@ mod tests {
             decision(before, &[("log_directory", "log", "/var/log/postgresql"), ("wal_log_hints", "off", "on")]);
         let found = shown(&parameters(&now, &rows, Path::new(CONF), Some(&adopted)));
         assert_eq!(found.0, ["work_mem=16MB", "max_connections=300"]);
-        assert_eq!(found.1, ["log_directory /var/log/postgresql log"]);
+        let back = ["log_directory /var/log/postgresql log", "cluster_name 17-main 17/main"];
+        assert_eq!(found.1, back);
         let born = shown(&parameters(&now, &rows, Path::new(CONF), None));
         assert_eq!(born.0, ["work_mem=16MB", "wal_log_hints=on", "max_connections=300"]);
-        assert_eq!(born.1, ["log_directory /var/log/postgresql log"]);
+        assert_eq!(born.1, back);
         let mut now = now;
         now.settings.push(setting("logging_collector", "on", "off"));
         let rows = [&rows[..], &[row(CONF, "logging_collector", "on")]].concat();
@@ -314,7 +322,7 @@ mod tests {
             logs.0,
             ["log_directory=/var/log/postgresql", "work_mem=16MB", "wal_log_hints=on", "max_connections=300"]
         );
-        assert_eq!(logs.1, ["logging_collector on off"]);
+        assert_eq!(logs.1, ["cluster_name 17-main 17/main", "logging_collector on off"]);
     }
 
     #[test]
