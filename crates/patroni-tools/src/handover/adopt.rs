@@ -27,6 +27,7 @@ use crate::handover::decision::{Decision, Difference, Kept, Line, NewRole, Purpo
 use crate::handover::differences;
 use crate::handover::groups::{self, Unit};
 use crate::handover::journal::{Journal, Kind};
+use crate::handover::returned;
 use crate::handover::running::{Place, Running, data_directory};
 use crate::handover::steps::{Step, Work, copy_name};
 use crate::handover::taken_over;
@@ -285,6 +286,12 @@ fn find_server(root: &Root, id: &ClusterId, data: &Path, superuser: &str, way: W
             "{} exists already", patroni_file(id).display();
             "If an earlier attempt left it behind, move it away and run this again."
         );
+    }
+    // Patroni would take it for the configuration, and overwrite postgresql.conf.
+    let base = clusters::config_directory(id).join("postgresql.base.conf");
+    let conf = root.for_postgres().read(base.with_file_name("postgresql.conf"))?.unwrap_or_default();
+    if root.path(&base).symlink_metadata().is_ok() && !returned::is_of_patroni(&conf) {
+        fail!("{} is left over from an earlier cluster", base.display(); "Remove it, and run this again.");
     }
     let Some(place) = Place::find(root, id, data, superuser)? else {
         fail!("{id} is not running, so its configuration cannot be read"; "Start it with: pg_ctlcluster {version} {name} start");

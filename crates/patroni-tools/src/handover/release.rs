@@ -175,6 +175,13 @@ fn propose(root: &Root, id: &ClusterId, adoption: &Journal, args: &Args) -> Resu
     // A primary that Patroni has made a standby in an adoption that was not completed is promoted.
     let standby = standby && was_standby;
     let mut files = Files { root, id, copies: Vec::new(), notes: Vec::new() };
+    let old_slot = adopted.as_ref().map_or("", |adopted| adopted.running.value("primary_slot_name"));
+    if standby && !old_slot.is_empty() && adoption.has_done("old-slot")? {
+        files.notes.push(trouble!(
+            at id, "its slot {old_slot} has been removed from the primary already, so it does not stream";
+            "Create the slot there with: SELECT pg_create_physical_replication_slot('{old_slot}')"
+        ));
+    }
     let (changes, parameters) = files.of_postgres(&data, place.as_ref(), running.as_ref(), adopted.as_ref())?;
     let start = files.start_conf(adopted.as_ref())?;
     let settings_files = files.of_root(adopted.as_ref())?;
@@ -203,6 +210,10 @@ fn propose(root: &Root, id: &ClusterId, adoption: &Journal, args: &Args) -> Resu
         roles: roles.into_iter().filter(|name| running.as_ref().is_some_and(|now| now.role(name).is_some())).collect(),
         running,
         kept: parameters.kept,
+        of_standby: adopted
+            .as_ref()
+            .filter(|_| standby)
+            .map_or_else(Vec::new, |old| returned::of_standby(&old.running)),
         differences: parameters.differences,
         start,
         files: changes,
@@ -299,13 +310,21 @@ impl Files<'_> {
             self.compare_conf(own.as_deref(), adopted)?;
             let text = own.clone().unwrap_or_else(|| returned::without_header(&present));
             let kept_file = directory.join("conf.d").join(KEPT_FILE);
+            let before = find(adopted, &conf).filter(|_| find(adopted, &base).is_some());
             let has_place = returned::includes_conf_d(&text) && root.path(directory.join("conf.d")).is_dir();
             if own.is_some() && (parameters.kept.is_empty() || has_place) {
                 if !parameters.kept.is_empty() {
                     let lines = returned::lines(&parameters.kept).into_bytes();
                     changes.push(self.write(&kept_file, lines, Some(&like_a_secret(&kept_file))));
                 }
-                changes.push(Change::Rename { from: base, to: conf });
+                // It was under Patroni once before, and was given back by hand.
+                changes.push(match before.and_then(|kept| Some((kept, kept.copy.as_ref()?))) {
+                    Some((kept, copy)) => {
+                        let bytes = Journal::of(root, Kind::Adopt, id).kept(copy)?;
+                        self.write(&conf, bytes, Some(kept))
+                    }
+                    None => Change::Rename { from: base, to: conf },
+                });
             } else {
                 let mut text = text;
                 if own.is_some() {
@@ -316,7 +335,7 @@ impl Files<'_> {
                 changes.push(self.write(&conf, text.into_bytes(), Some(&like)));
                 changes.push(Change::Remove { path: base });
             }
-        } else if adopted.is_some() {
+        } else if adopted.is_some() && find(adopted, &base).is_none() {
             // Patroni may be starting, and renames it later.
             changes.push(Change::Rename { from: base, to: conf });
         }

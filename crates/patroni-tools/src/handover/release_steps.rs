@@ -50,6 +50,8 @@ pub(crate) struct Release {
     /// The server as it is; none if it does not run.
     pub(crate) running: Option<Running>,
     pub(crate) kept: Vec<Parameter>,
+    /// What a standby had, and Patroni may have removed.
+    pub(crate) of_standby: Vec<Parameter>,
     pub(crate) differences: Vec<Difference>,
     /// `start.conf`.
     pub(crate) start: Option<Change>,
@@ -112,8 +114,8 @@ pub(crate) enum Step {
     Reload,
     /// Starts `postgresql@`, which takes the processes from the scope, or starts the server.
     Start,
-    /// Ends a recovery into which Patroni may have put a primary.
-    Writable,
+    /// Ends a recovery into which Patroni may have put a primary, or tells a standby its primary again.
+    Role,
     /// Gives the units their own properties again.
     Finish,
     /// Drops the slots of members.
@@ -139,7 +141,7 @@ impl Step {
                 Self::Files,
                 Self::Reload,
                 Self::Start,
-                Self::Writable,
+                Self::Role,
                 Self::Finish,
                 Self::Slots,
                 Self::Dcs,
@@ -153,7 +155,7 @@ impl Step {
                 Self::StopServer,
                 Self::Files,
                 Self::Start,
-                Self::Writable,
+                Self::Role,
                 Self::Finish,
                 Self::Slots,
                 Self::Dcs,
@@ -176,7 +178,7 @@ impl Step {
             Self::Files => "files",
             Self::Reload => "reload",
             Self::Start => "start",
-            Self::Writable => "writable",
+            Self::Role => "role",
             Self::Finish => "finish",
             Self::Slots => "slots",
             Self::Dcs => "dcs",
@@ -235,7 +237,7 @@ impl Work<'_> {
                 None => Ok(()),
             },
             Step::Start => self.start(),
-            Step::Writable => self.writable(),
+            Step::Role => self.role(),
             Step::Finish => {
                 groups::free(root, &Unit::Debian.name(id))?;
                 groups::free(root, &patroni)
@@ -365,14 +367,23 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn writable(&self) -> Result<()> {
+    fn role(&self) -> Result<()> {
         let place = self.place()?;
         let ask = |sql: &str| place.sql(self.root, self.id, sql);
-        if self.release.standby || ask("SELECT pg_catalog.pg_is_in_recovery()")?.trim() == "f" {
+        if self.release.standby {
+            for Parameter { name, value } in &self.release.of_standby {
+                let value = value.replace('\'', "''");
+                ask(&format!(
+                    "SELECT 'ALTER SYSTEM SET {name} = ' || pg_catalog.quote_literal('{value}') \
+                     WHERE pg_catalog.current_setting('{name}') <> '{value}' \\gexec\nSELECT pg_catalog.pg_reload_conf()"
+                ))?;
+            }
             return Ok(());
         }
-        ask("SELECT pg_catalog.pg_promote()")?;
-        self.reporter.info(format!("{}: Patroni had made it a standby, so it has been promoted", self.id));
+        if ask("SELECT pg_catalog.pg_is_in_recovery()")?.trim() == "t" {
+            ask("SELECT pg_catalog.pg_promote()")?;
+            self.reporter.info(format!("{}: Patroni had made it a standby, so it has been promoted", self.id));
+        }
         Ok(())
     }
 

@@ -35,8 +35,8 @@ const LOGGING: &[&str] = &["log_directory", "log_file_mode", "log_filename", COL
 /// The parameter that needs a restart, until which the others have to stay.
 const COLLECTOR: &str = "logging_collector";
 
-/// What tells a standby where its primary is.
-const OF_STANDBY: &[&str] = &["primary_conninfo", "primary_slot_name"];
+/// What tells a standby where its primary is. Patroni removes these from `postgresql.auto.conf`, where `pg_basebackup` has put them.
+const OF_STANDBY: &[&str] = &["primary_conninfo", "primary_slot_name", "restore_command"];
 
 /// A row of `pg_file_settings`: what the files say, whether it is in force or not.
 #[derive(Debug, Clone, Deserialize)]
@@ -101,14 +101,6 @@ pub(crate) fn parameters(now: &Running, rows: &[Row], conf: &Path, adopted: Opti
             found.kept.push(Parameter { name: setting.name.clone(), value: wanted.value });
         }
     }
-    if let Some(before) = adopted.filter(|_| now.recovery).map(|adopted| &adopted.running).filter(|old| old.recovery) {
-        for name in OF_STANDBY {
-            let value = before.value(name);
-            if !value.is_empty() && last(rows, name, |file| file != conf) != Some(value) {
-                found.kept.push(Parameter { name: (*name).to_owned(), value: value.to_owned() });
-            }
-        }
-    }
     found
 }
 
@@ -118,6 +110,12 @@ fn shown(setting: &Setting, text: &str) -> String {
         Ok(mode) if setting.name.ends_with("_mode") && !text.starts_with('0') => format!("{mode:04o}"),
         _ => text.to_owned(),
     }
+}
+
+/// What a standby has to have again.
+pub(crate) fn of_standby(before: &Running) -> Vec<Parameter> {
+    let parameter = |name: &&str| Parameter { name: (*name).to_owned(), value: before.value(name).to_owned() };
+    OF_STANDBY.iter().map(parameter).filter(|parameter| !parameter.value.is_empty()).collect()
 }
 
 /// Is a value of Patroni's only that of the adoption, or only there to log?
@@ -326,15 +324,11 @@ mod tests {
     }
 
     #[test]
-    fn a_standby_finds_its_primary_again() {
-        let old = setting("primary_conninfo", "host=pg1 password='x'", "");
-        let mut before = running(vec![old]);
-        before.recovery = true;
-        let mut now = running(vec![setting("primary_conninfo", "host=10.0.0.1", "")]);
-        now.recovery = true;
-        let rows = [row(CONF, "primary_conninfo", "host=10.0.0.1")];
-        let found = parameters(&now, &rows, Path::new(CONF), Some(&decision(before, &[])));
-        assert!(lines(&found.kept).ends_with("\nprimary_conninfo = 'host=pg1 password=''x'''\n"));
+    fn values_are_quoted_as_postgresql_reads_them() {
+        let value = "host=pg1 password='x' options=a\\b";
+        let before = running(vec![setting("primary_conninfo", value, ""), setting("restore_command", "", "")]);
+        let text = lines(&of_standby(&before));
+        assert!(text.ends_with("\nprimary_conninfo = 'host=pg1 password=''x'' options=a\\\\b'\n"), "{text}");
     }
 
     #[test]
