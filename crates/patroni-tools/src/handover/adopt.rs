@@ -46,6 +46,7 @@ const NAME: &str = "pg_adoptcluster_patroni";
     version,
     after_help = "CLUSTER is 17/main, 17-main or the two words 17 main.\n\nManual: pg_adoptcluster_patroni(8)"
 )]
+#[allow(clippy::struct_excessive_bools)]
 struct Args {
     /// The cluster
     #[arg(value_name = "CLUSTER", num_args = 1..=2, required = true)]
