@@ -122,7 +122,7 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
 struct Proposal {
     decision: Decision,
     warnings: Vec<Trouble>,
-    /// The lines that pg_hba.conf will have.
+    /// The lines that `pg_hba.conf` will have.
     hba: Vec<String>,
     /// Those that it has.
     present_hba: Vec<String>,
@@ -512,7 +512,7 @@ impl Proposal {
         let mut text = format!("{id} is a running {kind}, system identifier {}. {how}\n", decision.running.system);
         let mut section = |title: String, lines: Vec<String>| {
             if !lines.is_empty() {
-                text += &format!("\n{title}\n");
+                text.extend(["\n", &title, "\n"]);
                 for line in lines {
                     text.extend(["  ", &line, "\n"]);
                 }
