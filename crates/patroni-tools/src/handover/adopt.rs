@@ -172,10 +172,12 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
     if !running.recovery {
         let (ident_path, ident) = text_of(root, &running, "ident_file")?;
         if settings.text("PG_HBA_FILE").is_none() {
+            let hba = auth_files::movable(root, Path::new(&hba_path), &hba, id.version.number());
             name_file(&mut lines, "PG_HBA_FILE", "pg_hba", hba, hba_path.clone())?;
             lines.push(plain("PG_HBA_GENERAL", "no", "only the lines of that file apply"));
         }
         if settings.text("PG_IDENT_FILE").is_none() && has_lines(&ident) {
+            let ident = auth_files::movable(root, Path::new(&ident_path), &ident, id.version.number());
             name_file(&mut lines, "PG_IDENT_FILE", "pg_ident", ident, ident_path)?;
         }
         lines.extend(taken_over::slots(&running.slots));
