@@ -47,6 +47,7 @@ const NAME: &str = "pg_adoptcluster_patroni";
     version,
     after_help = "CLUSTER is 17/main, 17-main or the two words 17 main.\n\nManual: pg_adoptcluster_patroni(8)"
 )]
+#[allow(clippy::struct_excessive_bools)]
 struct Args {
     /// The cluster
     #[arg(value_name = "CLUSTER", num_args = 1..=2, required = true)]
@@ -126,7 +127,7 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
 struct Proposal {
     decision: Decision,
     warnings: Vec<Trouble>,
-    /// The lines that pg_hba.conf will have.
+    /// The lines that `pg_hba.conf` will have.
     hba: Vec<String>,
     /// Those that it has.
     present_hba: Vec<String>,
@@ -176,10 +177,12 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
     if !running.recovery {
         let (ident_path, ident) = text_of(root, &running, "ident_file")?;
         if settings.text("PG_HBA_FILE").is_none() {
+            let hba = auth_files::movable(root, Path::new(&hba_path), &hba, id.version.number());
             name_file(&mut lines, "PG_HBA_FILE", "pg_hba", hba, hba_path.clone())?;
             lines.push(plain("PG_HBA_GENERAL", "no", "only the lines of that file apply"));
         }
         if settings.text("PG_IDENT_FILE").is_none() && has_lines(&ident) {
+            let ident = auth_files::movable(root, Path::new(&ident_path), &ident, id.version.number());
             name_file(&mut lines, "PG_IDENT_FILE", "pg_ident", ident, ident_path)?;
         }
         lines.extend(taken_over::slots(&running.slots));
@@ -523,7 +526,7 @@ impl Proposal {
         let mut text = format!("{id} is a running {kind}, system identifier {}. {how}\n", decision.running.system);
         let mut section = |title: String, lines: Vec<String>| {
             if !lines.is_empty() {
-                text += &format!("\n{title}\n");
+                text.extend(["\n", &title, "\n"]);
                 for line in lines {
                     text.extend(["  ", &line, "\n"]);
                 }

@@ -287,12 +287,15 @@ impl Work<'_> {
             return Ok(());
         }
         let place = self.place()?;
+        let slot_of_member = slot_name(&yaml.text(&["name"]).unwrap_or_default());
         let begin = Instant::now();
         let streams =
             "SELECT count(*) FROM pg_catalog.pg_stat_wal_receiver WHERE status = 'streaming' AND slot_name <> ''";
         loop {
             let slot = place.sql(self.root, self.id, "SELECT pg_catalog.current_setting('primary_slot_name')")?;
-            if slot.trim() != old && place.sql(self.root, self.id, streams)?.trim() == "1" {
+            // A slot with the name of the member is that of Patroni, too.
+            let own = slot.trim() != old || old == slot_of_member;
+            if own && place.sql(self.root, self.id, streams)?.trim() == "1" {
                 break;
             }
             if begin.elapsed() > LONGEST {
@@ -324,6 +327,19 @@ impl Work<'_> {
         }
         groups::free(self.root, &Unit::Debian.name(self.id))
     }
+}
+
+/// The slot that Patroni gives to a member (`slot_name_from_member_name` in `patroni/dcs/__init__.py`).
+fn slot_name(member: &str) -> String {
+    let mut name = String::new();
+    for c in member.to_lowercase().chars() {
+        match c {
+            'a'..='z' | '0'..='9' | '_' => name.push(c),
+            '-' | '.' => name.push('_'),
+            other => name += &format!("u{:04x}", u32::from(other)),
+        }
+    }
+    name.chars().take(63).collect()
 }
 
 fn own_state(own: Option<&crate::patroni::patronictl::Member>) -> String {
@@ -424,6 +440,12 @@ mod tests {
         );
         assert_eq!(with_word("manual # by me\n", "manual"), "manual # by me\n");
         assert_eq!(with_word("", "auto"), "\nauto\n");
+    }
+
+    #[test]
+    fn slots_of_members_are_named_as_by_patroni() {
+        assert_eq!(slot_name("PG-1.example.org"), "pg_1_example_org");
+        assert_eq!(slot_name("b\u{e4}r"), "bu00e4r");
     }
 
     #[test]
