@@ -15,6 +15,9 @@ use serde::de::DeserializeOwned;
 /// Where all handovers are.
 const DIRECTORY: &str = "/var/lib/patroni-tools/adopt";
 
+/// Where members of another set-up of Patroni are taken over.
+const TAKE_OVER: &str = "/var/lib/patroni-tools/take-over";
+
 /// The decision, and the record of the steps.
 const DECISION: &str = "decision.json";
 const STEPS: &str = "journal";
@@ -33,6 +36,18 @@ impl Journal {
     pub(crate) fn of(root: &Root, id: &ClusterId) -> Self {
         let path = Path::new(DIRECTORY).join(id.dashed());
         Self { real: root.path(&path), path }
+    }
+
+    /// That of a member that is taken over from another set-up of Patroni.
+    pub(crate) fn of_take_over(root: &Root, id: &ClusterId) -> Self {
+        let path = Path::new(TAKE_OVER).join(id.dashed());
+        Self { real: root.path(&path), path }
+    }
+
+    /// Has a step been begun, by whatever run?
+    pub(crate) fn has_begun(&self, name: &str) -> bool {
+        let text = std::fs::read_to_string(self.real.join(STEPS)).unwrap_or_default();
+        text.lines().any(|line| line.split_once(' ').is_some_and(|(_, rest)| rest == format!("begin {name}")))
     }
 
     /// Where it is, for messages.

@@ -6,6 +6,9 @@
 pub(crate) mod adopt;
 mod decision;
 mod differences;
+mod foreign;
+pub(crate) mod from;
+mod from_steps;
 mod groups;
 mod journal;
 mod running;
