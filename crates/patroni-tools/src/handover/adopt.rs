@@ -6,7 +6,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -102,7 +103,7 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
         record(root, &journal, &proposal.decision)?;
         create_site_key(root, &id, reporter)?;
     }
-    Work { root, id: &id, decision: &proposal.decision, journal: &journal }.run()?;
+    Work { root, id: &id, decision: &proposal.decision, journal: &journal, reporter }.run()?;
     let unsaid = verify(root, &id, &proposal.decision, reporter)?;
     report::print(&format!("{id}: managed by Patroni\n"));
     if unsaid {
@@ -459,37 +460,33 @@ fn create_site_key(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<(
 
 /// Compares the server with what was announced. True if there is a difference that was not.
 fn verify(root: &Root, id: &ClusterId, decision: &Decision, reporter: &Reporter) -> Result<bool> {
-    let Some(place) = Place::find(root, id, &decision.data_directory, &decision.superuser)? else {
-        fail!("the server of {id} is not running"; "See: journalctl -u {}", Unit::Patroni.name(id));
-    };
-    let now = Running::ask(root, id, &place)?;
-    let announced =
-        |name: &str| decision.differences.iter().any(|difference| difference.name.eq_ignore_ascii_case(name));
-    let mut unsaid = false;
-    for setting in &now.settings {
-        let Some(before) = decision.setting(&setting.name) else { continue };
-        let of_session = ["client", "session"].contains(&setting.source.as_str()) || setting.context == "internal";
-        // A file that is only at another place, and what a standby is told about its primary.
-        let of_patroni =
-            ["hba_file", "ident_file", "primary_conninfo", "primary_slot_name", "recovery_target_timeline"];
-        if !of_session
-            && !of_patroni.contains(&setting.name.as_str())
-            && before.value != setting.value
-            && !announced(&setting.name)
-        {
-            reporter.warn(trouble!(at id, "{} was '{}' and is now '{}'", setting.name, before.value, setting.value));
-            unsaid = true;
+    /// Patroni reloads the server within this time.
+    const LONGEST: Duration = Duration::from_secs(15);
+    let begin = Instant::now();
+    let (now, unsaid) = loop {
+        let Some(place) = Place::find(root, id, &decision.data_directory, &decision.superuser)? else {
+            fail!("the server of {id} is not running"; "See: journalctl -u {}", Unit::Patroni.name(id));
+        };
+        let now = Running::ask(root, id, &place)?;
+        let unsaid = differences::unannounced(decision, &now);
+        if (unsaid.is_empty() && differences::applied(decision, &now)) || begin.elapsed() > LONGEST {
+            break (now, unsaid);
         }
+        sleep(Duration::from_millis(300));
+    };
+    for name in &unsaid {
+        let before = decision.setting(name).map_or("", |setting| &setting.value);
+        reporter.warn(trouble!(at id, "{name} was '{before}' and is now '{}'", now.value(name)));
     }
     let pending: Vec<&str> =
         now.settings.iter().filter(|setting| setting.pending).map(|setting| setting.name.as_str()).collect();
     if !pending.is_empty() {
         reporter.info(format!(
-            "{id}: a restart is pending for {}; whenever it suits you, run: pg_patronictl {id} restart --pending",
+            "{id}: a restart is pending for {}; when it suits you, run: pg_patronictl {id} restart --pending",
             pending.join(", ")
         ));
     }
-    Ok(unsaid)
+    Ok(!unsaid.is_empty())
 }
 
 impl Proposal {

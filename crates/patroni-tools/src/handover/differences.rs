@@ -6,7 +6,7 @@ use host::ClusterId;
 use serde_json::Value;
 
 use crate::files::yaml::Yaml;
-use crate::handover::decision::Difference;
+use crate::handover::decision::{Decision, Difference};
 use crate::handover::running::{Running, Setting};
 use crate::handover::taken_over::PATRONIS;
 
@@ -28,6 +28,32 @@ pub(crate) fn compare(id: &ClusterId, running: &Running, file: &Yaml, dynamic: O
             })
         })
         .collect()
+}
+
+/// Parameters that only tell where a file is, or a standby where its primary is.
+const OF_PATRONI: [&str; 5] =
+    ["hba_file", "ident_file", "primary_conninfo", "primary_slot_name", "recovery_target_timeline"];
+
+/// The parameters that have another value than before, though that was not announced.
+pub(crate) fn unannounced(decision: &Decision, now: &Running) -> Vec<String> {
+    let announced = |name: &str| decision.differences.iter().any(|found| found.name.eq_ignore_ascii_case(name));
+    let changed = |setting: &&Setting| {
+        let of_session = ["client", "session"].contains(&setting.source.as_str()) || setting.context == "internal";
+        let before = decision.setting(&setting.name);
+        !of_session
+            && !OF_PATRONI.contains(&setting.name.as_str())
+            && before.is_some_and(|before| before.value != setting.value)
+            && !announced(&setting.name)
+    };
+    now.settings.iter().filter(changed).map(|setting| setting.name.clone()).collect()
+}
+
+/// Is everything in force that was announced to change without a restart?
+pub(crate) fn applied(decision: &Decision, now: &Running) -> bool {
+    decision.differences.iter().filter(|found| !found.restart).all(|found| {
+        let setting = now.settings.iter().find(|setting| setting.name.eq_ignore_ascii_case(&found.name));
+        setting.is_none_or(|setting| same(setting, &found.new))
+    })
 }
 
 /// What Patroni will set (`ConfigHandler.get_server_parameters`).

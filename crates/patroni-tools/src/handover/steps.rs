@@ -9,12 +9,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use host::report::Reporter;
 use host::{ClusterId, Root, envfile, fail, scram, settings};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::files::install::{self, OF_PATRONI, READABLE};
 use crate::files::yaml::Yaml;
-use crate::handover::decision::{Decision, Purpose, Way};
+use crate::handover::decision::{Decision, Line, Purpose, Way};
 use crate::handover::groups::{self, STOPS_NOTHING, Unit};
 use crate::handover::journal::Journal;
 use crate::handover::running::Place;
@@ -53,6 +54,10 @@ pub(crate) enum Step {
     MoveIn,
     /// Waits until Patroni leads, or streams.
     Wait,
+    /// Makes Patroni apply its parameters: it begins with those of a server that it finds running.
+    Reload,
+    /// Removes the slot that a standby had before, when it streams through that of Patroni.
+    OldSlot,
     /// Sets start.conf to manual, and gives `postgresql@` its own stop again.
     Finish,
 }
@@ -73,6 +78,8 @@ impl Step {
                 Self::Start,
                 Self::MoveIn,
                 Self::Wait,
+                Self::Reload,
+                Self::OldSlot,
                 Self::Finish,
             ],
             Way::Restart => &[
@@ -85,6 +92,7 @@ impl Step {
                 Self::Enable,
                 Self::Start,
                 Self::Wait,
+                Self::OldSlot,
                 Self::Finish,
             ],
         }
@@ -106,6 +114,8 @@ impl Step {
             Self::Start => "start",
             Self::MoveIn => "move-in",
             Self::Wait => "wait",
+            Self::Reload => "reload",
+            Self::OldSlot => "old-slot",
             Self::Finish => "finish",
         }
     }
@@ -117,6 +127,7 @@ pub(crate) struct Work<'a> {
     pub(crate) id: &'a ClusterId,
     pub(crate) decision: &'a Decision,
     pub(crate) journal: &'a Journal,
+    pub(crate) reporter: &'a Reporter,
 }
 
 /// What stands before the lines that an adoption adds to the settings.
@@ -157,6 +168,8 @@ impl Work<'_> {
                 groups::move_all(root, &scope, &patroni, postmaster)
             }
             Step::Wait => self.wait(),
+            Step::Reload => groups::systemctl(root, &["reload", &patroni]),
+            Step::OldSlot => self.old_slot(),
             Step::Finish => self.finish(),
             _ => Ok(()),
         }
@@ -181,10 +194,11 @@ impl Work<'_> {
         }
         let path = settings::cluster_file(self.id);
         let present = self.root.read(&path)?.unwrap_or_default();
-        if self.decision.settings.is_empty() || present.contains(MARK) {
+        let text = with_lines(&present, self.decision);
+        if text == present {
             return Ok(());
         }
-        install::prepare(self.root, &path, &with_lines(&present, self.decision), READABLE, None)?.put()
+        install::prepare(self.root, &path, &text, READABLE, None)?.put()
     }
 
     /// The Patroni file as it will be, after the settings have been written.
@@ -259,6 +273,45 @@ impl Work<'_> {
         }
     }
 
+    /// The name of the slot is that of the standby as it ran under postgresql-common. The primary keeps it as long as it is in the DCS.
+    fn old_slot(&self) -> Result<()> {
+        const LONGEST: Duration = Duration::from_secs(60);
+        let old = self.decision.running.value("primary_slot_name");
+        let file = patroni_file(self.id);
+        let yaml = Yaml::parse(&file, &self.root.read(&file)?.unwrap_or_default())?;
+        let cluster = Patronictl::new(self.root, self.id, &yaml.text(&["scope"]).unwrap_or_default())?;
+        let has_slot = || -> Result<bool> {
+            Ok(!old.is_empty() && cluster.configuration()?.is_some_and(|config| config.get(&["slots", old]).is_some()))
+        };
+        if !self.decision.running.recovery || !has_slot()? {
+            return Ok(());
+        }
+        let place = self.place()?;
+        let begin = Instant::now();
+        let streams =
+            "SELECT count(*) FROM pg_catalog.pg_stat_wal_receiver WHERE status = 'streaming' AND slot_name <> ''";
+        loop {
+            let slot = place.sql(self.root, self.id, "SELECT pg_catalog.current_setting('primary_slot_name')")?;
+            if slot.trim() != old && place.sql(self.root, self.id, streams)?.trim() == "1" {
+                break;
+            }
+            if begin.elapsed() > LONGEST {
+                fail!(
+                    "{} does not stream through a slot of Patroni after {} s, so the slot {old} is kept", self.id, LONGEST.as_secs();
+                    "See 'journalctl -u {}'. Run this again when it streams.", Unit::Patroni.name(self.id)
+                );
+            }
+            sleep(Duration::from_millis(500));
+        }
+        cluster.change(&json!({"slots": {old: null}}))?;
+        self.reporter.info(format!(
+            "{}: the slot {old} has been removed from the cluster; remove it from SLOTS in {} on every member, too",
+            self.id,
+            settings::cluster_file(self.id).display()
+        ));
+        Ok(())
+    }
+
     fn finish(&self) -> Result<()> {
         let directory = host::clusters::config_directory(self.id);
         let start = directory.join("start.conf");
@@ -288,14 +341,20 @@ fn manual(text: &str) -> String {
     if lines.contains("manual") { lines } else { format!("{lines}manual\n") }
 }
 
-/// The settings with the lines of the decision.
+/// The settings with the lines of the decision that are not there yet.
 pub(crate) fn with_lines(present: &str, decision: &Decision) -> String {
+    let is_there =
+        |line: &&Line| !present.lines().any(|there| there.trim_start().starts_with(&format!("{}=", line.key)));
+    let missing: Vec<&Line> = decision.settings.iter().filter(is_there).collect();
     let mut text = present.to_owned();
+    if missing.is_empty() {
+        return text;
+    }
     if !text.is_empty() {
         text += if text.ends_with('\n') { "\n" } else { "\n\n" };
     }
     text.extend([MARK, "\n"]);
-    for line in &decision.settings {
+    for line in missing {
         let origin: String = line.origin.chars().map(|c| if c.is_control() || c == '\\' { '?' } else { c }).collect();
         text.extend(["# ", &origin, "\n", &line.key, "=", &envfile::quote(&line.value), "\n"]);
     }

@@ -77,7 +77,7 @@ pub(crate) fn parameters(running: &Running) -> Taken {
             || name == "unix_socket_directories" && setting.value == "/var/run/postgresql"
             || name == "wal_keep_size" && setting.plain.parse().is_ok_and(|megabytes: u64| megabytes < 16)
             || setting.context == "internal";
-        if skipped || !is_set(setting) {
+        if skipped || !is_set(setting) || !is_parameter(&name) {
             continue;
         }
         if setting.value.contains(['\n', '\r', '\0']) {
@@ -103,6 +103,12 @@ pub(crate) fn parameters(running: &Running) -> Taken {
         }
     }
     taken
+}
+
+/// Is it a name as parameters have it? The server is run by postgres, and what it says becomes lines of a file of root.
+fn is_parameter(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.';
+    name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_') && name.chars().all(plain)
 }
 
 /// Has somebody chosen the value, or would Patroni choose another one?
@@ -221,6 +227,8 @@ mod tests {
             setting("random_page_cost", "1.1", "4", auto),
             setting("archive_command", "cp a \\\nb", "", conf),
             setting("port", "5433", "5432", conf),
+            setting("x\nSITE_KEY_FILE=/tmp/key", "1", "0", conf),
+            setting("a.b = 1\nc.d", "1", "0", conf),
             setting("jit", "on", "on", None),
             setting("log_filename", "x.log", "y.log", conf),
         ]));

@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::hooks::arguments::{self, Arguments};
 use crate::hooks::hook::{self, Hook, initialize_key};
 use crate::hooks::marker::{Claim, Kind, Marker, clear, remove_or_warn};
+use crate::hooks::unadopted;
 use crate::postgres::{child, conf_dir};
 
 const HOOK: Hook = Hook {
@@ -110,6 +111,7 @@ fn work(context: &Context, arguments: &Arguments) -> Result<()> {
     let scope = arguments.value("scope").map_or_else(|| id.dashed(), str::to_owned);
     let waldir = waldir(context, &id, arguments)?;
     refuse_trust(context)?;
+    unadopted::refuse(&context.root, &id)?;
     let mut marker = Marker::lock(&context.root, &id)?;
 
     conf_dir::settle(context, &id, &data)?;

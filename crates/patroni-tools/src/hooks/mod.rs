@@ -6,4 +6,5 @@ pub mod create;
 mod hook;
 pub(crate) mod marker;
 pub mod prepare;
+mod unadopted;
 pub(crate) mod unmanaged;
