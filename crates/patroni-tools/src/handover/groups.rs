@@ -238,6 +238,14 @@ pub(crate) fn is_active(root: &Root, unit: &str) -> Result<bool> {
     Ok(matches!(String::from_utf8_lossy(&output.stdout).trim(), "active" | "activating" | "reloading"))
 }
 
+/// Is a unit active, and not only on the way?
+pub(crate) fn is_started(root: &Root, unit: &str) -> Result<bool> {
+    let mut command = program::command(root, "systemctl")?;
+    command.args(["is-active", unit]);
+    let output = program::output_within(&mut command, "", LIMIT)?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim() == "active")
+}
+
 /// Runs a command that has to succeed within a few minutes: a start can include the removal of an incomplete clone.
 pub(crate) fn succeed(command: &mut std::process::Command, input: &str) -> Result<()> {
     const LONGEST: Duration = Duration::from_secs(300);

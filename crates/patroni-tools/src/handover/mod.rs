@@ -11,6 +11,7 @@ pub(crate) mod from;
 mod from_steps;
 mod groups;
 mod journal;
+mod record;
 mod running;
 mod steps;
 mod taken_over;

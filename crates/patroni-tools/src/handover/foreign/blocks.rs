@@ -84,8 +84,12 @@ fn literal(value: &Value) -> String {
     text
 }
 
+/// A key, in quotes if YAML could take it for something else than a string.
 fn key_literal(key: &str) -> String {
-    literal(&Value::String(key.to_owned()))
+    let plain = key.starts_with(|c: char| c.is_ascii_alphabetic())
+        && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
+        && !["y", "n", "yes", "no", "on", "off", "true", "false", "null"].contains(&key.to_ascii_lowercase().as_str());
+    if plain { key.to_owned() } else { literal(&Value::String(key.to_owned())) }
 }
 
 fn lines(map: &Map<String, Value>, indent: &str) -> String {

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use crate::handover::foreign::fates::{Fate, Row};
+use crate::handover::foreign::rows::{Fate, Row};
 use crate::handover::foreign::from_file::{Mapped, Source};
-use crate::handover::foreign::values::{at, leaves, same, text, text_at};
+use crate::handover::foreign::values::{at, leaves, of_postgresql, same, text, text_at};
 use crate::patroni_yml::parameters;
 
 const ORIGIN: &str = "in the DCS";
@@ -67,15 +67,6 @@ pub(crate) fn from_dynamic(source: &Source, mapped: &mut Mapped) {
     }
 }
 
-/// The value of a parameter as PostgreSQL reads it.
-pub(super) fn of_postgresql(value: &Value) -> Option<String> {
-    match value {
-        Value::Bool(true) => Some("on".to_owned()),
-        Value::Bool(false) => Some("off".to_owned()),
-        other => text(other).filter(|text| !text.is_empty()),
-    }
-}
-
 /// `SLOTS`, if it can express all of them.
 fn slots(slots: Option<&Value>) -> Option<String> {
     let list: Option<Vec<String>> = slots?
@@ -103,7 +94,7 @@ pub(super) fn rows(dynamic: &Value, file: &Value) -> Vec<Row> {
         .map(|(path, value)| {
             let name = if path == ["master_start_timeout"] { vec!["primary_start_timeout"] } else { path.clone() };
             let fate = match ours.and_then(|ours| at(ours, &name)) {
-                Some(ours) if same(ours, value) => Fate::Setting("settings".to_owned()),
+                Some(ours) if same(ours, value) => Fate::Same,
                 Some(ours) => Fate::Dynamic(Some(text(ours).unwrap_or_default())),
                 None => Fate::Dynamic(None),
             };

@@ -3,12 +3,14 @@
 use std::net::IpAddr;
 
 use host::ClusterId;
+use host::settings::PARAMETER_PREFIX;
 use serde_json::{Map, Value};
 
 use crate::handover::decision::Line;
-use crate::handover::foreign::fates::{Fate, Row};
-use crate::handover::foreign::values::{at, dcs_section, host_and_port, text, text_at};
+use crate::handover::foreign::rows::{Fate, Row};
+use crate::handover::foreign::values::{at, dcs_section, host_and_port, of_postgresql, text, text_at};
 use crate::patroni::paths::REST_OFFSET;
+use crate::patroni_yml::parameters;
 
 /// What is mapped.
 pub(crate) struct Source<'a> {
@@ -41,7 +43,7 @@ pub(crate) struct Mapped {
 }
 
 impl Mapped {
-    pub(super) fn line(&mut self, key: &str, value: impl Into<String>, origin: impl Into<String>) {
+    pub(crate) fn line(&mut self, key: &str, value: impl Into<String>, origin: impl Into<String>) {
         self.lines.push(Line { key: key.to_owned(), value: value.into(), origin: origin.into() });
     }
 
@@ -49,7 +51,7 @@ impl Mapped {
         self.rows.push(Row { key: key.to_owned(), fate });
     }
 
-    pub(super) fn file(&mut self, key: &'static str, suffix: &'static str, text: String, origin: String) {
+    pub(crate) fn file(&mut self, key: &'static str, suffix: &'static str, text: String, origin: String) {
         self.files.push(NamedFile { key, suffix, text, origin });
     }
 }
@@ -248,6 +250,29 @@ fn roles(source: &Source, mapped: &mut Mapped) {
             mapped.row(&format!("{}.sslmode", path.join(".")), Fate::Same);
         }
     }
+    // The members that have not been taken over may have no certificate.
+    let sslmode = text_at(source.file, &["postgresql", "authentication", "replication", "sslmode"]);
+    if sslmode.is_none_or(|mode| ["disable", "allow", "prefer"].contains(&mode.as_str())) {
+        mapped.line("SSL", "allowed", format!("postgresql.authentication in {}, which requires no TLS", source.path));
+    }
+}
+
+/// Settings for parameters of this member that the generator would set as well: then it leaves them to the template.
+pub(crate) fn own_parameters(source: &Source, ours: &Value) -> Vec<Line> {
+    let path = ["postgresql", "parameters"];
+    let (Some(theirs), Some(ours)) = (at(source.file, &path), at(ours, &path)) else { return Vec::new() };
+    let theirs = theirs.as_object().into_iter().flatten();
+    theirs
+        .filter(|(name, value)| ours.get(name.as_str()).is_some_and(|ours| of_postgresql(ours) != of_postgresql(value)))
+        .filter_map(|(name, value)| {
+            let value = of_postgresql(value).filter(|value| parameters::check(name, value, false).is_ok())?;
+            Some(Line {
+                key: format!("{PARAMETER_PREFIX}{name}"),
+                value,
+                origin: format!("postgresql.parameters in {}", source.path),
+            })
+        })
+        .collect()
 }
 
 fn member(source: &Source, mapped: &mut Mapped) {

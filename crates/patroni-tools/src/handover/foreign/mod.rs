@@ -4,16 +4,14 @@
 //! nothing is lost without being named.
 
 mod blocks;
-mod fates;
 mod from_dynamic;
 mod from_file;
+mod judge;
+mod rows;
 mod values;
 
-pub(crate) use blocks::{Block, blocks, template};
-pub(crate) use fates::{Fate, Row, judge};
+pub(crate) use blocks::{blocks, template};
 pub(crate) use from_dynamic::from_dynamic;
-pub(crate) use from_file::{Mapped, Source, from_file};
-pub(crate) use values::dcs_section;
-
-#[cfg(test)]
-mod tests;
+pub(crate) use from_file::{NamedFile, Source, from_file, own_parameters};
+pub(crate) use judge::{added, judge};
+pub(crate) use rows::{Fate, Row};

@@ -94,6 +94,15 @@ pub(super) fn leaves(value: &Value) -> Vec<(Vec<&str>, &Value)> {
     found
 }
 
+/// The value of a parameter as PostgreSQL reads it.
+pub(super) fn of_postgresql(value: &Value) -> Option<String> {
+    match value {
+        Value::Bool(true) => Some("on".to_owned()),
+        Value::Bool(false) => Some("off".to_owned()),
+        other => text(other).filter(|text| !text.is_empty()),
+    }
+}
+
 /// Host and port of `HOST:PORT`, without the brackets of an IPv6 address.
 pub(super) fn host_and_port(text: &str) -> Option<(&str, u16)> {
     let (host, port) = text.rsplit_once(':')?;

@@ -1,38 +1,11 @@
 //! What becomes of every key of their file.
 
-use serde::Serialize;
 use serde_json::Value;
 
 use crate::handover::foreign::blocks::Block;
 use crate::handover::foreign::from_dynamic;
+use crate::handover::foreign::rows::{Fate, Row};
 use crate::handover::foreign::values::{DCS_SECTIONS, at, leaves, same};
-
-/// What becomes of a key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Fate {
-    /// A setting has its value.
-    Setting(String),
-    /// The new file has the same value, or Patroni's default is the same.
-    Same,
-    /// A block of the template keeps it.
-    Template(String),
-    /// It stays in the DCS. If the settings have another value, `apply` would write this one.
-    Dynamic(Option<String>),
-    /// It is replaced by something else, which is said.
-    Changed(String),
-    /// It is not taken over, for this reason.
-    Unused(String),
-    /// It would change, and nothing has been found to prevent that.
-    Lost,
-}
-
-/// A key and its fate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Row {
-    pub(crate) key: String,
-    pub(crate) fate: Fate,
-}
 
 /// Compares `file`, the new one, with `theirs`, key by key. `said` are the keys whose new value is elsewhere.
 pub(crate) fn judge(theirs: &Value, dynamic: &Value, file: &Value, said: &[Row], blocks: &[Block]) -> Vec<Row> {
@@ -63,6 +36,15 @@ pub(crate) fn judge(theirs: &Value, dynamic: &Value, file: &Value, said: &[Row],
     }
     rows.extend(from_dynamic::rows(dynamic, file));
     rows
+}
+
+/// The keys that only the new file has, outside of `bootstrap`, which is not used any more.
+pub(crate) fn added(theirs: &Value, file: &Value) -> Vec<String> {
+    leaves(file)
+        .into_iter()
+        .filter(|(path, _)| path[0] != "bootstrap" && at(theirs, path).is_none())
+        .map(|(path, _)| path.join("."))
+        .collect()
 }
 
 fn same_path(one: &Value, other: &Value) -> bool {
