@@ -37,7 +37,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("DCS", "The DCS, in which the members agree which of them is the primary"),
     ("MEMBER_NAME", "This member and its network"),
     ("SITE_KEY_FILE", "The site key"),
-    ("RESTAPI_CERT", "The REST API and patronictl"),
+    ("RESTAPI_PORT", "The REST API and patronictl"),
     (
         "TTL",
         "The Patroni cluster. Written to the DCS when the cluster is bootstrapped; later: patroni-gen-config apply 16/main",

@@ -26,11 +26,12 @@ Usage: dnscp [OPTIONS] [--] EVENT ROLE SCOPE     as Patroni runs it: on_role_cha
        dnscp --stopped CLUSTER                   ExecStopPost= of patroni@.service
 
 Options:
-      --dry-run  Print the steps without performing them
-      --json     Print the status as JSON
-  -verbose, -D   Print more messages
-  -version       Print the version
-  -h, --help     Print this
+      --cluster CLUSTER  The cluster of an event, if Patroni's scope has another name
+      --dry-run          Print the steps without performing them
+      --json             Print the status as JSON
+  -verbose, -D           Print more messages
+  -version               Print the version
+  -h, --help             Print this
 
 Options of dnscp.sh, for root only; they override the settings:
   -vips ADDRESS[,ADDRESS...]   same as VIPS
@@ -50,6 +51,8 @@ enum Meaning {
     Flag(Flag),
     /// The next argument is the value of this setting.
     Script(&'static str),
+    /// The next argument is the cluster.
+    Cluster,
     /// No argument after it is an option.
     Rest,
 }
@@ -64,7 +67,7 @@ enum Flag {
 }
 
 /// All options. The manual page and the completion are tested against this list.
-const OPTIONS: [(&str, Meaning); 17] = [
+const OPTIONS: [(&str, Meaning); 18] = [
     ("-h", Meaning::Help),
     ("--help", Meaning::Help),
     ("-version", Meaning::Version),
@@ -72,6 +75,7 @@ const OPTIONS: [(&str, Meaning); 17] = [
     ("-verbose", Meaning::Flag(Flag::Verbose)),
     ("--verbose", Meaning::Flag(Flag::Verbose)),
     ("-D", Meaning::Flag(Flag::Verbose)),
+    ("--cluster", Meaning::Cluster),
     ("--dry-run", Meaning::Flag(Flag::DryRun)),
     ("--json", Meaning::Flag(Flag::Json)),
     ("--service", Meaning::Flag(Flag::Service)),
@@ -246,6 +250,7 @@ fn parse(words: &[String], caller: Caller) -> Result<Asked, Wrong> {
     let (mut dry_run, mut verbose, mut json) = (false, false, false);
     let (mut service, mut stopped) = (false, false);
     let mut script = Script::default();
+    let mut named = None;
     let mut rest: Vec<&str> = Vec::new();
     let mut words = words.iter().map(String::as_str);
     while let Some(word) = words.next() {
@@ -253,6 +258,10 @@ fn parse(words: &[String], caller: Caller) -> Result<Asked, Wrong> {
             Some(Meaning::Help) => return Ok(Asked::Help),
             Some(Meaning::Version) => return Ok(Asked::Version),
             Some(Meaning::Script(key)) => key,
+            Some(Meaning::Cluster) => {
+                named = Some(words.next().ok_or_else(|| trouble!("{word} requires a value"))?);
+                continue;
+            }
             Some(Meaning::Rest) => {
                 rest.extend(words);
                 break;
@@ -281,11 +290,18 @@ fn parse(words: &[String], caller: Caller) -> Result<Asked, Wrong> {
     }
     let cluster =
         |words: &[&str]| ClusterId::from_words(words).map_err(|error| Wrong::from(anyhow::Error::from(error)));
+    let named = named.map(|name| cluster(&[name])).transpose()?;
+    let an_event = matches!(rest.as_slice(), [event, _, _] if *event != "status") && !service && !stopped;
+    if named.is_some() && (!an_event || !script.0.is_empty()) {
+        return Err(trouble!("--cluster can be used only with EVENT ROLE SCOPE").into());
+    }
     match (service, stopped, rest.as_slice()) {
         (true, false, words) => cluster(words).map(Asked::Service),
         (false, true, words) => cluster(words).map(Asked::Stopped),
         (false, false, ["status", words @ ..]) => Ok(Asked::Status { id: cluster(words)?, json }),
         (false, false, [event, role, scope]) => {
+            let named = named.map(|id| id.dashed());
+            let scope = named.as_deref().unwrap_or(scope);
             let event = Event::new(event, role, scope)?;
             if script.0.is_empty() {
                 cluster(&[scope])?;
@@ -325,6 +341,8 @@ mod tests {
         assert!(matches!(asked("--dry-run on_stop replica 16-main", false), Ok(Asked::Event { dry_run: true, .. })));
         assert!(matches!(asked("status 16 main --json", false), Ok(Asked::Status { json: true, .. })));
         assert!(matches!(asked("--service 16-main", false), Ok(Asked::Service(_))));
+        let line = "--cluster 16-main on_start primary 17-other";
+        assert!(matches!(asked(line, false), Ok(Asked::Event { event, .. }) if event.scope == "16-main"));
         assert!(matches!(asked("--stopped 16-main", false), Ok(Asked::Stopped(_))));
         for line in [
             "",
@@ -332,6 +350,12 @@ mod tests {
             "on_sturt primary 16-main",
             "on_start primary ../x",
             "--nope",
+            "--cluster 16-main",
+            "--cluster 16-main status 16 main",
+            "--cluster prod on_start primary 16-main",
+            "--cluster 16-main -ttl 5 -- on_start primary prod",
+            "on_start primary prod",
+            "on_start primary 16-main --cluster",
             "--service",
             "status",
         ] {

@@ -39,7 +39,7 @@ pub struct Event {
     pub kind: Kind,
     /// The role of this member.
     pub role: Role,
-    /// The name of the cluster, `16-main`.
+    /// The name of the cluster, `16-main`: Patroni's scope, unless `--cluster` names it.
     pub scope: String,
 }
 

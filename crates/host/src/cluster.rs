@@ -108,7 +108,7 @@ impl ClusterId {
         format!("{}/{}", self.version, self.name)
     }
 
-    /// `16-main`, as units, file names and Patroni's scope have it.
+    /// `16-main`, as units and file names have it, and Patroni's scope unless `SCOPE` is set.
     #[must_use]
     pub fn dashed(&self) -> String {
         format!("{}-{}", self.version, self.name)

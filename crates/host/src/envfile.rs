@@ -36,7 +36,8 @@ pub fn parse(file: impl AsRef<Path>, text: &str) -> Result<Vec<Assignment>> {
     Ok(assignments)
 }
 
-/// Writes a value so that [`parse`], a shell and systemd read it back as it is.
+/// Writes a value so that [`parse`], a shell and systemd read it back as it is. In double quotes, both remove a backslash before these
+/// four characters, and only there (`SHELL_NEED_ESCAPE` in systemd, POSIX XCU 2.2.3). [`parse`] refuses a carriage return.
 #[must_use]
 pub fn quote(value: &str) -> String {
     let mut quoted = String::from("\"");
@@ -356,6 +357,86 @@ mod tests {
     fn quoted_values_come_back() {
         for value in ["", "plain", "a b", "it's", "\"", "\\", "$x`y`", "two\nlines", "#", "é"] {
             assert_eq!(one(&format!("A={}", quote(value))).as_deref(), Ok(value));
+        }
+    }
+
+    /// Values that a program or an administrator might take over from elsewhere.
+    fn odd() -> Vec<String> {
+        let mut values: Vec<String> = [
+            "",
+            "two\nlines",
+            "\nat both ends\n",
+            "$(touch here) ${HOME} $HOME $1 $",
+            "`touch here`",
+            "it's \"both\" quotes",
+            "\"'",
+            "a\\",
+            "\\\nnext",
+            "\\n \\\\ \\$x \\` \\\" \\%",
+            "%h %% %n 100%",
+            "  spaces and\ttabs\t ",
+            "# ; & | < > ( ) * ? [ ] { } ~ ! ^",
+            "host=a user='b c' password=\\'x",
+            "Zoë → 日本",
+            "=$x",
+        ]
+        .map(str::to_owned)
+        .into();
+        values.push("$(a)`b`'c'\"d\"\\e\n%f".repeat(500));
+        assert!(values.iter().any(|value| value.len() > 8000));
+        values
+    }
+
+    fn written(folder: &Path, values: &[String]) -> (std::path::PathBuf, String) {
+        let path = folder.join("settings");
+        let lines: Vec<String> =
+            values.iter().enumerate().map(|(index, value)| format!("K{index}={}\n", quote(value))).collect();
+        let text = lines.concat();
+        std::fs::write(&path, &text).unwrap();
+        (path, text)
+    }
+
+    #[test]
+    fn a_shell_reads_what_is_quoted() {
+        let folder = tempfile::tempdir().unwrap();
+        let values = odd();
+        let (path, text) = written(folder.path(), &values);
+        let ours: Vec<String> = parse(&path, &text).unwrap().into_iter().map(|assignment| assignment.value).collect();
+        assert_eq!(ours, values);
+        for (index, value) in values.iter().enumerate() {
+            let script = format!(". \"$1\" && printf %s \"$K{index}\"");
+            let mut shell = std::process::Command::new("sh");
+            shell.current_dir(&folder).args(["-euc", &script, "sh"]).arg(&path);
+            let output = shell.output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stdout), *value);
+            assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        }
+        assert!(!folder.path().join("here").exists());
+    }
+
+    /// systemd reads `EnvironmentFile=` and `os-release` with the same function, and compares the latter without being the init process.
+    #[test]
+    fn systemd_reads_what_is_quoted() {
+        let folder = tempfile::tempdir().unwrap();
+        // A letter, because what follows "=" could be an operator of the condition.
+        let values: Vec<String> = odd().iter().map(|value| format!("v{value}")).collect();
+        let (path, _) = written(folder.path(), &values);
+        for (index, value) in values.iter().enumerate() {
+            let is = |value: &str| {
+                // Quoted for a unit, in which "%" begins a specifier.
+                let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
+                let mut systemd = std::process::Command::new("systemd-analyze");
+                systemd.env("SYSTEMD_OS_RELEASE", &path);
+                systemd.args(["condition", &format!("ConditionOSRelease=\"K{index}={value}\"")]);
+                systemd.output()
+            };
+            match (is(value), is(&format!("{value}x"))) {
+                (Ok(same), Ok(other)) => {
+                    assert!(same.status.success(), "{value:?}: {same:?}");
+                    assert!(!other.status.success(), "{other:?}");
+                }
+                _ => return assert!(std::env::var("REQUIRE_ALL").is_err(), "there is no systemd-analyze"),
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::files::{Named, Opener, missing};
-use crate::trouble::{Explain, Trouble};
+use crate::trouble::{Explain, Trouble, in_line};
 use crate::{ClusterId, Root, envfile, fail, keys, trouble};
 
 /// The settings of the whole site.
@@ -117,6 +117,11 @@ pub const KEYS: &[Key] = &[
     ),
     default("KUBERNETES_USE_ENDPOINTS", "no", "Keep the state in Endpoints instead of ConfigMaps (yes or no)."),
     example("KUBERNETES_POD_IP", "10.0.3.141", "Address of the pod in the Endpoints. Default: HOST_ADDRESS."),
+    example(
+        "SCOPE",
+        "16-main",
+        "Only in /etc/default/patroni@16-main: Patroni's name of the cluster in the DCS. Default: VERSION-NAME.",
+    ),
     // This member.
     example("MEMBER_NAME", "pg1", "Name of this member, unique in the Patroni cluster. Default: the host name."),
     example(
@@ -142,12 +147,17 @@ pub const KEYS: &[Key] = &[
     example(
         "PORT",
         "5432",
-        "Only in /etc/default/patroni@16-main: port of PostgreSQL; the REST API uses PORT + 2576. Default: the existing or next free one.",
+        "Only in /etc/default/patroni@16-main: port of PostgreSQL. Default: the existing or next free one.",
     ),
     default(
         "SITE_KEY_FILE",
         "/etc/patroni/site.key",
         "File from which passwords are derived; copy it to every member.",
+    ),
+    example(
+        "RESTAPI_PORT",
+        "8008",
+        "Only in /etc/default/patroni@16-main: port of the REST API, the same on all members. Default: PORT + 2576.",
     ),
     example(
         "RESTAPI_CERT",
@@ -325,7 +335,7 @@ pub const KEYS: &[Key] = &[
     example(
         "DNS_NAME",
         "pgsql",
-        "DNS name of the primary, with or without its zone. Default: the scope, as in 16-main.",
+        "DNS name of the primary, with or without its zone. Default: VERSION-NAME, as in 16-main.",
     ),
     example(
         "DNS_ZONE",
@@ -392,6 +402,9 @@ pub const KEYS: &[Key] = &[
     ),
 ];
 
+/// Keys that one cluster has for itself: clusters of the same host cannot share them.
+pub const OF_ONE_CLUSTER: [&str; 2] = ["SCOPE", "RESTAPI_PORT"];
+
 /// The origin of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -443,6 +456,13 @@ impl Settings {
     fn read_file(&mut self, root: &Root, path: &Path) -> Result<()> {
         let Some(text) = root.read(path)? else { return Ok(()) };
         for assignment in envfile::parse(path, &text)? {
+            if path == Path::new(SITE_FILE) && OF_ONE_CLUSTER.contains(&assignment.key.as_str()) {
+                let key = &assignment.key;
+                fail!(
+                    at in_line(path, assignment.line), "{key} cannot be set for all clusters";
+                    "Set it in the file of one cluster, such as {SITE_FILE}@16-main."
+                );
+            }
             self.put(&assignment.key, assignment.value, Origin::File(path.to_owned(), assignment.line))?;
         }
         Ok(())
@@ -679,6 +699,9 @@ mod tests {
             let error = told(&Settings::default().set(&format!("{wrong}=1")).unwrap_err());
             assert!(error.contains(meant), "{error}");
         }
+        let (_folder, root) = host(&[("etc/default/patroni", "\nRESTAPI_PORT=8008\n")]);
+        let error = told(&Settings::read(&root, &id).unwrap_err());
+        assert!(error.starts_with("/etc/default/patroni:2: RESTAPI_PORT cannot be set for all clusters\n"), "{error}");
         let (_folder, root) = host(&[("etc/default/patroni", "TTL=soon\nDCS_PASSWORD_FILE=/pw\n")]);
         let settings = Settings::read(&root, &id).unwrap();
         let error = told(&settings.number("TTL", 20, 99).unwrap_err());

@@ -42,6 +42,17 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
         );
         findings.push(Finding::warning(what, hint.clone()));
     }
+    // Patroni passes its scope, which then does not name the cluster.
+    let named = |event: &&str| {
+        cluster.text(&["postgresql", "callbacks", event]).is_some_and(|command| command.contains("--cluster"))
+    };
+    let scope = cluster.text(&["scope"]).filter(|scope| *scope != id.dashed());
+    if let Some(scope) = scope.filter(|_| !called.iter().all(|event| named(&event))) {
+        findings.push(Finding::warning(
+            format!("postgresql.callbacks does not tell dnscp which cluster the scope {scope} is"),
+            format!("Write the command as: dnscp --cluster {}", id.dashed()),
+        ));
+    }
     if cluster.patroni.has_before_stop() && !calls_dnscp(&["postgresql", "before_stop"]) {
         findings.push(Finding::warning(
             "postgresql.before_stop does not call dnscp, although the installed Patroni supports it, so this host may keep the \

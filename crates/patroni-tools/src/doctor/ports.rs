@@ -24,7 +24,7 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
     let listeners = clusters::listeners(cluster.root)?;
     let wanted = [
         wanted(cluster, "postgresql.listen", &["postgresql", "listen"], "PORT"),
-        wanted(cluster, "restapi.listen", &["restapi", "listen"], "PORT"),
+        wanted(cluster, "restapi.listen", &["restapi", "listen"], "PORT or RESTAPI_PORT"),
         wanted(cluster, "raft.self_addr", &["raft", "self_addr"], "RAFT_ADDRESS"),
     ];
     Ok(wanted.iter().flatten().filter_map(|wanted| taken(cluster, wanted, &listeners)).collect())

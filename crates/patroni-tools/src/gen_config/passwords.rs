@@ -23,6 +23,7 @@ use crate::patroni::patronictl::Patronictl;
 use crate::patroni_yml::authentication::password_scope;
 use crate::patroni_yml::inputs::{Overrides, settings, site_key, site_key_path};
 use crate::patroni_yml::role_names::{REPLICATION, REWIND, SUPERUSER};
+use crate::patroni_yml::values::scope;
 use crate::postgres::psql::{Psql, State};
 
 /// More generations than any cluster has had.
@@ -73,8 +74,8 @@ fn missing_file(id: &ClusterId) -> Trouble {
 /// Puts the next generation of a cluster's passwords into the site key file. The fingerprint of the primary determines which one is next,
 /// so that it is the same on every member, however often and in whatever order this runs.
 fn prepare(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Prepared> {
-    let scope = id.dashed();
-    if password_scope(settings, id)? != scope {
+    let cluster = id.dashed();
+    if password_scope(settings, id)? != cluster {
         fail!(
             at settings.place(&["PASSWORD_SCOPE"]), "{id} has the passwords of another cluster";
             "Change them there, then copy the site key and run: patroni-gen-config {id}"
@@ -95,7 +96,7 @@ fn prepare(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Prepared>
     let Some(key) = site_key(root, settings)? else {
         fail!("{} does not exist", path.display(); "Copy it from another member.");
     };
-    let members = Patronictl::new(root, id, &scope)?.members()?;
+    let members = Patronictl::new(root, id, &scope(settings, id)?)?.members()?;
     let leader = members.iter().find(|member| ["Leader", "Standby Leader"].contains(&member.role.as_str()));
     let Some(leader) = leader else { fail!("{id} has no primary now"; "Run this again when it has one.") };
     if leader.role == "Standby Leader" {
@@ -104,19 +105,19 @@ fn prepare(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Prepared>
     let Some(published) = &leader.fingerprint else {
         fail!(
             "{} does not report the fingerprint of its site key", leader.name;
-            "First run there: patroni-gen-config {id} && systemctl reload patroni@{scope}"
+            "First run there: patroni-gen-config {id} && systemctl reload patroni@{cluster}"
         );
     };
     let present =
-        (1..GENERATIONS).find(|number| key.with_generation(&scope, *number).fingerprint(&scope) == *published);
+        (1..GENERATIONS).find(|number| key.with_generation(&cluster, *number).fingerprint(&cluster) == *published);
     let Some(present) = present else {
         fail!("{} has a different site key", leader.name; "First copy {} from there.", path.display());
     };
-    let ours = key.generation(&scope);
+    let ours = key.generation(&cluster);
     let (generation, prepared) =
         if ours < present { (present, Prepared::Present(present)) } else { (present + 1, Prepared::Next(present + 1)) };
     if ours != generation {
-        SiteKey::write_generation(root, &path, &scope, generation)?;
+        SiteKey::write_generation(root, &path, &cluster, generation)?;
     }
     Ok(prepared)
 }

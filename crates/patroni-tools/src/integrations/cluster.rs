@@ -11,9 +11,11 @@ use host::{ClusterId, Root, clusters, facts, fail, trouble};
 
 use crate::files::yaml::Yaml;
 use crate::integrations::plan::Options;
-use crate::patroni::paths::{REST_OFFSET, patroni_file};
+use crate::patroni::paths::patroni_file;
 use crate::patroni::patronictl::Patronictl;
 use crate::patroni_yml::inputs::{settings, site_key};
+use crate::patroni_yml::ports::RestPort;
+use crate::patroni_yml::values::scope;
 
 /// The site, and the clusters to be configured.
 pub struct Site<'a> {
@@ -34,6 +36,8 @@ pub struct Site<'a> {
 pub struct Cluster {
     /// Its version and name.
     pub id: ClusterId,
+    /// Patroni's name of it.
+    pub scope: String,
     /// Its settings.
     pub settings: Settings,
     /// PostgreSQL's port, the same on all members.
@@ -89,9 +93,11 @@ impl<'a> Site<'a> {
 impl Cluster {
     fn resolve(root: &Root, options: &Options, id: &ClusterId) -> Result<Self> {
         let settings = settings(root, &options.overrides, Some(id))?;
-        let port = port(root, id, &settings)?;
+        let scope = scope(&settings, id)?;
+        let rest = RestPort::read(&settings)?;
+        let port = port(root, id, &settings, rest)?;
         let members = if options.members_from_cluster {
-            Patronictl::new(root, id, &id.dashed())?.addresses()?
+            Patronictl::new(root, id, &scope)?.addresses()?
         } else {
             members::members(&settings)?.ok_or_else(|| {
                 trouble!(
@@ -105,7 +111,7 @@ impl Cluster {
             fail!("the cluster {id} has no running members"; "Start it first, or set MEMBERS.");
         }
         let tls = RestTls::read(&settings)?;
-        Ok(Self { id: id.clone(), port, rest_port: port + REST_OFFSET, tls, members, settings })
+        Ok(Self { id: id.clone(), scope, port, rest_port: rest.of(port)?, tls, members, settings })
     }
 }
 
@@ -129,10 +135,9 @@ impl RestTls {
 }
 
 /// PostgreSQL's port from the settings, the Patroni file or the cluster of this host, in this order; otherwise the default.
-fn port(root: &Root, id: &ClusterId, settings: &Settings) -> Result<u16> {
-    let most = u64::from(u16::MAX - REST_OFFSET);
-    if let Some(port) = settings.number("PORT", 1024, most)? {
-        return Ok(u16::try_from(port)?);
+fn port(root: &Root, id: &ClusterId, settings: &Settings, rest: RestPort) -> Result<u16> {
+    if let Some(port) = rest.postgresql(settings)? {
+        return Ok(port);
     }
     let path = patroni_file(id);
     if let Some(text) = root.read(&path)? {

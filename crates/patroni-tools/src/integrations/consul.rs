@@ -167,9 +167,9 @@ pub fn policies(site: &Site) -> Result<Plan> {
     for cluster in &site.clusters {
         require_consul(&cluster.settings)?;
         let namespace = namespace(&cluster.settings)?;
-        rules.keys.push(format!("{}{}/", namespace.trim_start_matches('/'), cluster.id.dashed()));
+        rules.keys.push(format!("{}{}/", namespace.trim_start_matches('/'), cluster.scope));
         if cluster.settings.boolean("CONSUL_REGISTER_SERVICE")? == Some(true) {
-            rules.services.push(service(&cluster.id.dashed()));
+            rules.services.push(service(&cluster.scope));
         }
     }
     let mut plan = Plan { directories: vec![PathBuf::from(POLICIES)], ..Plan::default() };

@@ -60,7 +60,7 @@ pub fn plan(site: &Site) -> Result<Plan> {
         fail!("PgBouncer cannot serve more than one cluster, because it finds a database by its name alone"; "Name one cluster.");
     };
     let Cluster { id, settings, .. } = cluster;
-    let scope = id.dashed();
+    let name = id.dashed();
     let Some(key) = site_key(site.root, settings)? else {
         fail!(
             "the site key, from which the password of the role {ROLE} is derived, does not exist";
@@ -87,9 +87,9 @@ pub fn plan(site: &Site) -> Result<Plan> {
         mode: settings.choice("PGBOUNCER_POOL_MODE", &["session", "transaction"])?.unwrap_or("session"),
         dead: DEAD,
     };
-    let password = key.password(&scope, ROLE);
+    let password = key.password(&name, ROLE);
     let mut salt = [0; 16];
-    salt.iter_mut().zip(key.password(&scope, "pgbouncer salt").bytes()).for_each(|(to, from)| *to = from);
+    salt.iter_mut().zip(key.password(&name, "pgbouncer salt").bytes()).for_each(|(to, from)| *to = from);
     let verifier = scram::verifier_with_salt(&password, &salt)?;
     let file = |path: &str, body: String, secret: &str| Generated {
         path: PathBuf::from(path),

@@ -101,10 +101,10 @@ fn dcs(
     of_debian: bool,
     secrets: &mut Vec<String>,
 ) -> Result<Vec<(&'static str, String)>> {
-    let Cluster { id, settings, .. } = cluster;
+    let Cluster { id, scope, settings, .. } = cluster;
     let patroni = Patroni::of(site.root)?;
-    let scope = id.dashed();
-    let member = Member { scope: &scope, address: here.own, port: cluster.port, patroni: &patroni, taken: &|_| None };
+    let name = id.dashed();
+    let member = Member { cluster: &name, address: here.own, port: cluster.port, patroni: &patroni, taken: &|_| None };
     let Dcs { kind, options, .. } = Dcs::resolve(site.root, settings, &member)?;
     let options: Map<String, Value> = options.into_iter().collect();
     let text = |name: &str| options.get(name).and_then(Value::as_str).map(str::to_owned);

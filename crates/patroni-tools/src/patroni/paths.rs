@@ -14,7 +14,7 @@ pub(crate) const DIRECTORY: &str = "/etc/patroni";
 /// unchanged (`Tags._filter_tags`).
 pub const FINGERPRINT_TAG: &str = "site_key";
 
-/// The REST API's port is PostgreSQL's plus this, so that 5432 gives 8008, as in Debian's package.
+/// The REST API's port is PostgreSQL's plus this unless `RESTAPI_PORT` is set, so that 5432 gives 8008, as in Debian's package.
 pub const REST_OFFSET: u16 = 8008 - 5432;
 
 /// The directory of the hooks.

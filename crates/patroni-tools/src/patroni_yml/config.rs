@@ -15,7 +15,6 @@ use host::{ClusterId, Root};
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::patroni::paths::REST_OFFSET;
 use crate::patroni::version::Patroni;
 use crate::patroni_yml::authentication::{Access, Roles, password_scope};
 use crate::patroni_yml::bootstrap_dcs::Dynamic;
@@ -23,11 +22,11 @@ use crate::patroni_yml::dcs::{self, Dcs};
 use crate::patroni_yml::methods::{Callbacks, CloneMethod, Command, bootstrap_command, callbacks, clone_method};
 use crate::patroni_yml::network::{address_and_networks, listen_addresses, outsiders};
 use crate::patroni_yml::parameters::{Parameters, Values};
-use crate::patroni_yml::ports::{Ports, port};
+use crate::patroni_yml::ports::{Ports, both};
 use crate::patroni_yml::postgresql::{Location, PostgreSql, bin_dir, data_directory};
 use crate::patroni_yml::rest_api::{Ctl, Rest, RestApi};
 use crate::patroni_yml::role_names::RoleNames;
-use crate::patroni_yml::values::{member_name, namespace};
+use crate::patroni_yml::values::{member_name, namespace, scope};
 use crate::patroni_yml::{endpoint, member};
 
 /// The values that the template shows. Templates of administrators use these names, so they stay when a field is renamed.
@@ -84,17 +83,17 @@ impl Config {
     /// Resolves everything.
     pub fn resolve(root: &Root, id: &ClusterId, settings: &Settings, key: &SiteKey, ports: &Ports) -> Result<Self> {
         let bin_dir = bin_dir(root, id)?;
-        let scope = id.dashed();
+        let scope = scope(settings, id)?;
+        let cluster = id.dashed();
         let name = member_name(root, settings)?;
         let members = members::members(settings)?;
-        let (port, address, networks) = network(root, id, settings, ports, &name, members.as_deref())?;
-        let rest_port = port + REST_OFFSET;
+        let ((port, rest_port), address, networks) = network(root, id, settings, ports, &name, members.as_deref())?;
         let data_directory = data_directory(root, id, ports.own)?;
         let endpoint = Endpoint::from_settings(root, id, settings)?;
         endpoint.iter().try_for_each(|endpoint| endpoint.check_own(address)).at(settings.place(&["VIPS"]))?;
         let taken = |port: u16| ports.taken(root, port);
         let patroni = Patroni::of(root)?;
-        let member = dcs::Member { scope: &scope, address, port, patroni: &patroni, taken: &taken };
+        let member = dcs::Member { cluster: &cluster, address, port, patroni: &patroni, taken: &taken };
         let Dcs { kind, options, mut warnings } = Dcs::resolve(root, settings, &member)?;
         warnings.extend(dcs::host_limits(root, kind)?.into_iter().map(|limit| limit.trouble));
         warnings.extend(endpoint.iter().flat_map(|endpoint| endpoint::missing_programs(root, endpoint)));
@@ -108,7 +107,7 @@ impl Config {
             port: rest_port,
             members: members.as_deref(),
             networks: &networks,
-            password: key.password(&scope, "restapi"),
+            password: key.password(&cluster, "restapi"),
         };
         let (restapi, ctl) = rest.resolve(&mut warnings)?;
         let dynamic = Dynamic::resolve(settings, &patroni)?;
@@ -132,19 +131,19 @@ impl Config {
             dcs: [(kind.name(), options)],
             restapi,
             ctl,
-            bootstrap: bootstrap_command(settings, &names)?,
+            bootstrap: bootstrap_command(settings, id, &names)?,
             dynamic,
             pg_hba: access.hba,
             pg_ident: access.ident,
             parameters: parameters.of_cluster(id),
             postgresql: PostgreSql::of(id, &location, parameters.of_member(root, id, settings, access.tls)?)?,
-            clone: clone_method(settings)?,
+            clone: clone_method(settings, id)?,
             roles: access.roles,
             tags: member::tags(settings, &patroni, &key.fingerprint(&password_scope(settings, id)?))?,
             watchdog,
             watchdog_device,
             log: member::log(root, settings)?,
-            callbacks: endpoint.as_ref().map(|_| callbacks(&patroni, &scope)),
+            callbacks: endpoint.as_ref().map(|_| callbacks(settings, id, &patroni, &scope)),
             has_endpoint: endpoint.is_some(),
             address,
             warnings,
@@ -165,7 +164,7 @@ impl Config {
     }
 }
 
-/// Port, address and networks, at the same time: the addresses wait for programs, the port for the kernel's tables.
+/// Ports, address and networks, at the same time: the addresses wait for programs, the ports for the kernel's tables.
 fn network(
     root: &Root,
     id: &ClusterId,
@@ -173,12 +172,12 @@ fn network(
     ports: &Ports,
     name: &str,
     members: Option<&[Member]>,
-) -> Result<(u16, IpAddr, Vec<IpNet>)> {
-    let (port, addresses) = thread::scope(|scope| {
+) -> Result<((u16, u16), IpAddr, Vec<IpNet>)> {
+    let (ports, addresses) = thread::scope(|scope| {
         let addresses = scope.spawn(|| address_and_networks(root, settings, name, members));
-        (port(root, id, settings, ports), addresses.join())
+        (both(root, id, settings, ports), addresses.join())
     });
-    let port = port?;
+    let ports = ports?;
     let (address, networks) = addresses.unwrap_or_else(|panic| resume_unwind(panic))?;
-    Ok((port, address, networks))
+    Ok((ports, address, networks))
 }

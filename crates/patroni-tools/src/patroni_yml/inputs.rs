@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use host::keys::SiteKey;
-use host::settings::{Origin, Settings};
-use host::{ClusterId, Root, clusters};
+use host::settings::{Origin, Settings, cluster_file};
+use host::{ClusterId, Root, clusters, fail};
 
 use crate::files::yaml::Yaml;
-use crate::patroni::paths::{DIRECTORY, patroni_file};
+use crate::patroni::paths::{DIRECTORY, instances, patroni_file, read_patroni_file};
 use crate::patroni_yml::config::Config;
-use crate::patroni_yml::ports::{Ports, claims};
+use crate::patroni_yml::dcs::Kind;
+use crate::patroni_yml::ports::{Ports, RestPort, claims};
 use crate::patroni_yml::render;
 
 /// What the command line sets in addition to the settings.
@@ -51,14 +52,41 @@ pub(crate) fn render(
     // Its own configuration first: an error in that of another cluster is only a warning.
     let own = clusters::find(root, id)?;
     let clusters = clusters::installed(root);
-    let stays = port.is_some() && settings.get("PORT").is_none() && settings.text("DCS") != Some("raft");
+    let rest = present.as_ref().and_then(|yaml| yaml.port("restapi").ok());
+    let same_rest = port.and_then(|port| RestPort::read(settings).ok()?.beside(port)) == rest;
+    let stays = port.is_some() && same_rest && settings.get("PORT").is_none() && settings.text("DCS") != Some("raft");
     let claims = if stays { Vec::new() } else { claims(root, id)? };
     let claimed_by = |port: u16| claims.iter().find(|(claimed, _)| *claimed == port).map(|(_, other)| other.clone());
     let ports = Ports { clusters: &clusters.known, own: own.as_ref(), present: port, claimed_by: &claimed_by, raft };
     let mut config = Config::resolve(root, id, settings, key, &ports)?;
     config.warnings.extend(clusters.warning());
     let text = render::render(root, &config, overrides.template.as_deref())?;
+    let same_scope = present.is_some_and(|yaml| yaml.text(&["scope"]).as_ref() == Some(&config.scope));
+    if !same_scope {
+        refuse_shared(root, id, settings, &Yaml::parse(&patroni_file(id), &text)?)?;
+    }
     Ok((config, text))
+}
+
+/// Two clusters with one scope in one DCS would be members of each other's Patroni cluster.
+fn refuse_shared(root: &Root, id: &ClusterId, settings: &Settings, own: &Yaml) -> Result<()> {
+    let place = |yaml: &Yaml| {
+        let namespace = yaml.text(&["namespace"]).unwrap_or_else(|| "service".to_owned());
+        let sections = Kind::ALL.map(|kind| yaml.get(&[kind.name()]).cloned());
+        (yaml.text(&["scope"]), namespace.trim_matches('/').to_owned(), sections)
+    };
+    for other in instances(root)?.into_iter().filter(|other| other != id) {
+        // A file that cannot be read is an error of that cluster.
+        let Ok(Some(yaml)) = read_patroni_file(root, &other) else { continue };
+        if place(&yaml) == place(own) {
+            fail!(
+                at settings.place(&["SCOPE"]),
+                "{} has the scope '{}' in the same DCS", patroni_file(&other).display(), yaml.text(&["scope"]).unwrap_or_default();
+                "Set another SCOPE in {}.", cluster_file(id).display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The site key. An error has the place of the setting that names it.

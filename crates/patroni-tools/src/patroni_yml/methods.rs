@@ -1,8 +1,8 @@
 //! The commands of this package that Patroni calls: to bootstrap a cluster, to create a replica, and after a change of role.
 
 use anyhow::Result;
-use host::fail;
 use host::settings::Settings;
+use host::{ClusterId, fail};
 use serde::Serialize;
 
 use crate::patroni::paths::HOOKS;
@@ -26,22 +26,24 @@ pub(crate) struct CloneMethod {
     options: Vec<(&'static str, String)>,
 }
 
-/// The callbacks. Patroni appends event, role and scope to the command, but nothing to `before_stop`.
-pub(crate) fn callbacks(patroni: &Patroni, scope: &str) -> Callbacks {
-    let command = format!("{HOOKS}/dnscp");
-    let before_stop = patroni.has_before_stop().then(|| format!("{command} before_stop primary {scope}"));
+/// The callbacks. Patroni appends event, role and scope to the command, but nothing to `before_stop`. A scope that is set does not
+/// name the cluster, even if it looks like one.
+pub(crate) fn callbacks(settings: &Settings, id: &ClusterId, patroni: &Patroni, scope: &str) -> Callbacks {
+    let cluster = settings.get("SCOPE").map_or_else(String::new, |_| format!(" --cluster {}", id.dashed()));
+    let command = format!("{HOOKS}/dnscp{cluster}");
+    let before_stop = patroni.has_before_stop().then(|| format!("{command} before_stop primary {}", shell_word(scope)));
     Callbacks { command, before_stop }
 }
 
-/// Patroni splits the command as a shell does. Only the name of the superuser can contain shell metacharacters.
-pub(crate) fn bootstrap_command(settings: &Settings, names: &RoleNames) -> Result<Command> {
+/// Patroni splits the command as a shell does. Of its values, only the name of the superuser can contain shell metacharacters.
+pub(crate) fn bootstrap_command(settings: &Settings, id: &ClusterId, names: &RoleNames) -> Result<Command> {
     let plain = |text: &str| {
         if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.@-".contains(&b)) {
             fail!("'{text}' is not the name of a locale or encoding"; "Use a name such as C.UTF-8, de_DE.UTF-8 or UTF8.");
         }
         Ok(text.to_owned())
     };
-    let mut words = vec![format!("{HOOKS}/pg_createcluster_patroni")];
+    let mut words = vec![hook(settings, id, "pg_createcluster_patroni")];
     words.extend(settings.parse("LOCALE", plain)?.map(|locale| format!("--locale={locale}")));
     words.extend(settings.parse("ENCODING", plain)?.map(|encoding| format!("--encoding={encoding}")));
     match settings.boolean("DATA_CHECKSUMS")? {
@@ -61,7 +63,13 @@ pub(crate) fn shell_word(text: &str) -> String {
     if text.bytes().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
-pub(crate) fn clone_method(settings: &Settings) -> Result<CloneMethod> {
+/// A hook, to which Patroni passes its scope.
+fn hook(settings: &Settings, id: &ClusterId, name: &str) -> String {
+    let cluster = settings.get("SCOPE").map_or_else(String::new, |_| format!(" --cluster={}", id.dashed()));
+    format!("{HOOKS}/{name}{cluster}")
+}
+
+pub(crate) fn clone_method(settings: &Settings, id: &ClusterId) -> Result<CloneMethod> {
     let mut options = Vec::new();
     let rate = settings.parse("CLONE_MAX_RATE", |text| {
         let digits = text.strip_suffix(['k', 'M']).unwrap_or(text);
@@ -80,5 +88,5 @@ pub(crate) fn clone_method(settings: &Settings) -> Result<CloneMethod> {
     for (name, value) in [("max-rate", rate), ("compress", compress), ("checkpoint", checkpoint)] {
         options.extend(value.map(|value| (name, value)));
     }
-    Ok(CloneMethod { command: format!("{HOOKS}/pg_clonecluster_patroni"), options })
+    Ok(CloneMethod { command: hook(settings, id, "pg_clonecluster_patroni"), options })
 }

@@ -3,9 +3,43 @@
 use anyhow::Result;
 use host::clusters::{self, Installed};
 use host::settings::Settings;
-use host::{ClusterId, Root, fail};
+use host::{ClusterId, Root, fail, trouble};
 
 use crate::patroni::paths::{REST_OFFSET, instances, patroni_file};
+
+/// The port of the REST API: `RESTAPI_PORT`, or else one that follows PostgreSQL's.
+#[derive(Debug, Clone, Copy)]
+pub struct RestPort {
+    set: Option<u16>,
+}
+
+impl RestPort {
+    /// From the settings.
+    pub fn read(settings: &Settings) -> Result<Self> {
+        let set = settings.number("RESTAPI_PORT", 1024, u64::from(u16::MAX))?;
+        Ok(Self { set: set.map(u16::try_from).transpose()? })
+    }
+
+    /// The port beside a port of PostgreSQL; `None` if that is too high to derive one.
+    #[must_use]
+    pub fn beside(self, postgresql: u16) -> Option<u16> {
+        self.set.or_else(|| postgresql.checked_add(REST_OFFSET))
+    }
+
+    /// The same, or an error.
+    pub fn of(self, postgresql: u16) -> Result<u16> {
+        let port = self.beside(postgresql);
+        Ok(port.ok_or_else(|| {
+            trouble!("PostgreSQL's port {postgresql} is too high to derive that of the REST API"; "Set RESTAPI_PORT.")
+        })?)
+    }
+
+    /// `PORT`, if it is set.
+    pub fn postgresql(self, settings: &Settings) -> Result<Option<u16>> {
+        let most = if self.set.is_some() { u16::MAX } else { u16::MAX - REST_OFFSET };
+        Ok(settings.number("PORT", 1024, u64::from(most))?.map(u16::try_from).transpose()?)
+    }
+}
 
 /// The ports of this host.
 pub struct Ports<'a> {
@@ -35,19 +69,36 @@ impl Ports<'_> {
     }
 }
 
+/// The ports of PostgreSQL and of the REST API.
+pub(crate) fn both(root: &Root, id: &ClusterId, settings: &Settings, ports: &Ports) -> Result<(u16, u16)> {
+    let rest = RestPort::read(settings)?;
+    let port = port(root, id, settings, ports, rest)?;
+    let Some(set) = rest.set else { return Ok((port, rest.of(port)?)) };
+    let place = settings.place(&["RESTAPI_PORT"]);
+    if set == port {
+        fail!(at place, "port {set} is that of PostgreSQL"; "Choose another port.");
+    }
+    if let Some(other) = ports.clusters.iter().find(|cluster| cluster.port == set && cluster.id != *id) {
+        fail!(at place, "port {set} belongs to the cluster {}", other.id; "Choose another port.");
+    }
+    if let Some(other) = (ports.claimed_by)(set) {
+        fail!(at place, "port {set} is claimed by {}", patroni_file(&other).display(); "Choose another port.");
+    }
+    Ok((port, set))
+}
+
 /// `--port` or `PORT`, else the port in the Patroni file, else that of the existing cluster, else the next free one.
-pub(crate) fn port(root: &Root, id: &ClusterId, settings: &Settings, ports: &Ports) -> Result<u16> {
-    let most = u64::from(u16::MAX - REST_OFFSET);
-    let asked = settings.number("PORT", 1024, most)?.map(|port| u16::try_from(port).unwrap_or(u16::MAX));
-    if let Some(port) = asked {
+fn port(root: &Root, id: &ClusterId, settings: &Settings, ports: &Ports, rest: RestPort) -> Result<u16> {
+    if let Some(port) = rest.postgresql(settings)? {
         let claim = settings.get("PORT").map(|setting| setting.origin.to_string()).unwrap_or_default();
         if let Some(other) = ports.clusters.iter().find(|cluster| cluster.port == port && cluster.id != *id) {
             fail!(at claim, "port {port} belongs to the cluster {}", other.id; "Choose another port.");
         }
-        if let Some(other) = (ports.claimed_by)(port).or_else(|| (ports.claimed_by)(port + REST_OFFSET)) {
+        let own = rest.of(port)?;
+        if let Some(other) = (ports.claimed_by)(port).or_else(|| (ports.claimed_by)(own)) {
             fail!(
                 at claim,
-                "port {port} or {} is claimed by {}", port + REST_OFFSET, patroni_file(&other).display();
+                "port {port} or {own} is claimed by {}", patroni_file(&other).display();
                 "Choose another port."
             );
         }
@@ -67,9 +118,9 @@ pub(crate) fn port(root: &Root, id: &ClusterId, settings: &Settings, ports: &Por
     }
     let listening = clusters::listening_ports(root)?;
     clusters::next_free_port(ports.clusters, &listening, |port| {
-        port.checked_add(REST_OFFSET).is_none_or(|rest| {
-            (ports.claimed_by)(port).is_some() || (ports.claimed_by)(rest).is_some() || listening.contains(&rest)
-        })
+        let taken = |port| (ports.claimed_by)(port).is_some() || listening.contains(&port);
+        (ports.claimed_by)(port).is_some()
+            || rest.set.map_or_else(|| rest.beside(port).is_none_or(taken), |set| set == port)
     })
 }
 

@@ -73,11 +73,13 @@ fn read_back(text: &str, config: &Config) -> Result<()> {
         if yaml.text(&[key]).as_deref() != Some(meant) {
             fail!(
                 "the template changes {key} from '{meant}'";
-                "Remove the change from the template. The name of the member is set by MEMBER_NAME."
+                "Remove the change from the template. SCOPE sets the scope, MEMBER_NAME the name of the member."
             );
         }
     }
-    for (section, meant) in [("postgresql", config.port), ("restapi", config.rest_port)] {
+    let ports =
+        [("postgresql", config.port, "set PORT or use --port"), ("restapi", config.rest_port, "set RESTAPI_PORT")];
+    for (section, meant, instead) in ports {
         let port = yaml
             .port(section)
             .context("the template generates an unusable file")
@@ -85,7 +87,7 @@ fn read_back(text: &str, config: &Config) -> Result<()> {
         if port != meant {
             fail!(
                 "the template makes {section} listen on port {port}, not on {meant}";
-                "Remove the change from the template, and set PORT or use --port."
+                "Remove the change from the template, and {instead}."
             );
         }
     }

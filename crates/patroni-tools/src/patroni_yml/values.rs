@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use host::settings::Settings;
-use host::{Root, facts, fail, members, trouble};
+use host::{ClusterId, Root, facts, fail, members, trouble};
 
 /// The path in the DCS below which all clusters are, with a slash at both ends.
 pub fn namespace(settings: &Settings) -> Result<String> {
@@ -15,6 +15,25 @@ pub fn namespace(settings: &Settings) -> Result<String> {
         Ok(format!("/{}/", text.trim_matches('/')))
     })?;
     Ok(namespace.unwrap_or_else(|| "/postgresql-common/".to_owned()))
+}
+
+/// Patroni's name of the cluster: `SCOPE`, or else `16-main`. It names the cluster in the DCS and to patronictl; units, files and
+/// passwords do not depend on it.
+pub fn scope(settings: &Settings, id: &ClusterId) -> Result<String> {
+    let scope = settings.parse("SCOPE", |text| {
+        let of_kubernetes = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
+        if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/') || [".", ".."].contains(&text) {
+            fail!("'{text}' cannot be part of a path in the DCS"; "Use a name without spaces and slashes.");
+        }
+        if text.starts_with('-') {
+            fail!("'{text}' begins with a hyphen, so patronictl would take it for an option"; "Choose another scope.");
+        }
+        if settings.text("DCS") == Some("kubernetes") && !text.bytes().all(of_kubernetes) {
+            fail!("'{text}' is not a name of Kubernetes objects"; "Use lower-case letters, digits, '-' and '.'.");
+        }
+        Ok(text.to_owned())
+    })?;
+    Ok(scope.unwrap_or_else(|| id.dashed()))
 }
 
 /// The name of this member.

@@ -50,7 +50,7 @@ pub fn options(root: &Root, settings: &Settings, member: &Member) -> Result<Opti
     let partners: Vec<String> = partners.iter().filter(|partner| **partner != own).map(address).collect();
     let directory = settings
         .path("RAFT_DATA_DIR")?
-        .map_or_else(|| default_directory(member.scope), |path| path.display().to_string());
+        .map_or_else(|| default_directory(member.cluster), |path| path.display().to_string());
     let mut options = vec![
         ("self_addr".to_owned(), json!(address(&own))),
         ("partner_addrs".to_owned(), json!(partners)),
@@ -67,8 +67,8 @@ fn default_port(postgresql: u16) -> Option<u16> {
 
 /// Next to the data. The generator creates it, because otherwise patronictl could be the first to do so, which writes there,
 /// too.
-fn default_directory(scope: &str) -> String {
-    format!("/var/lib/postgresql/{scope}.raft")
+fn default_directory(cluster: &str) -> String {
+    format!("/var/lib/postgresql/{cluster}.raft")
 }
 
 /// Without the brackets of an IPv6 address: pysyncobj splits at the last colon and resolves what is before it as it is.

@@ -20,8 +20,8 @@ pub(crate) fn push<T: Serialize>(options: &mut Options, name: &str, value: Optio
 
 /// The member, as far as the options of a DCS depend on it.
 pub struct Member<'a> {
-    /// Patroni's name of the cluster.
-    pub scope: &'a str,
+    /// Its cluster, as in `16-main`.
+    pub cluster: &'a str,
     /// The address by which the other members reach it.
     pub address: IpAddr,
     /// PostgreSQL's port.
