@@ -79,11 +79,12 @@ pub(crate) fn run(
             }
             record_files(root, &journal, &proposal.decision.base.kept)?;
             journal.decide(&proposal.decision)?;
-            create_site_key(root, id, reporter)?;
             proposal.decision
         }
         (None, None) => return Ok(()),
     };
+    // Members that have been taken over before have been asked for theirs.
+    create_site_key(root, id, reporter)?;
     let base = &decision.base;
     let common = Work { root, id, decision: base, journal: &journal, reporter };
     Steps { root, id, decision: &decision, journal: &journal, common }.run()?;
