@@ -1,4 +1,5 @@
-//! The documents: their links lead somewhere, and the program understands the commands that they show.
+//! The documents: their links lead somewhere, the programs understand the commands that they show, a system test runs them, and the
+//! manual has every option.
 
 #![allow(clippy::unwrap_used)]
 
@@ -57,8 +58,17 @@ fn every_link_leads_somewhere() {
     assert!(wrong.is_empty(), "these links lead nowhere: {wrong:#?}");
 }
 
-/// The commands of patroni-gen-config in code: between backticks, indented, or in a block.
-fn commands(text: &str) -> Vec<String> {
+/// The programs whose commands the documents show, with the number of commands that are there at least.
+const OURS: [(&str, usize); 2] = [("patroni-gen-config", 30), ("pg_adoptcluster_patroni", 5)];
+
+fn ours(program: &str) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("patroni-tools"));
+    command.arg0(program);
+    command
+}
+
+/// The commands of a program in code: between backticks, indented, or in a block.
+fn commands(program: &str, text: &str) -> Vec<String> {
     let quoted = text.split('`').filter(|piece| !piece.contains('\n'));
     let mut in_block = false;
     let lines = text.lines().filter_map(|line| {
@@ -68,10 +78,10 @@ fn commands(text: &str) -> Vec<String> {
     });
     quoted
         .chain(lines)
-        .filter_map(|code| code.strip_prefix("patroni-gen-config "))
+        .filter_map(|code| code.strip_prefix(program)?.strip_prefix(' '))
         .map(|words| {
             // Without what stands beside it, and with a version in place of the shell's.
-            let words = words.split("  ").next().unwrap_or_default();
+            let words = words.split("  ").next().unwrap_or_default().split(" | ").next().unwrap_or_default();
             words.replace("$V", "17").replace("$(ls /usr/lib/postgresql)", "17")
         })
         .filter(|words| !words.contains("PROGRAM"))
@@ -79,27 +89,205 @@ fn commands(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_command_of_patroni_gen_config_is_understood() {
+fn every_command_is_understood() {
     let empty = tempfile::tempdir().unwrap();
-    let mut seen = 0;
-    for (path, text) in documents() {
-        // The changes name commands as they were.
-        if path.ends_with("CHANGELOG.md") {
-            continue;
+    for (program, least) in OURS {
+        let mut seen = 0;
+        for (path, text) in documents() {
+            // The changes name commands as they were.
+            if path.ends_with("CHANGELOG.md") {
+                continue;
+            }
+            for command in commands(program, &text) {
+                // In an empty folder it can do nothing. A command that it does not understand has a status of its own.
+                let output = ours(program)
+                    .env_clear()
+                    .env("PATRONI_TOOLS_ROOT", empty.path())
+                    .args(command.split_whitespace())
+                    .output()
+                    .unwrap();
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert_ne!(output.status.code(), Some(2), "{}: {program} {command}: {said}", path.display());
+                seen += 1;
+            }
         }
-        for command in commands(&text) {
-            // In an empty folder it can do nothing. A command that it does not understand has a status of its own.
-            let output = Command::new(assert_cmd::cargo::cargo_bin!("patroni-tools"))
-                .env_clear()
-                .env("PATRONI_TOOLS_ROOT", empty.path())
-                .arg0("patroni-gen-config")
-                .args(command.split_whitespace())
-                .output()
-                .unwrap();
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert_ne!(output.status.code(), Some(2), "{}: patroni-gen-config {command}: {said}", path.display());
-            seen += 1;
+        assert!(seen > least, "the documents have only {seen} commands of {program}");
+    }
+}
+
+#[test]
+fn every_option_is_in_the_manual() {
+    for (program, _) in OURS {
+        let manual = fs::read_to_string(project().join(format!("docs/man/{program}.8.scd"))).unwrap();
+        let help = ours(program).arg("--help").output().unwrap();
+        let help = String::from_utf8(help.stdout).unwrap();
+        assert!(help.contains("--help"), "{program}: {help}");
+        for option in help.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').filter(|word| word.starts_with("--"))
+        {
+            assert!(manual.contains(&format!("*{option}*")), "{program}(8) lacks {option}");
         }
     }
-    assert!(seen > 30, "the documents have only {seen} commands");
+}
+
+/// Who runs the commands of a section.
+enum Run {
+    /// This system test, from the document itself.
+    By(&'static str),
+    /// Nobody, for this reason.
+    Not(&'static str),
+}
+
+/// What is copied from another member is written in `README.md`, too.
+const COPIED: Run = Run::Not("package.rs has one machine; README.md has the same commands, which readme.rs runs");
+const PACKAGE_FILE: Run = Run::Not("the package as a file; the first step of the first cluster is the same command");
+const ADOPTED: Run = Run::Not("docs/adopt.md has the same commands, which adopt_page.rs runs");
+const NEEDS_HOST: Run = Run::Not("a developer's command, which boots machines itself");
+
+/// Every block of commands: document, section, what it has in it, and who runs it.
+const BLOCKS: &[(&str, &str, &str, Run)] = &[
+    ("README.md", "Install", "", PACKAGE_FILE),
+    ("README.md", "The first cluster", "", Run::By("readme.rs")),
+    ("README.md", "A virtual IP address", "", Run::By("readme.rs")),
+    ("README.md", "TLS", "", Run::By("readme.rs")),
+    ("README.md", "Day-to-day operation", "", Run::By("readme.rs")),
+    ("README.md", "Develop", "make demo", NEEDS_HOST),
+    ("CONTRIBUTING.md", "Build the package", "make deb", NEEDS_HOST),
+    ("CONTRIBUTING.md", "Tests", "cargo test", NEEDS_HOST),
+    ("debian/README.Debian", "The first cluster", "scp ", COPIED),
+    ("debian/README.Debian", "The first cluster", "", Run::By("package.rs")),
+    ("debian/README.Debian", "One address for the clients", "", Run::By("package.rs")),
+    ("debian/README.Debian", "An existing cluster", "", ADOPTED),
+    ("debian/README.Debian", "Debian's own cluster \"main\"", "", Run::By("package.rs")),
+    ("debian/README.Debian", "Upgrade, removal and purge", "", Run::By("package.rs")),
+    ("docs/adopt.md", "Packages and settings", "", Run::By("adopt_page.rs")),
+    ("docs/adopt.md", "The primary", "", Run::By("adopt_page.rs")),
+    ("docs/adopt.md", "The settings of the others", "", Run::By("adopt_page.rs")),
+    ("docs/adopt.md", "The standby", "", Run::By("adopt_page.rs")),
+    ("docs/adopt.md", "A new member", "", Run::By("adopt_page.rs")),
+    ("docs/adopt.md", "The pending restart", "", Run::By("adopt_page.rs")),
+    ("docs/adopt.md", "Give it back", "", Run::By("adopt_page.rs")),
+    ("docs/benchmarks.md", "Benchmarks", "", NEEDS_HOST),
+    ("docs/from-dnscp.sh.md", "A manual test run", "", Run::By("package.rs")),
+    (
+        "docs/from-dnscp.sh.md",
+        "The script's scenarios",
+        "New-ADComputer",
+        Run::Not("PowerShell of a domain controller; the netns tests have Samba in its place"),
+    ),
+    ("docs/from-dnscp.sh.md", "The script's scenarios", "", Run::By("package.rs")),
+    ("docs/passwords.md", "New passwords for a running cluster", "", Run::By("settings.rs")),
+    ("docs/passwords.md", "A new site key", "", Run::By("three_nodes.rs")),
+    ("docs/passwords.md", "The CA and the gossip key of a new site key", "", Run::By("three_nodes.rs")),
+    ("docs/stores.md", "etcd", "", Run::By("stores.rs")),
+    ("docs/three-nodes.md", "Packages", "", Run::By("three_nodes.rs")),
+    ("docs/three-nodes.md", "Settings and certificates", "", Run::By("three_nodes.rs")),
+    ("docs/three-nodes.md", "etcd", "", Run::By("three_nodes.rs")),
+    ("docs/three-nodes.md", "Or Consul", "", Run::By("three_nodes.rs")),
+    ("docs/three-nodes.md", "Patroni", "", Run::By("three_nodes.rs")),
+    ("docs/three-nodes.md", "HAProxy", "", Run::By("three_nodes.rs")),
+    ("docs/three-nodes.md", "Check the result", "", Run::By("three_nodes.rs")),
+    ("docs/three-nodes.md", "Replace a failed host", "", Run::By("three_nodes.rs")),
+];
+
+/// Tests that run all sections of a document, and need not name any.
+const WHOLE: &[(&str, &str)] = &[
+    ("README.md", "readme.rs"),
+    ("docs/adopt.md", "adopt_page.rs"),
+    ("docs/three-nodes.md", "three_nodes.rs"),
+    ("docs/from-dnscp.sh.md", "package.rs"),
+];
+
+/// The programs whose names begin a command in an indented block, which otherwise has settings or output.
+const PROGRAMS: &[&str] = &[
+    "apt",
+    "apt-get",
+    "cargo",
+    "consul",
+    "dnscp",
+    "echo",
+    "editor",
+    "etcdctl",
+    "install",
+    "journalctl",
+    "make",
+    "patroni-gen-config",
+    "patronictl",
+    "pg_ctlcluster",
+    "pg_dropcluster",
+    "pg_lsclusters",
+    "pg_patronictl",
+    "psql",
+    "runuser",
+    "scp",
+    "sudo",
+    "sysctl",
+    "systemctl",
+    "target/debug/lab",
+];
+
+/// The blocks of commands, with their section: fenced as `sh` or `powershell`, behind a prompt, or indented.
+fn blocks(text: &str) -> Vec<(String, String)> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    let (mut section, mut previous) = (String::new(), "");
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        if let Some(heading) = line.strip_prefix("## ").or_else(|| line.strip_prefix("# ")) {
+            heading.clone_into(&mut section);
+        } else if line.starts_with("---") {
+            previous.clone_into(&mut section);
+        } else if let Some(language) = line.strip_prefix("```").filter(|rest| !rest.contains('`')) {
+            let code: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+            if language.split(' ').next() != Some("text") {
+                found.push((section.clone(), code.join("\n")));
+            }
+        } else if let Some(indent) = ["  # ", "    "].into_iter().find(|indent| line.starts_with(indent)) {
+            let mut code = vec![&line[indent.len()..]];
+            while let Some(line) = lines.next_if(|line| line.starts_with(indent)) {
+                code.push(&line[indent.len()..]);
+            }
+            let begins = |line: &&&str| line.split_whitespace().next().is_some_and(|word| PROGRAMS.contains(&word));
+            if indent == "  # " || code.iter().find(begins).is_some() {
+                found.push((section.clone(), code.join("\n")));
+            }
+        }
+        previous = line;
+    }
+    found
+}
+
+#[test]
+fn every_block_of_commands_is_run_by_a_test() {
+    let mut used = vec![false; BLOCKS.len()];
+    let mut wrong = Vec::new();
+    for (path, text) in documents() {
+        let name = path.strip_prefix(project()).unwrap().to_str().unwrap().to_owned();
+        // The changes name commands as they were, and those of the tests are for developers.
+        if name == "CHANGELOG.md" || name.starts_with("tests/") {
+            continue;
+        }
+        for (section, code) in blocks(&text) {
+            let row = BLOCKS.iter().position(|row| row.0 == name && row.1 == section && code.contains(row.2));
+            match row {
+                Some(row) => used[row] = true,
+                None => wrong.push(format!("{name}, {section}: nothing runs: {code}")),
+            }
+        }
+    }
+    for ((name, section, part, run), used) in BLOCKS.iter().zip(used) {
+        if !used {
+            wrong.push(format!("{name}, {section}: there are no commands with '{part}'"));
+        }
+        match run {
+            Run::By(test) => {
+                let code = fs::read_to_string(project().join("tests/system/tests").join(test)).unwrap();
+                let section = section.replace('"', "\\\"");
+                let named = WHOLE.contains(&(name, test)) || code.contains(&format!("\"{section}\""));
+                if !code.contains(&format!("{name}\")")) || !named {
+                    wrong.push(format!("{test} does not run {name}, {section}"));
+                }
+            }
+            Run::Not(reason) => assert!(!reason.is_empty()),
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

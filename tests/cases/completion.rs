@@ -1,16 +1,24 @@
-//! The completion of `patroni-gen-config` offers what its `--help` lists.
+//! The completions offer what `--help` lists.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
 use crate::machine::Machine;
 
-/// What bash offers for the last of some words.
+/// What bash offers for the last of some words of patroni-gen-config.
 fn completed(words: &[&str]) -> Vec<String> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../debian/patroni-gen-config.completion");
-    let script = r#". "$0"; COMP_WORDS=(patroni-gen-config "$@") COMP_CWORD=$#
-        _patroni_gen_config; printf '%s\n' "${COMPREPLY[@]}""#;
-    let output = Command::new("bash").args(["-c", script]).arg(file).args(words).output().unwrap();
+    completed_by("patroni-gen-config", words)
+}
+
+/// The same for any program.
+fn completed_by(program: &str, words: &[&str]) -> Vec<String> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../debian").join(format!("{program}.completion"));
+    let function = format!("_{}", program.replace('-', "_"));
+    let script = r#". "$0"; function=$1; shift; COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+        $function; printf '%s\n' "${COMPREPLY[@]}""#;
+    let output =
+        Command::new("bash").args(["-c", script]).arg(file).args([&function, program]).args(words).output().unwrap();
     assert!(output.stderr.is_empty(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     let mut offered: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
     offered.sort();
@@ -60,4 +68,14 @@ fn a_verb_that_is_an_option_is_completed_alike() {
     }
     assert_eq!(completed(&["--rot"]), ["--rotate"]);
     assert_eq!(completed(&["for", "haproxy", "--mem"]), ["--members-from-cluster"]);
+}
+
+#[test]
+fn a_handover_is_completed_with_all_options() {
+    for program in ["pg_adoptcluster_patroni"] {
+        let help =
+            Command::new(assert_cmd::cargo::cargo_bin!("patroni-tools")).arg0(program).arg("--help").output().unwrap();
+        let help = String::from_utf8(help.stdout).unwrap();
+        assert_eq!(completed_by(program, &["-"]), listed(&help, "Options"), "{program}");
+    }
 }

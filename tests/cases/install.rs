@@ -43,7 +43,7 @@ fn next_run(machine: &Machine, arguments: &[&str]) -> Output {
     loop {
         let output = machine.run(arguments);
         let said = String::from_utf8_lossy(&output.stderr);
-        if !said.contains("another patroni-gen-config is changing") || begin.elapsed() > Duration::from_secs(1) {
+        if !said.contains("another program of patroni-tools is changing") || begin.elapsed() > Duration::from_secs(1) {
             return output;
         }
     }
@@ -138,7 +138,7 @@ fn of_two_runs_at_once_one_wins_and_the_other_says_so() {
             [loser] => {
                 one_lost += 1;
                 let said = String::from_utf8_lossy(&loser.stderr);
-                assert!(said.contains("another patroni-gen-config is changing"), "round {round}: {said}");
+                assert!(said.contains("another program of patroni-tools is changing"), "round {round}: {said}");
                 assert_eq!(loser.status.code(), Some(1));
             }
             _ => panic!("round {round}: both lost"),

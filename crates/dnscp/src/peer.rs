@@ -5,14 +5,13 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use host::netlink::sock_diag::{self, BY_FAMILY, Socket};
+use host::netlink::{ERROR, IPV4, IPV6, message, receive, send};
 use host::{Root, clusters};
-use nix::sys::socket::{MsgFlags, recv};
-
-use crate::connections::{self, BY_FAMILY, ERROR, IDENTITY, REQUEST};
 
 /// How long a new connection may be unknown to the kernel.
 const GRACE: Duration = Duration::from_millis(3);
@@ -20,9 +19,8 @@ const GRACE: Duration = Duration::from_millis(3);
 /// Between two requests: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(5));
 
-/// The places of the user and of the number of the socket in `struct inet_diag_msg`.
-const UID: std::ops::Range<usize> = 64..68;
-const INODE: std::ops::Range<usize> = 68..72;
+/// All states: a connection is found in any.
+const STATES: u32 = u32::MAX;
 
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +34,7 @@ pub struct End {
 /// Waits until a connection is accepted; none if the kernel does not know its other end, which then is not on this host.
 pub fn accepted(root: &Root, own: SocketAddr, peer: SocketAddr, end: Instant) -> io::Result<Option<End>> {
     let begin = Instant::now();
-    let socket = connections::open().ok();
+    let socket = sock_diag::open().ok();
     let mut pause = PAUSE.0;
     loop {
         let found = socket.as_ref().and_then(|socket| ask(socket, own, peer));
@@ -59,14 +57,11 @@ pub fn accepted(root: &Root, own: SocketAddr, peer: SocketAddr, end: Instant) ->
 /// The socket at the other end.
 fn ask(socket: &OwnedFd, own: SocketAddr, peer: SocketAddr) -> Option<End> {
     let identity = identity(own, peer);
-    let family = if own.ip().to_canonical().is_ipv4() { 2 } else { 10 };
-    connections::send(socket, &connections::request(BY_FAMILY, REQUEST, family, &identity)).ok()?;
+    let family = if own.ip().to_canonical().is_ipv4() { IPV4 } else { IPV6 };
+    send(socket, &sock_diag::request(BY_FAMILY, 0, family, STATES, &identity)).ok()?;
     let mut buffer = [0; 1024];
-    let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).ok()?;
-    match connections::message(buffer.get(..length)?)? {
-        (ERROR, ..) => None,
-        (_, body, _) => read(body, own, peer),
-    }
+    let (answer, _) = message(receive(socket, &mut buffer).ok()?)?;
+    if answer.kind == ERROR { None } else { read(answer.body, own, peer) }
 }
 
 /// `struct inet_diag_sockid`, seen from the other side.
@@ -91,19 +86,10 @@ fn identity(own: SocketAddr, peer: SocketAddr) -> Vec<u8> {
 
 /// The kernel's answer, if it is about this very connection: without one, it is about the listening socket.
 fn read(body: &[u8], own: SocketAddr, peer: SocketAddr) -> Option<End> {
-    let identity = body.get(IDENTITY)?;
-    let port = |at: usize| Some(u16::from_be_bytes(identity.get(at..at + 2)?.try_into().ok()?));
-    // An IPv6 socket that also listens for IPv4 has mapped addresses.
-    let address = |at: usize| match body.first() {
-        Some(2) => Some(IpAddr::from(<[u8; 4]>::try_from(identity.get(at..at + 4)?).ok()?)),
-        _ => Some(IpAddr::from(<[u8; 16]>::try_from(identity.get(at..at + 16)?).ok()?).to_canonical()),
-    };
-    let is = |ip: IpAddr, number: u16, end: SocketAddr| (ip, number) == (end.ip().to_canonical(), end.port());
-    if !is(address(4)?, port(0)?, peer) || !is(address(20)?, port(2)?, own) {
-        return None;
-    }
-    let number = |range: std::ops::Range<usize>| Some(u32::from_ne_bytes(body.get(range)?.try_into().ok()?));
-    Some(End { uid: number(UID)?, inode: number(INODE)?.into() })
+    let socket = Socket::parse(body)?;
+    let plain = |end: SocketAddr| (end.ip().to_canonical(), end.port());
+    let is_it = (socket.local, socket.remote) == (plain(peer), plain(own));
+    is_it.then_some(End { uid: socket.uid, inode: socket.inode })
 }
 
 #[cfg(test)]

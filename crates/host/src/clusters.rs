@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result};
 
-use crate::conf::{self, Budget, Conf};
+use crate::conf::{Budget, Conf, Reader};
 use crate::files::Named;
+use crate::netlink::sock_diag::{self, Socket};
 use crate::trouble::Trouble;
 use crate::{ClusterId, Root, fail, trouble};
 
@@ -67,7 +68,7 @@ impl Clusters {
 #[must_use]
 pub fn installed(root: &Root) -> Clusters {
     let mut found = Clusters::default();
-    let mut budget = Budget::ALL;
+    let mut reader = Reader::new(root, Budget::ALL);
     let list = |directory: &Path, whose: &str| match root.list(directory) {
         Ok(names) => (names, None),
         Err(error) => (Vec::new(), Some((whose.to_owned(), error))),
@@ -82,7 +83,7 @@ pub fn installed(root: &Root) -> Clusters {
         for name in names {
             let Ok(name) = name.parse() else { continue };
             let id = ClusterId { version: version.clone(), name };
-            match budget.share(|budget| find_within(root, &id, budget)) {
+            match reader.share(|reader| find_with(root, &id, reader)) {
                 Ok(cluster) => found.known.extend(cluster),
                 Err(error) => found.unknown.push((id.slashed(), error)),
             }
@@ -94,15 +95,15 @@ pub fn installed(root: &Root) -> Clusters {
 
 /// One cluster of this host, if it has a `postgresql.conf` (a dead symbolic link counts, as for postgresql-common).
 pub fn find(root: &Root, id: &ClusterId) -> Result<Option<Installed>> {
-    find_within(root, id, &mut { Budget::ONE })
+    find_with(root, id, &mut Reader::new(root, Budget::ONE))
 }
 
-fn find_within(root: &Root, id: &ClusterId, budget: &mut Budget) -> Result<Option<Installed>> {
+fn find_with(root: &Root, id: &ClusterId, reader: &mut Reader) -> Result<Option<Installed>> {
     let conf_file = config_directory(id).join("postgresql.conf");
     if root.path(&conf_file).symlink_metadata().is_err() {
         return Ok(None);
     }
-    let conf = conf_within(root, id, budget)?;
+    let conf = conf_with(root, id, reader)?;
     let port = match conf.get("port") {
         Some(port) => port.parse().ok().ok_or_else(
             || trouble!(at conf_file.display(), "the value of port is not a port number"; "Correct it there."),
@@ -115,14 +116,14 @@ fn find_within(root: &Root, id: &ClusterId, budget: &mut Budget) -> Result<Optio
 /// The settings of a cluster: `postgresql.conf`, what it includes (Patroni includes `postgresql.base.conf`), and what
 /// `ALTER SYSTEM` wrote (`PgCommon::read_cluster_conf_file`).
 pub fn effective_conf(root: &Root, id: &ClusterId) -> Result<Conf> {
-    conf_within(root, id, &mut { Budget::ONE })
+    conf_with(root, id, &mut Reader::new(root, Budget::ONE))
 }
 
-fn conf_within(root: &Root, id: &ClusterId, budget: &mut Budget) -> Result<Conf> {
-    let mut conf = conf::read_within(root, &config_directory(id).join("postgresql.conf"), Named::ByPostgres, budget)?;
+fn conf_with(root: &Root, id: &ClusterId, reader: &mut Reader) -> Result<Conf> {
+    let mut conf = reader.read(&config_directory(id).join("postgresql.conf"), Named::ByPostgres)?;
     if let Some(directory) = data_directory(root, id, &conf) {
         let automatic = directory.join("postgresql.auto.conf");
-        for (key, value) in conf::read_within(root, &automatic, Named::ByPostgres, budget)? {
+        for (key, value) in reader.read(&automatic, Named::ByPostgres)? {
             if key != "data_directory" {
                 conf.insert(key, value);
             }
@@ -165,8 +166,19 @@ pub struct Listener {
     pub inode: u64,
 }
 
-/// All TCP sockets that listen, from `/proc/net/tcp` and `tcp6` (`proc(5)`).
+/// All TCP sockets that listen: of this machine as the kernel answers, otherwise from the tables in `/proc/net`.
 pub fn listeners(root: &Root) -> Result<Vec<Listener>> {
+    let asked = if root.is_this_machine() { sock_diag::listeners().ok() } else { None };
+    let Some(sockets) = asked else { return listeners_in_tables(root) };
+    let listener = |socket: Socket| {
+        let ((address, port), uid, inode) = (socket.local, Some(socket.uid), socket.inode);
+        Listener { address, port, uid, inode }
+    };
+    Ok(sockets.into_iter().map(listener).collect())
+}
+
+/// The same from `/proc/net/tcp` and `tcp6` (`proc(5)`), for a folder that represents a machine and for a kernel without `tcp_diag`.
+fn listeners_in_tables(root: &Root) -> Result<Vec<Listener>> {
     const LISTEN: &str = "0A";
     let mut listeners = Vec::new();
     for table in TABLES {
@@ -255,6 +267,7 @@ pub fn next_free_port(clusters: &[Installed], listening: &BTreeSet<u16>, taken: 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::net::TcpListener;
 
     fn host() -> (tempfile::TempDir, Root) {
         let folder = tempfile::tempdir().unwrap();
@@ -318,6 +331,19 @@ mod tests {
             assert_eq!(end("[::ffff:127.0.0.1]:5433", "0.0.0.0:0"), Some((112, 7)));
         }
         assert_eq!(end("127.0.0.1:5433", "127.0.0.1:1"), None);
+    }
+
+    #[test]
+    fn the_kernel_answers_what_its_tables_show() {
+        let here = Root::new("/");
+        let bound = ["127.0.0.1:0", "[::]:0", "[::1]:0"].map(TcpListener::bind);
+        let (asked, read) = (listeners(&here).unwrap(), listeners_in_tables(&here).unwrap());
+        for listener in bound.iter().flatten() {
+            let port = listener.local_addr().unwrap().port();
+            let of = |all: &[Listener]| all.iter().find(|found| found.port == port).cloned();
+            assert!(of(&asked).is_some());
+            assert_eq!(of(&asked), of(&read));
+        }
     }
 
     #[test]

@@ -33,16 +33,6 @@ impl Budget {
 
     /// For all clusters of a host together.
     pub const ALL: Self = Self { files: 20_000, bytes: 64 << 20 };
-
-    /// Works with what is left of this budget, but with no more than one configuration may use.
-    pub(crate) fn share<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
-        let given = Self { files: self.files.min(Self::ONE.files), bytes: self.bytes.min(Self::ONE.bytes) };
-        let mut left = given;
-        let result = work(&mut left);
-        self.files -= given.files - left.files;
-        self.bytes -= given.bytes - left.bytes;
-        result
-    }
 }
 
 /// Reads a file and what it includes. A file that is missing is empty, as for postgresql-common.
@@ -50,31 +40,41 @@ impl Budget {
 /// A line that postgresql-common would not understand is an error with file and line. The error does not quote the line, as the
 /// path can lead to any file.
 pub fn read(root: &Root, path: impl AsRef<Path>) -> Result<Conf> {
-    let mut budget = Budget::ONE;
-    read_within(root, path.as_ref(), Named::Here, &mut budget)
+    Reader::new(root, Budget::ONE).read(path.as_ref(), Named::Here)
 }
 
-/// The same for a path of any origin, within what is left of a budget.
-pub(crate) fn read_within(root: &Root, path: &Path, named: Named, budget: &mut Budget) -> Result<Conf> {
-    let mut reader = Reader {
-        administrator: Opener::new(root, Named::Here),
-        postgres: Opener::new(root, Named::ByPostgres),
-        budget,
-        conf: Conf::new(),
-    };
-    reader.file(path, named, 0)?;
-    Ok(reader.conf)
-}
-
-struct Reader<'a> {
+/// Reads configurations, within a budget.
+pub(crate) struct Reader<'a> {
     administrator: Opener<'a>,
     postgres: Opener<'a>,
-    budget: &'a mut Budget,
-    conf: Conf,
+    budget: Budget,
 }
 
 impl<'a> Reader<'a> {
-    fn file(&mut self, path: &Path, named: Named, depth: usize) -> Result<()> {
+    pub(crate) fn new(root: &'a Root, budget: Budget) -> Self {
+        let (administrator, postgres) = (Opener::new(root, Named::Here), Opener::new(root, Named::ByPostgres));
+        Self { administrator, postgres, budget }
+    }
+
+    /// Reads a file at a path of any origin, and what it includes.
+    pub(crate) fn read(&mut self, path: &Path, named: Named) -> Result<Conf> {
+        let mut conf = Conf::new();
+        self.file(path, named, 0, &mut conf)?;
+        Ok(conf)
+    }
+
+    /// Works with what is left of the budget, but with no more than one configuration may use.
+    pub(crate) fn share<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+        let all = self.budget;
+        let given = Budget { files: all.files.min(Budget::ONE.files), bytes: all.bytes.min(Budget::ONE.bytes) };
+        self.budget = given;
+        let result = work(self);
+        let (files, bytes) = (given.files - self.budget.files, given.bytes - self.budget.bytes);
+        self.budget = Budget { files: all.files - files, bytes: all.bytes - bytes };
+        result
+    }
+
+    fn file(&mut self, path: &Path, named: Named, depth: usize, conf: &mut Conf) -> Result<()> {
         if depth > MAX_DEPTH {
             fail!(
                 at path.display(), "files include each other more than {MAX_DEPTH} levels deep";
@@ -87,13 +87,13 @@ impl<'a> Reader<'a> {
             let place = || in_line(path, index + 1);
             match parse_line(line) {
                 Some(Line::Nothing) => {}
-                Some(Line::Include(file)) => self.file(&beside(path, &file), named, depth + 1).at(place())?,
+                Some(Line::Include(file)) => self.file(&beside(path, &file), named, depth + 1, conf).at(place())?,
                 Some(Line::IncludeDir(directory)) => {
-                    self.directory(&beside(path, &directory), named, depth).at(place())?;
+                    self.directory(&beside(path, &directory), named, depth, conf).at(place())?;
                 }
                 Some(Line::Value(key, value)) => {
                     let key = if lower { key.to_ascii_lowercase() } else { key };
-                    self.conf.insert(key, value);
+                    conf.insert(key, value);
                 }
                 None => fail!(
                     at place(), "not a setting that postgresql-common understands";
@@ -104,12 +104,12 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn directory(&mut self, directory: &Path, named: Named, depth: usize) -> Result<()> {
+    fn directory(&mut self, directory: &Path, named: Named, depth: usize, conf: &mut Conf) -> Result<()> {
         self.count(0, directory)?;
         for name in self.opener(named).list(directory)? {
             let part = directory.join(&name);
             if part.extension().is_some_and(|extension| extension == "conf") && !name.starts_with('.') {
-                self.file(&part, named, depth + 1)?;
+                self.file(&part, named, depth + 1, conf)?;
             }
         }
         Ok(())
@@ -129,14 +129,17 @@ impl<'a> Reader<'a> {
         let named = if opened.of_postgres { Named::ByPostgres } else { named };
         let bytes = opened.bytes(LONGEST)?;
         self.count(bytes.len() as u64, path)?;
-        Ok(Some((String::from_utf8_lossy(&bytes).into_owned(), named)))
+        // Nearly all are UTF-8, which is seen much faster than it is replaced.
+        let text =
+            String::from_utf8(bytes).unwrap_or_else(|other| String::from_utf8_lossy(other.as_bytes()).into_owned());
+        Ok(Some((text, named)))
     }
 
     /// Counts one file, or its bytes.
     fn count(&mut self, bytes: u64, path: &Path) -> Result<()> {
         let files = u64::from(bytes == 0);
         match (self.budget.files.checked_sub(files), self.budget.bytes.checked_sub(bytes)) {
-            (Some(files), Some(bytes)) => *self.budget = Budget { files, bytes },
+            (Some(files), Some(bytes)) => self.budget = Budget { files, bytes },
             _ => {
                 fail!(at path.display(), "the configuration includes too many files or bytes, up to this file")
             }

@@ -284,9 +284,10 @@ impl<'a> Opener<'a> {
 impl Opened {
     /// The whole content, if it is not more than `limit` bytes.
     pub fn bytes(self, limit: u64) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
         let size = u64::try_from(self.stat.st_size).unwrap_or(0);
+        let mut bytes = Vec::new();
         if size <= limit {
+            bytes.reserve(usize::try_from(size).unwrap_or(0));
             // A file in /proc has no size, and any other file may grow.
             let read = self.file.take(limit + 1).read_to_end(&mut bytes);
             read.with_context(|| format!("could not read {}", self.path.display()))?;

@@ -1,7 +1,7 @@
 //! The host as postgresql-common organizes it, and the administrator's settings.
 //!
 //! Everything that a program of patroni-tools reads, writes or runs is below one [`Root`], so that
-//! a folder can stand for a machine. No templates, no YAML; the network only in `net`.
+//! a folder can stand for a machine. No templates, no YAML; the network only in `net`, the kernel in `netlink`.
 
 pub mod certificate;
 pub mod cluster;
@@ -17,6 +17,7 @@ pub mod holder;
 pub mod keys;
 pub mod members;
 pub mod net;
+pub mod netlink;
 pub mod program;
 pub mod report;
 pub mod root;

@@ -36,6 +36,12 @@ impl Root {
         }
     }
 
+    /// Is it the machine that this program runs on, about which the kernel can be asked?
+    #[must_use]
+    pub fn is_this_machine(&self) -> bool {
+        self.directory == Path::new("/")
+    }
+
     /// The same machine, of which root reads no more than postgres could: for paths that are named in a file of postgres, and for
     /// files that Patroni or PostgreSQL has to read.
     #[must_use]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::lab::Lab;
+use crate::patroni::Cluster;
 
 /// The longest that a block may take: an installation.
 pub const LIMIT: Duration = Duration::from_secs(300);
@@ -85,6 +86,44 @@ pub fn blocks<'a>(page: &'a str, machines: &[&'a str], dcs: &str) -> Result<Vec<
     Ok(found)
 }
 
+/// The blocks of a page of plain text, as `README.Debian` is one: lines behind the prompt "  # ", under headings that are underlined.
+#[must_use]
+pub fn prompted(page: &str) -> Vec<Block<'_>> {
+    let mut found: Vec<Block> = Vec::new();
+    let (mut section, mut previous, mut inside) = ("", "", false);
+    for line in page.lines() {
+        if line.starts_with("---") {
+            section = previous;
+        }
+        match (line.strip_prefix("  # "), found.last_mut().filter(|_| inside)) {
+            (Some(command), Some(block)) => {
+                block.commands.push('\n');
+                block.commands.push_str(command);
+            }
+            (Some(command), None) => {
+                found.push(Block { section, nodes: Vec::new(), role: Role::Any, commands: command.to_owned() });
+            }
+            (None, _) => {}
+        }
+        inside = line.starts_with("  # ");
+        previous = line;
+    }
+    found
+}
+
+/// A page about `16/main` or `17/main`, with the names of this cluster.
+#[must_use]
+pub fn of_cluster(page: &str, cluster: &Cluster) -> String {
+    let mut text = page.to_owned();
+    for version in ["16", "17"] {
+        for between in ["/", "-", " "] {
+            let name = cluster.slashed().replace('/', between);
+            text = text.replace(&format!("{version}{between}main"), &name);
+        }
+    }
+    text
+}
+
 /// Lets root of the first machine log in as root on the others by ssh, as the pages require.
 pub fn let_in_root_of_the_first(lab: &Lab) -> Result<()> {
     let first = lab.nodes().first().context("a lab has machines")?;
@@ -101,6 +140,13 @@ pub fn let_in_root_of_the_first(lab: &Lab) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commands_behind_a_prompt() {
+        let found = prompted("One\n---\ntext\n\n  # a  # why\n  # b\n\nTwo\n---\n  # c\nmore\n  # d\n");
+        let found: Vec<_> = found.iter().map(|block| (block.section, block.commands.as_str())).collect();
+        assert_eq!(found, [("One", "a  # why\nb"), ("Two", "c"), ("Two", "d")]);
+    }
 
     #[test]
     fn a_block_is_run_where_it_says() -> Result<()> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::patroni::{self, Cluster};
-use lab::{Lab, Node, Release, program};
+use lab::{Lab, Node, Release, page, program};
 
 const APT: &str = "apt-get -qq install -y -o Dpkg::Use-Pty=0";
 /// apt on a loaded machine.
@@ -19,6 +19,15 @@ const BEGIN: &str = "/usr/share/doc/patroni-tools/README.Debian.gz";
 /// Files of Debian's package that ours replaces; Debian 12 has the unit under /lib, which is the same directory.
 const REPLACED: &str = "/usr/lib/systemd/system/patroni@.service /usr/share/patroni/pg_createcluster_patroni \
     /usr/share/patroni/pg_clonecluster_patroni";
+
+/// What is written down for the administrator.
+const README: &str = include_str!("../../../debian/README.Debian");
+const FROM_DNSCP_SH: &str = include_str!("../../../docs/from-dnscp.sh.md");
+
+/// A zone that accepts updates from everyone.
+const NAMED: &str = "options { directory \"/var/cache/bind\"; listen-on { any; }; recursion no; dnssec-validation no; };\n\
+    zone \"example.org\" { type primary; file \"/var/lib/bind/example.org\"; allow-update { any; }; };\n";
+const ZONE: &str = "$TTL 60\n@ SOA pg1 root 1 60 60 60 60\n@ NS pg1\npg1 A 10.88.0.11\n";
 
 type Event = fn(&Machine) -> Result<()>;
 
@@ -35,7 +44,7 @@ fn debian_13() -> Result<()> {
 fn life(lab: &Lab) -> Result<()> {
     let cluster = Cluster::new(lab, "main");
     let machine = Machine { lab, node: lab.node("pg1"), cluster: &cluster };
-    let story: [(&str, Event); 15] = [
+    let story: [(&str, Event); 19] = [
         ("install, use and purge leave nothing", leaves_nothing),
         ("an installation that fails leaves Debian's files", failed_installation),
         ("install together with Debian's patroni", installed_together),
@@ -50,7 +59,11 @@ fn life(lab: &Lab) -> Result<()> {
         ("release upgrade of Debian's patroni underneath", release_upgrade),
         ("remove and install again", remove),
         ("purge while the instance runs", purge_in_use),
+        ("given back to postgresql@ by README.Debian", given_back),
         ("purge once it does not", purge_unused),
+        ("a member is removed by README.Debian", member_removed),
+        ("a first cluster by README.Debian", first_cluster),
+        ("the commands of from-dnscp.sh.md", from_dnscp_sh),
     ];
     for (what, event) in story {
         let begin = Instant::now();
@@ -157,6 +170,26 @@ impl Machine<'_> {
         self.cluster.sql(self.node, "select 1").map(drop)
     }
 
+    /// Runs the commands of a section of `README.Debian`, or of its block with `part`, with what is typed for them, and gives what they
+    /// say.
+    fn by_the_readme(&self, section: &str, part: &str, typed: &str) -> Result<String> {
+        let page = page::of_cluster(README, self.cluster);
+        let blocks = page::prompted(&page);
+        let wanted = |block: &&page::Block| block.section == section && block.commands.contains(part);
+        let commands: Vec<&str> = blocks.iter().filter(wanted).map(|block| block.commands.as_str()).collect();
+        ensure!(!commands.is_empty(), "README.Debian has no commands with '{part}' under {section}");
+        self.as_written(&commands.join("\n"), typed)
+    }
+
+    /// Runs commands that are for a person at a terminal: the editor appends a line to a file, and there is no sudo, because it is root.
+    fn as_written(&self, commands: &str, typed: &str) -> Result<String> {
+        self.node.write("/etc/apt/apt.conf.d/90readme", "APT::Get::Assume-Yes \"true\";\n", 0o644)?;
+        self.run(&format!(
+            "editor() {{ printf '%s\\n' '{typed}' >> \"$1\"; }}; sudo() {{ \"$@\"; }}
+             typed() {{ printf '%s\\n' '{typed}'; }}; set -e; exec < <(typed)\n{commands}"
+        ))
+    }
+
     fn version(&self) -> Result<String> {
         self.run("dpkg-query -W -f '${Version}' patroni-tools")
     }
@@ -256,6 +289,10 @@ fn no_main_cluster(m: &Machine) -> Result<()> {
     m.run(&format!("apt-get -qq purge -y postgresql-{version} postgresql; {APT} postgresql-{version}"))?;
     let clusters = m.run("pg_lsclusters -h")?;
     ensure!(clusters.is_empty(), "there is a cluster: {clusters}");
+    m.run(&format!("pg_createcluster --start {version} main"))?;
+    m.by_the_readme("Debian's own cluster \"main\"", "", "")?;
+    let clusters = m.run("pg_lsclusters -h")?;
+    ensure!(clusters.is_empty(), "it was not dropped: {clusters}");
     Ok(())
 }
 
@@ -343,6 +380,12 @@ fn remove(m: &Machine) -> Result<()> {
         for kept in [m.yml().as_str(), "/etc/patroni/site.key", "/etc/default/patroni"] {
             ensure!(m.exists(kept)?, "{kept} is gone");
         }
+        Ok(())
+    })?;
+    // Its next start is under Debian's unit.
+    m.run(&format!("systemctl restart {}", m.cluster.unit()))?;
+    m.wait_online()?;
+    m.while_running(|| {
         m.run(&format!("{APT} patroni-tools"))?;
         ensure!(m.exists(LINK)?, "the link is not there");
         m.is_taken_over()
@@ -378,7 +421,7 @@ fn purge_unused(m: &Machine) -> Result<()> {
     m.run("echo MEMBERS=pg1=10.88.0.11 >> /etc/default/patroni && patroni-gen-config --for tls")?;
     let policy = format!("patroni-gen-config --for consul-policy {}", m.cluster.slashed());
     m.run(&format!("echo DCS=consul >> /etc/default/patroni && {policy}"))?;
-    let said = m.run("apt-get -qq purge -y patroni-tools 2>&1")?;
+    let said = m.run("cp -p /etc/patroni/site.key /root/ && apt-get -qq purge -y patroni-tools 2>&1")?;
     ensure!(said.contains("may use it: /etc/patroni/tls"), "said: {said}");
     m.is_debians()?;
     let left = m.run(
@@ -390,6 +433,70 @@ fn purge_unused(m: &Machine) -> Result<()> {
     // The database is not the package's to remove.
     let data = format!("/var/lib/postgresql/{}/PG_VERSION", m.cluster.slashed());
     ensure!(m.exists(&data)? && m.exists(&m.cluster.etc())?, "the database is gone");
+    Ok(())
+}
+
+fn given_back(m: &Machine) -> Result<()> {
+    m.by_the_readme("What Patroni controls", "", "")?;
+    let cluster = m.cluster.slashed().replace('/', " ");
+    let listed = || m.run(&format!("pg_lsclusters -h {cluster} | awk '{{print $4}}'"));
+    m.lab.wait_until(Duration::from_secs(20), "it is Debian's own", || Ok(listed()? == "online"))?;
+    ensure!(m.cluster.sql(m.node, "select pg_is_in_recovery()")? == "f", "it is read-only");
+    // And again after a boot, because start.conf says so.
+    m.node.reboot()?;
+    m.lab.wait_until(Duration::from_secs(60), "it is online after a boot", || Ok(listed()? == "online"))?;
+    let postgresql = format!("postgresql@{}", m.cluster.dashed());
+    m.run(&format!("echo manual > {}/start.conf && systemctl stop {postgresql}", m.cluster.etc()))?;
+    m.run(&format!("systemctl daemon-reload && systemctl enable --now {}", m.cluster.unit()))?;
+    m.wait_online()
+}
+
+/// The data that a purge leaves run again with the site key. Then nothing is left, in the DCS neither.
+fn member_removed(m: &Machine) -> Result<()> {
+    m.run(&format!(
+        "{APT} patroni-tools && mv /root/site.key /etc/patroni/ && patroni-gen-config {}",
+        m.cluster.slashed()
+    ))?;
+    m.cluster.start()?;
+    m.wait_online()?;
+    m.by_the_readme("Upgrade, removal and purge", "", &format!("{}\nYes I am aware", m.cluster.dashed()))?;
+    m.run("apt-get -qq purge -y patroni-tools")?;
+    let left = m.run("pg_lsclusters -h; ls /etc/patroni/*-main.yml /etc/patroni/site.key 2>/dev/null || :")?;
+    let stored = m.run("ETCDCTL_API=3 etcdctl get --prefix --keys-only /")?;
+    ensure!(left.is_empty() && stored.is_empty(), "left: {left}; in etcd: {stored}");
+    Ok(())
+}
+
+fn first_cluster(m: &Machine) -> Result<()> {
+    // What is copied to other members is run by `readme.rs`.
+    m.by_the_readme("The first cluster", "apt install", "VIPS=10.88.0.100/24")?;
+    m.wait_online()?;
+    let listed = m.by_the_readme("The first cluster", "pg_lsclusters", "")?;
+    ensure!(listed.contains("pg1*") && listed.contains("online,patroni"), "no cluster: {listed}");
+    m.by_the_readme("The first cluster", "patroni-gen-config check", "")?;
+    m.lab.wait_until(Duration::from_secs(20), "the primary has the address", || {
+        Ok(m.by_the_readme("One address for the clients", "", "")?.contains("10.88.0.100"))
+    })
+}
+
+fn from_dnscp_sh(m: &Machine) -> Result<()> {
+    m.node.write("/etc/bind/named.conf", NAMED, 0o644)?;
+    m.node.write("/var/lib/bind/example.org", ZONE, 0o644)?;
+    m.run("chown -R bind: /var/lib/bind && systemctl start named")?;
+    let page = FROM_DNSCP_SH.replace("10.0.3.100", "10.88.0.99").replace("10.0.3.53", &m.node.ipv4());
+    // A directory of Microsoft's is not at hand.
+    let page = page.replace("```powershell\n", "```sh on pg1\nexit # ");
+    for block in page::blocks(&page, &["pg1"], "etcd")? {
+        let said = m.as_written(&block.commands, "P@ssw0rd")?;
+        println!("{}: {said}", block.section);
+    }
+    let name = m.run(&format!("dig +short @{} pgsql.example.org", m.node.ipv4()))?;
+    ensure!(name == "10.88.0.99", "the name is {name}");
+    ensure!(!m.run("ip -brief address")?.contains("10.88.0.99"), "the address is left");
+    let password = m.run("cd /etc/patroni && stat -c '%U:%G %a' dnscp.password && cat dnscp.password")?;
+    ensure!(password == "root:postgres 640\nP@ssw0rd", "the password is {password}");
+    let bind = m.run("sysctl -n net.ipv4.ip_nonlocal_bind")?;
+    ensure!(bind == "1", "net.ipv4.ip_nonlocal_bind is {bind}");
     Ok(())
 }
 

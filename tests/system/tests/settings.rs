@@ -1,10 +1,9 @@
 //! A running cluster takes new settings, new passwords, and a standby cluster beside it, on three machines of each release.
 
-use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use lab::page::{self, Role};
 use lab::patroni::{self, Cluster};
 use lab::writer::Writer;
 use lab::{Lab, Node, Release};
@@ -19,29 +18,31 @@ const CHANGED: &str = "TTL=24\nLOOP_WAIT=2\nRETRY_TIMEOUT=5\nSYNCHRONOUS_MODE=ye
     PG_work_mem=7MB\nPG_max_connections=130\nPG_HBA_FILE=/etc/patroni/hba\n";
 
 /// What is written down for the administrator.
-const PASSWORDS: &str = "docs/passwords.md";
+const PASSWORDS: &str = include_str!("../../../docs/passwords.md");
 
 #[test]
 fn debian_12() -> Result<()> {
-    lab::test(Release::Debian12, &MACHINES, story)
+    lab::test_with_stores(Release::Debian12, &MACHINES, story)
 }
 
 #[test]
 fn debian_13() -> Result<()> {
-    lab::test(Release::Debian13, &MACHINES, story)
+    lab::test_with_stores(Release::Debian13, &MACHINES, story)
 }
 
 fn story(lab: &Lab) -> Result<()> {
     let main = Cluster::new(lab, "main");
     let standby = Cluster::new(lab, "standby");
     let secure = Cluster::new(lab, "secure");
-    let story: [(&str, &dyn Fn() -> Result<()>); 9] = [
+    let story: [(&str, &dyn Fn() -> Result<()>); 11] = [
         ("three members stream, with TLS", &|| bootstrap(lab, &main)),
         ("nothing is changed without somebody who agrees", &|| not_asked(&main)),
         ("--apply changes what runs", &|| apply(lab, &main)),
         ("one synchronous standby, and two", &|| synchronous(lab, &main)),
         ("new passwords by the book, while a client inserts", &|| rotate(lab, &main)),
         ("new passwords while a member is off", &|| rotate_without_one(lab, &main)),
+        ("all members restart between the two steps", &|| restarted_between(lab, &main)),
+        ("a new site key by the book, while a client inserts", &|| new_site_key(lab, &main)),
         ("a standby cluster follows", &|| follow(lab, &main, &standby)),
         ("and becomes independent", &|| become_independent(lab, &main, &standby)),
         ("members log in by certificate", &|| certificates(lab, &standby, &secure)),
@@ -161,16 +162,14 @@ fn synchronous(lab: &Lab, main: &Cluster) -> Result<()> {
 
 /// The commands of the two steps, as they are written down.
 fn steps(main: &Cluster) -> Result<(String, String)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(PASSWORDS);
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let command = |step: &str| -> Result<String> {
-        let (_, after) = text.split_once(step).with_context(|| format!("{PASSWORDS} has no '{step}'"))?;
-        let (_, block) = after.split_once("```sh\n").context("no commands")?;
-        let (commands, _) = block.split_once("```").context("no end of the commands")?;
-        ensure!(commands.contains(" 16/main"), "the commands are of another instance: {commands}");
-        Ok(commands.replace("16/main", &main.slashed()))
+    let page = page::of_cluster(PASSWORDS, main);
+    let blocks = page::blocks(&page, &MACHINES, "etcd")?;
+    let mut steps = blocks.into_iter().filter(|block| block.section == "New passwords for a running cluster");
+    let (Some(prepare), Some(set), None) = (steps.next(), steps.next(), steps.next()) else {
+        bail!("docs/passwords.md has not two steps");
     };
-    Ok((command("**1. On every member**")?, command("**2. On the primary**")?))
+    ensure!((prepare.role, set.role) == (Role::Any, Role::Primary), "{prepare:?}, {set:?}");
+    Ok((prepare.commands, set.commands))
 }
 
 /// The password of a role in a member's file.
@@ -295,8 +294,71 @@ fn rotate_without_one(lab: &Lab, main: &Cluster) -> Result<()> {
     main.sql(primary, "select pg_terminate_backend(pid) from pg_stat_replication")?;
     main.wait_streaming(2, Duration::from_secs(40))?;
     ensure!(password(main, late, "replicator")? == password(main, primary, "replicator")?, "it has another password");
+    same_fingerprint(lab, main)
+}
+
+/// No member becomes primary with passwords that the database has not, until the previous generation is back.
+fn restarted_between(lab: &Lab, main: &Cluster) -> Result<()> {
+    let (prepare, _) = steps(main)?;
+    let line = format!("generation {} ", main.dashed());
+    let key = main.nodes()[0].read("/etc/patroni/site.key")?;
+    let previous = key.lines().find(|known| known.starts_with(&line)).context("no generation")?.to_owned();
+    lab.each(|node| node.run(&prepare).map(drop))?;
+    lab.each(|node| node.run(&format!("systemctl stop {}", main.unit())).map(drop))?;
+    main.start()?;
+    std::thread::sleep(Duration::from_secs(15));
+    ensure!(main.primary().is_err(), "there is a primary: docs/passwords.md is wrong");
+    lab.each(|node| {
+        node.run(&format!("sed -i 's/^{line}.*/{previous}/' /etc/patroni/site.key"))?;
+        node.run(&format!("patroni-gen-config {} && systemctl restart {}", main.slashed(), main.unit())).map(drop)
+    })?;
+    main.wait_streaming(2, Duration::from_secs(60))
+}
+
+/// Everything but what certificates need, see `three_nodes.rs`, and without a pool.
+fn new_site_key(lab: &Lab, main: &Cluster) -> Result<()> {
+    lab.each(|node| node.run("mkdir -p -m 0700 /root/.ssh && systemctl start ssh").map(drop))?;
+    page::let_in_root_of_the_first(lab)?;
+    let (primary, client) = (main.primary()?, main.replica()?);
+    let hosts: Vec<String> = main.nodes().iter().map(Node::ipv4).collect();
+    let writer = Writer::start(main, client, "key", &hosts.join(","))?;
+    lab.wait_until(Duration::from_secs(20), "the client inserts", || Ok(writer.last_answer().is_ok()))?;
+    let (begin, old, before) = (writer.now()?, password(main, primary, "replicator")?, streams(main)?);
+    let page = page::of_cluster(PASSWORDS, main);
+    let blocks = page::blocks(&page, &MACHINES, "etcd")?;
+    let of_passwords = blocks.iter().filter(|block| block.section == "A new site key");
+    for block in of_passwords.filter(|block| !block.commands.contains("pgbouncer")) {
+        if !block.commands.contains("set-passwords") {
+            block.run(lab, &block.nodes_beside(|| Ok(primary.name().to_owned()))?)?;
+            continue;
+        }
+        let said = primary.try_run(&block.commands)?;
+        println!("{said}");
+        ensure!(said.stdout.contains("new passwords for") && said.status.code() == Some(1), "{said}");
+        // That would prepare the next generation on a member that has the new file.
+        ensure!(!said.stderr.contains("patroni-gen-config rotate"), "{said}");
+    }
+    let new = password(main, primary, "replicator")?;
+    ensure!(new != old, "the password is the old one");
+    ensure!(!logs_in(client, primary, &old)? && logs_in(client, primary, &new)?, "the database has the old password");
+    same_fingerprint(lab, main)?;
+    ensure!(streams(main)? == before, "a replica lost its connection: before\n{before}\nafter\n{}", streams(main)?);
+    let gap = writer.longest_gap(begin, writer.now()?)?;
+    let (acknowledged, lost) = writer.stop(main)?;
+    ensure!(gap < 1.0 && acknowledged > 100 && lost.is_empty(), "{gap:.2} s, {acknowledged} rows, lost: {lost:?}");
+    main.sql(primary, "select pg_terminate_backend(pid) from pg_stat_replication")?;
+    main.wait_streaming(2, Duration::from_secs(40))?;
+    lab.wait_until(Duration::from_secs(30), "there is a synchronous standby", || {
+        Ok(main.members(primary)?.iter().any(|member| member.role == "Sync Standby"))
+    })?;
+    // The REST API has one password again.
+    main.switch_over(main.candidate()?)?;
+    main.wait_streaming(2, Duration::from_secs(60))
+}
+
+fn same_fingerprint(lab: &Lab, main: &Cluster) -> Result<()> {
     lab.wait_until(Duration::from_secs(20), "all have the same fingerprint", || {
-        let listed = main.patronictl(primary, "list --format json")?;
+        let listed = main.patronictl(main.primary()?, "list --format json")?;
         let tags: Vec<&str> = listed.split("site_key").skip(1).filter_map(|rest| rest.get(4..12)).collect();
         Ok(tags.len() == 3 && tags.iter().all(|tag| *tag == tags[0]))
     })

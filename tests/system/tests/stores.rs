@@ -7,7 +7,10 @@ use anyhow::{Context, Result, bail, ensure};
 use lab::patroni::{self, Cluster};
 use lab::store::certificates::{Authority, Pair};
 use lab::store::{consul, etcd, zookeeper};
-use lab::{Lab, Node, Release};
+use lab::{Lab, Node, Release, page};
+
+/// What is written down for the administrator.
+const PAGE: &str = include_str!("../../../docs/stores.md");
 
 const MACHINES: [&str; 3] = ["pg1", "pg2", "pg3"];
 
@@ -159,7 +162,12 @@ impl Site<'_> {
             knows_all: true,
         };
         let name = "etcd with TLS and users";
-        self.step(name, "servers", || etcd::start_secured(self.lab, &self.authority, "/postgresql-common/"))?;
+        self.step(name, "servers", || {
+            let blocks = page::blocks(PAGE, &MACHINES, "etcd")?;
+            let user =
+                blocks.iter().find(|block| block.section == "etcd").context("docs/stores.md has no user of etcd")?;
+            etcd::start_secured(self.lab, &self.authority, &user.commands)
+        })?;
         self.life(name, &store)?;
         self.power_off(name, &store)?;
         let wrong_password: &[&str] = match self.lab.release() {

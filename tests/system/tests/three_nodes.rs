@@ -1,4 +1,5 @@
 //! `docs/three-nodes.md`: its commands, as they are written there, set up a site on three bare machines. Then other programs look at it.
+//! The site gets a new site key by the commands of `docs/passwords.md`.
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use lab::patroni::{self, Cluster};
 use lab::{Lab, Node, Release};
 
 const PAGE: &str = include_str!("../../../docs/three-nodes.md");
+const PASSWORDS: &str = include_str!("../../../docs/passwords.md");
 const MACHINES: [&str; 3] = ["pg1", "pg2", "pg3"];
 
 /// The section for which a machine has to be lost first.
@@ -70,6 +72,7 @@ fn site(lab: &Lab, store: &str) -> Result<()> {
     main.wait_streaming(2, Duration::from_secs(60))?;
     look(lab, &main, store)?;
     renewal(lab, &main, store)?;
+    new_site_key(lab, &main, store)?;
     lost(lab, &main, store, &blocks)
 }
 
@@ -261,4 +264,75 @@ fn renewal(lab: &Lab, main: &Cluster, store: &str) -> Result<()> {
     main.switch_over(node)?;
     main.wait_streaming(2, Duration::from_secs(60))?;
     rest_api(lab)
+}
+
+/// Everything that depends on the site key is another one, and the primary and its server are the same.
+fn new_site_key(lab: &Lab, main: &Cluster, store: &str) -> Result<()> {
+    pools(lab, main)?;
+    let primary = main.primary()?;
+    // The CA certificates of the members differ in their signatures alone.
+    let of_the_site = "cat /etc/patroni/site.key /etc/pgbouncer/userlist.txt && openssl x509 -noout -pubkey -in /etc/patroni/tls/ca.pem";
+    let began = || main.sql(primary, "select pg_postmaster_start_time(), pg_is_in_recovery()");
+    let (before, server) = (primary.run(of_the_site)?, began()?);
+    let page = page::of_cluster(PASSWORDS, main);
+    let sections = ["A new site key", "The CA and the gossip key of a new site key"];
+    let blocks = page::blocks(&page, &MACHINES, store)?;
+    for block in blocks.iter().filter(|block| sections.contains(&block.section)) {
+        if !block.commands.contains("set-passwords") {
+            block.run(lab, &block.nodes_beside(|| Ok(primary.name().to_owned()))?)?;
+            continue;
+        }
+        let said = primary.try_run_within(LIMIT, &block.commands)?;
+        println!("{said}");
+        ensure!(said.stdout.contains("new passwords for"), "{said}");
+    }
+    main.wait_streaming(2, Duration::from_secs(60))?;
+    ensure!(began()? == server, "the primary was restarted or demoted");
+    let now = primary.run(of_the_site)?;
+    for node in lab.nodes() {
+        let own = node.run(of_the_site)?;
+        ensure!(own == now, "{} has something of another site key:\n{own}\nand the primary:\n{now}", node.name());
+    }
+    // The first line of a public key says which curve it is on.
+    let secret = |line: &&str| !line.starts_with(['#', ';', '-', 'M']) && line.len() > 20;
+    let kept: Vec<&str> = now.lines().filter(secret).filter(|line| before.contains(line)).collect();
+    ensure!(kept.is_empty(), "of the old site key is left: {kept:?}");
+    if store == "Consul" {
+        let keys = primary.run("cat /var/lib/consul/serf/local.keyring")?;
+        let key = primary.run("sed -n 's/^encrypt = //p' /etc/consul.d/patroni-tools.hcl")?;
+        ensure!(keys.matches('"').count() == 2 && keys.contains(key.trim()), "the gossip keys are {keys}, not {key}");
+    }
+    main.sql(primary, "select pg_terminate_backend(pid) from pg_stat_replication")?;
+    main.wait_streaming(2, Duration::from_secs(60))?;
+    through_the_pools(lab)?;
+    look(lab, main, store)
+}
+
+/// A pool on each machine, which leads to the primary through `HAProxy`.
+fn pools(lab: &Lab, main: &Cluster) -> Result<()> {
+    lab.each(|node| {
+        node.run_within(LIMIT, "apt-get install -y pgbouncer")?;
+        node.run(&format!("patroni-gen-config for pgbouncer {}", main.slashed()))?;
+        node.run("systemctl enable --quiet pgbouncer && systemctl restart pgbouncer")?;
+        node.wait_listening(&[6432])
+    })?;
+    let databases: &[&str] = if lab.release() == Release::Debian12 { &["postgres", "app"] } else { &["postgres"] };
+    for database in databases {
+        main.primary()?.run(&format!(
+            "runuser -u postgres -- psql --cluster {} -d {database} -f /etc/pgbouncer/auth.sql",
+            main.slashed()
+        ))?;
+    }
+    through_the_pools(lab)
+}
+
+fn through_the_pools(lab: &Lab) -> Result<()> {
+    lab.each(|node| {
+        lab.wait_until(Duration::from_secs(15), "the pool leads to the primary", || {
+            let connection = "host=127.0.0.1 port=6432 user=app dbname=app";
+            let asked =
+                format!("PGPASSWORD=Change-me-1 timeout 20 psql -XAtqc 'select pg_is_in_recovery()' '{connection}'");
+            Ok(node.run(&asked)?.trim() == "f")
+        })
+    })
 }

@@ -47,7 +47,7 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
         cluster.text(&["postgresql", "callbacks", event]).is_some_and(|command| command.contains("--cluster"))
     };
     let scope = cluster.text(&["scope"]).filter(|scope| *scope != id.dashed());
-    if let Some(scope) = scope.filter(|_| !called.iter().all(|event| named(&event))) {
+    if let Some(scope) = scope.filter(|_| !called.iter().all(named)) {
         findings.push(Finding::warning(
             format!("postgresql.callbacks does not tell dnscp which cluster the scope {scope} is"),
             format!("Write the command as: dnscp --cluster {}", id.dashed()),

@@ -8,7 +8,7 @@ use host::createcluster::{self, CreateCluster};
 
 use crate::doctor::cluster::Cluster;
 use crate::doctor::finding::Finding;
-use crate::hooks::unmanaged::examine;
+use crate::hooks::unmanaged::{ADOPT, examine};
 use crate::postgres::units::is_active;
 
 /// The units that `systemctl enable` enabled.
@@ -22,10 +22,7 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
     if is_active(root, &unit) {
         let what = format!("{name} is running this cluster, so patroni@{} does not start", cluster.id.dashed());
         let hint = match examine(root, cluster.id, &cluster.data_directory()) {
-            Some(_) => {
-                "Keep it running until its data, which Patroni does not manage, is in a cluster with another name."
-                    .to_owned()
-            }
+            Some(_) => format!("Keep it running. Patroni can take over its data with: {ADOPT} {}", cluster.id),
             None => format!("Stop and disable it with: systemctl disable --now {name}"),
         };
         return Ok(vec![Finding::fatal(what, hint).at("")]);

@@ -34,7 +34,7 @@ impl Lock {
         let lock =
             Flock::lock(Self::open(root)?, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
                 nix::errno::Errno::EWOULDBLOCK => trouble!(
-                    "another patroni-gen-config is changing {}, so nothing was changed", directory.display();
+                    "another program of patroni-tools is changing {}, so nothing was changed", directory.display();
                     "Run this program again when it has finished."
                 ),
                 other => trouble!("could not lock {LOCK}: {other}"),

@@ -77,7 +77,7 @@ impl Yaml {
 
 /// Resolves merge keys (`<<: *defaults`) as Patroni's own parser does; the last value of a duplicate key applies, as there.
 fn read(text: &str) -> Result<Value, serde_yaml::Error> {
-    if twice(text).is_none() && text.contains("<<") {
+    if text.contains("<<") && twice(text).is_none() {
         let mut value: serde_yaml::Value = serde_yaml::from_str(text)?;
         value.apply_merge()?;
         return serde_yaml::from_value(value);

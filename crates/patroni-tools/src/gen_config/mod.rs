@@ -1,6 +1,6 @@
 //! `patroni-gen-config`, the command: it knows every verb, and no other module knows it.
 //!
-//! It reads the configuration of the host and runs `ip`. It writes only below `/etc/patroni`, and creates the directory of Raft. Only two
+//! It reads the configuration of the host and asks the kernel. It writes only below `/etc/patroni`, and creates the directory of Raft. Only two
 //! verbs change a running cluster: `apply` its configuration in the DCS, and `set-passwords` the passwords of its roles.
 
 mod apply;

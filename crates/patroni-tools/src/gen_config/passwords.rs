@@ -157,9 +157,11 @@ pub fn set(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<()> {
     let behind = behind(&cluster, &yaml)?;
     if !reloaded || !behind.is_empty() {
         let members = if behind.is_empty() { "those members".to_owned() } else { behind.join(" and ") };
+        // A member that could not be asked to reload may have the right file, and `rotate` would prepare the next generation there.
+        let rotate = if reloaded { format!("patroni-gen-config rotate {id} && ") } else { String::new() };
         fail!(
             at id, "not all members have read the new passwords";
-            "Run on {members}: patroni-gen-config rotate {id} && systemctl reload patroni@{}", id.dashed()
+            "Run on {members}: {rotate}systemctl reload patroni@{}", id.dashed()
         );
     }
     report::print(&format!("{id}: all members have read the new passwords\n"));

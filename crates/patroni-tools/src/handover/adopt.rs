@@ -31,6 +31,7 @@ use crate::handover::running::{Place, Running, data_directory};
 use crate::handover::steps::{Step, Work};
 use crate::handover::taken_over;
 use crate::patroni::paths::{DIRECTORY, patroni_file};
+use crate::patroni_yml::auth_files;
 use crate::patroni_yml::authentication::password_scope;
 use crate::patroni_yml::config::Config;
 use crate::patroni_yml::inputs::{Overrides, render, site_key, site_key_path};
@@ -38,7 +39,7 @@ use crate::patroni_yml::role_names::{REPLICATION, REWIND, RoleNames};
 
 pub(crate) const NAME: &str = "pg_adoptcluster_patroni";
 
-/// Gives a running PostgreSQL cluster to Patroni, without interruption.
+/// Hands a running PostgreSQL cluster over to Patroni, without interruption.
 #[derive(Debug, Parser)]
 #[command(
     name = NAME,
@@ -49,7 +50,7 @@ struct Args {
     /// The cluster
     #[arg(value_name = "CLUSTER", num_args = 1..=2, required = true)]
     cluster: Vec<String>,
-    /// Show what would be done and what would be different, and change nothing
+    /// Show what would be done and what would differ afterwards, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Do not ask for confirmation
@@ -109,11 +110,14 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
     let journal = Journal::of(root, &id);
     let decided: Option<Decision> = journal.decision()?;
     if decided.is_some() {
-        reporter.info(format!("{id}: an earlier adoption is completed, as decided in {}", journal.path().display()));
+        reporter.info(format!(
+            "{id}: completing the adoption that was interrupted, as recorded in {}",
+            journal.path().display()
+        ));
     }
     let asked = decided.is_some();
     let proposal = match decided {
-        Some(decision) => Proposal { decision, warnings: Vec::new(), hba: Vec::new() },
+        Some(decision) => Proposal { decision, warnings: Vec::new(), hba: Vec::new(), present_hba: Vec::new() },
         None => propose(root, &id, args)?,
     };
     for warning in &proposal.warnings {
@@ -124,7 +128,7 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
         return Ok(());
     }
     if !args.yes && !asked {
-        agree(&id.slashed(), &format!("Give {id} to Patroni?"))?;
+        agree(&id.slashed(), &format!("Hand {id} over to Patroni?"))?;
     }
     if !asked {
         record(root, &journal, &proposal.decision)?;
@@ -132,9 +136,10 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
     }
     Work { root, id: &id, decision: &proposal.decision, journal: &journal, reporter }.run()?;
     let unsaid = verify(root, &id, &proposal.decision, reporter)?;
-    report::print(&format!("{id}: managed by Patroni\n"));
+    report::print(&format!("{id}: now managed by Patroni\n"));
     if unsaid {
-        fail!(at id, "parameters have other values than announced"; "Compare them with {}", journal.path().display());
+        fail!(at id, "parameters have other values than announced";
+            "All values from before the adoption are in {}/decision.json.", journal.path().display());
     }
     Ok(())
 }
@@ -143,8 +148,10 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
 struct Proposal {
     decision: Decision,
     warnings: Vec<Trouble>,
-    /// The lines that come before those of the present pg_hba.conf.
+    /// The lines that pg_hba.conf will have.
     hba: Vec<String>,
+    /// Those that it has.
+    present_hba: Vec<String>,
 }
 
 /// Reads everything, decides, and refuses what cannot be adopted. Changes nothing.
@@ -182,12 +189,13 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
             "PG_PARAMETERS_FILE",
             "parameters",
             taken.parameters,
-            "parameters of extensions".to_owned(),
+            "parameters with a dot in their names".to_owned(),
         )?;
     }
     let mut roles = Vec::new();
+    let (hba_path, hba) = text_of(root, &running, "hba_file")?;
+    let present_hba = auth_files::texts(&hba, id.version.number());
     if !running.recovery {
-        let (hba_path, hba) = text_of(root, &running, "hba_file")?;
         let (ident_path, ident) = text_of(root, &running, "ident_file")?;
         if settings.text("PG_HBA_FILE").is_none() {
             name_file(&mut lines, "PG_HBA_FILE", "pg_hba", hba, hba_path.clone())?;
@@ -233,18 +241,17 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
     if running.recovery && !key_exists {
         fail!(
             "{id} is a standby, and there is no site key";
-            "Copy it from the primary to {}, with /etc/default/patroni.", site_key_path(&settings)?.display()
+            "Copy it from the primary to {}, and /etc/default/patroni as well.", site_key_path(&settings)?.display()
         );
     }
-    let parameters = match &dynamic {
-        Some(dynamic) => dynamic.get(&["postgresql", "parameters"]),
-        None => yaml.get(&["bootstrap", "dcs", "postgresql", "parameters"]),
+    let in_dcs = |key: &str| match &dynamic {
+        Some(dynamic) => dynamic.get(&["postgresql", key]),
+        None => yaml.get(&["bootstrap", "dcs", "postgresql", key]),
     };
-    let differences = differences::compare(id, &running, &yaml, parameters);
+    let differences = differences::compare(id, &running, &yaml, in_dcs("parameters"));
     warnings.extend(config.warnings);
     warnings.extend(reach(&differences, &config.address.to_string()));
-    let hba = yaml
-        .get(&["bootstrap", "dcs", "postgresql", "pg_hba"])
+    let hba = in_dcs("pg_hba")
         .and_then(serde_json::Value::as_array)
         .map(|lines| lines.iter().filter_map(|line| line.as_str().map(str::to_owned)).collect())
         .unwrap_or_default();
@@ -261,7 +268,7 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
         roles,
         differences,
     };
-    Ok(Proposal { decision, warnings, hba })
+    Ok(Proposal { decision, warnings, hba, present_hba })
 }
 
 fn plain(key: &str, value: &str, origin: &str) -> Line {
@@ -298,7 +305,7 @@ fn find_server(root: &Root, id: &ClusterId, data: &Path, superuser: &str, way: W
     if root.path(patroni_file(id)).exists() {
         fail!(
             "{} exists already", patroni_file(id).display();
-            "If it is of an earlier attempt, move it away, and run this again."
+            "If an earlier attempt left it behind, move it away and run this again."
         );
     }
     let Some(place) = Place::find(root, id, data, superuser)? else {
@@ -308,7 +315,7 @@ fn find_server(root: &Root, id: &ClusterId, data: &Path, superuser: &str, way: W
     if !groups::processes(root, &debian)?.contains(&place.postmaster) {
         fail!(
             "the server of {id} (process {}) was not started by {debian}", place.postmaster;
-            "Stop it as it was started, and start it with: systemctl start {debian}"
+            "Stop it the way it was started, and then start it with: systemctl start {debian}"
         );
     }
     if way == Way::Move {
@@ -329,7 +336,7 @@ fn refuse(root: &Root, id: &ClusterId, data: &Path, running: &Running, place: &P
         fail!("pg_upgrade is working on {id}"; "Wait until it has ended, and run this again.");
     }
     if running.recovery && !exists("standby.signal") && id.version.number() >= (12, 0) {
-        fail!("{id} has been recovering since its start"; "Wait until the recovery has ended, and run this again.");
+        fail!("{id} is still in crash recovery"; "Wait until the recovery has ended, and run this again.");
     }
     Ok(())
 }
@@ -340,7 +347,7 @@ fn notes(root: &Root, id: &ClusterId, running: &Running) -> Result<Vec<Trouble>>
     if running.value("data_checksums") != "on" && running.value("wal_log_hints") != "on" {
         notes.push(trouble!(
             at id, "has neither data checksums nor wal_log_hints, so pg_rewind cannot be used until the server has been restarted";
-            "Until then, a former primary has to be created again with: pg_patronictl {id} reinit MEMBER"
+            "Until then, recreate a former primary with: pg_patronictl {id} reinit MEMBER"
         ));
     }
     let preload = running.value("shared_preload_libraries");
@@ -352,8 +359,8 @@ fn notes(root: &Root, id: &ClusterId, running: &Running) -> Result<Vec<Trouble>>
     }
     if !running.tablespaces.is_empty() {
         notes.push(trouble!(
-            at id, "has tablespaces in {}, which the other members need, too", running.tablespaces.join(", ");
-            "Create the empty directories above them on all members, for postgres."
+            at id, "has tablespaces in {}, which the other members need as well", running.tablespaces.join(", ");
+            "Create these directories on all members, empty and owned by postgres."
         ));
     }
     let directory = clusters::config_directory(id);
@@ -378,7 +385,7 @@ fn reach(differences: &[Difference], address: &str) -> Option<Trouble> {
     let listens = differences.iter().find(|difference| difference.name == "listen_addresses")?;
     Some(trouble!(
         "PostgreSQL listens on '{}', and on {address} only after a restart", listens.old;
-        "Restart it before other members join."
+        "Restart it after the adoption, before other members join."
     ))
 }
 
@@ -405,21 +412,25 @@ fn check_dcs(
             );
         }
         None => Ok(None),
-        Some("") => fail!("another member is bootstrapping {scope}"; "Stop Patroni there, and run there: {remove}"),
+        Some("") => fail!(
+            "another member is bootstrapping {scope}";
+            "Only one cluster can have this scope. Stop Patroni on that member, and run there: {remove}"
+        ),
         Some(system) if system != running.system => fail!(
             "the scope {scope} in the DCS belongs to another cluster (system identifier {system}, here {})", running.system;
-            "If a member was started before this one, stop Patroni there with 'systemctl disable --now patroni@{}', then run there \
-             '{remove}' and 'pg_dropcluster {} {}', and run this again. Otherwise set SCOPE.", id.dashed(), id.version, id.name
+            "If that cluster exists only because another member was started before this one, run on that member: 'systemctl disable --now \
+             patroni@{}', '{remove}' and 'pg_dropcluster {} {}'. Then run this again. If that cluster is needed, set another SCOPE for this one.", id.dashed(), id.version, id.name
         ),
         Some(_) => {
             if let (false, Some(leader)) = (running.recovery, leader) {
                 fail!(
-                    "{leader} is the primary of {scope}, and this server is a primary as well";
-                    "Only one of them can be right. If it is that one, remove this cluster, and clone it."
+                    "{leader} is the primary of {scope}, and this server is a primary, too";
+                    "Find out which of them has the right data. If it is {leader}, remove this cluster with pg_dropcluster, and let Patroni create a \
+                     replica here."
                 );
             }
             if running.recovery && leader.is_none() {
-                fail!("{scope} has no primary now"; "Run this again when it has one: pg_patronictl {id} list");
+                fail!("{scope} has no primary at present"; "Run this again when a member is shown as its leader by: pg_patronictl list");
             }
             let _ = yaml;
             let config = content.get("config").map(|text| Yaml::parse(Path::new("the DCS"), text)).transpose()?;
@@ -433,8 +444,8 @@ impl Proposal {
         let decision = &self.decision;
         let kind = if decision.running.recovery { "standby" } else { "primary" };
         let how = match decision.way {
-            Way::Move => "Its processes move to the unit of Patroni while they are running.",
-            Way::Restart => "The server is stopped and started.",
+            Way::Move => "It moves to Patroni's unit while it is running.",
+            Way::Restart => "It is stopped, and started by Patroni.",
         };
         let mut text = format!("{id} is a running {kind}, system identifier {}. {how}\n", decision.running.system);
         let mut section = |title: String, lines: Vec<String>| {
@@ -458,18 +469,34 @@ impl Proposal {
                 .collect()
         };
         section("Parameters that change now:".to_owned(), shown(true));
-        section("Parameters that change at the next restart of PostgreSQL:".to_owned(), shown(false));
-        section("pg_hba.conf:".to_owned(), self.hba.clone());
+        let restart = match decision.way {
+            Way::Move => "Parameters that change at the next restart of PostgreSQL:",
+            Way::Restart => "Parameters that change with this restart:",
+        };
+        section(restart.to_owned(), shown(false));
+        let without = |lines: &[String], others: &[String]| -> Vec<String> {
+            lines.iter().filter(|line| !others.contains(line)).cloned().collect()
+        };
+        let added = without(&self.hba, &self.present_hba);
+        section("New lines of pg_hba.conf, which come first:".to_owned(), added.clone());
+        section("Lines of pg_hba.conf that remain:".to_owned(), without(&self.hba, &added));
+        section("Lines of pg_hba.conf that no longer apply:".to_owned(), without(&self.present_hba, &self.hba));
         let roles = decision.roles.iter().map(|role: &NewRole| match role.purpose {
             Purpose::Replication => format!("{}, for replication", role.name),
             Purpose::Rewind => format!("{}, for pg_rewind", role.name),
         });
-        section("Roles that are created, or that an earlier run created:".to_owned(), roles.collect());
+        section(
+            "Roles that Patroni logs in as, created unless an earlier run has created them:".to_owned(),
+            roles.collect(),
+        );
         let standbys = decision.running.standbys.iter().map(|standby| {
             let address = standby.address.as_deref().unwrap_or("the socket");
             format!("{} ({address}), as {}", standby.name, standby.role)
         });
-        section(format!("Standbys that continue to stream; adopt each with {NAME} {id} there:"), standbys.collect());
+        section(
+            format!("Standbys, which continue to stream. Afterwards run '{NAME} {id}' on their hosts:"),
+            standbys.collect(),
+        );
         text
     }
 
@@ -496,4 +523,108 @@ impl Proposal {
 /// A value as it is shown; an empty one is visible.
 fn shown(value: &str) -> String {
     if value.is_empty() { "''".to_owned() } else { value.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn proposal(way: Way) -> Proposal {
+        let line = |text: &str| text.to_owned();
+        let difference = |name: &str, restart: bool| Difference {
+            name: name.to_owned(),
+            old: String::new(),
+            new: "on".to_owned(),
+            restart,
+        };
+        let running = Running {
+            recovery: false,
+            system: "7".to_owned(),
+            timeline: 1,
+            settings: Vec::new(),
+            roles: Vec::new(),
+            slots: Vec::new(),
+            standbys: Vec::new(),
+            tablespaces: Vec::new(),
+            extensions: Vec::new(),
+            prepared: 0,
+        };
+        let decision = Decision {
+            cluster: "17/main".to_owned(),
+            decided: 0,
+            way,
+            data_directory: PathBuf::from("/d"),
+            superuser: "postgres".to_owned(),
+            running,
+            settings: vec![plain("SLOTS", "old:physical", "the server")],
+            files: vec![Text { path: PathBuf::from("/etc/patroni/17-main.pg_hba"), text: String::new() }],
+            roles: vec![NewRole { name: "replicator".to_owned(), purpose: Purpose::Replication }],
+            differences: vec![difference("a", false), difference("b", true)],
+            kept: Vec::new(),
+        };
+        Proposal {
+            decision,
+            warnings: vec![Trouble::new("w")],
+            hba: vec![line("local all \"postgres\" peer"), line("local all all peer")],
+            present_hba: vec![line("local all all peer"), line("host all all samenet trust")],
+        }
+    }
+
+    #[test]
+    fn a_proposal_shows_what_changes_when() {
+        assert_eq!(
+            proposal(Way::Move).text(&"17/main".parse().unwrap()),
+            "\
+17/main is a running primary, system identifier 7. It moves to Patroni's unit while it is running.
+
+New settings in /etc/default/patroni@17-main:
+  SLOTS=old:physical  (the server)
+
+New files:
+  /etc/patroni/17-main.pg_hba
+
+Parameters that change now:
+  a: '' -> on
+
+Parameters that change at the next restart of PostgreSQL:
+  b: '' -> on
+
+New lines of pg_hba.conf, which come first:
+  local all \"postgres\" peer
+
+Lines of pg_hba.conf that remain:
+  local all all peer
+
+Lines of pg_hba.conf that no longer apply:
+  host all all samenet trust
+
+Roles that Patroni logs in as, created unless an earlier run has created them:
+  replicator, for replication
+"
+        );
+        assert!(proposal(Way::Restart).text(&"17/main".parse().unwrap()).contains("with this restart:\n  b:"));
+    }
+
+    #[test]
+    fn every_key_is_in_the_manual() {
+        fn keys(value: &serde_json::Value, found: &mut Vec<String>) {
+            match value {
+                serde_json::Value::Object(fields) => {
+                    for (key, value) in fields {
+                        found.push(key.clone());
+                        keys(value, found);
+                    }
+                }
+                serde_json::Value::Array(list) => list.iter().for_each(|value| keys(value, found)),
+                _ => {}
+            }
+        }
+        let manual = include_str!("../../../../docs/man/pg_adoptcluster_patroni.8.scd");
+        let mut found = Vec::new();
+        keys(&serde_json::from_str(&proposal(Way::Move).json().unwrap()).unwrap(), &mut found);
+        for key in found {
+            assert!(manual.contains(&format!("_{key}_")), "pg_adoptcluster_patroni(8) lacks {key}");
+        }
+    }
 }

@@ -50,7 +50,7 @@ pub(crate) fn check_version(root: &Root) -> Result<()> {
         return Ok(());
     }
     fail!(
-        "/sys/fs/cgroup is not a control group file system of version 2, so a running server cannot be moved to another unit";
+        "control groups of version 2 are not mounted on /sys/fs/cgroup, so a running server cannot move to another unit";
         "Use --restart, which stops and starts the server, or boot without systemd.unified_cgroup_hierarchy=0."
     )
 }
@@ -294,7 +294,7 @@ pub(crate) fn free(root: &Root, unit: &str) -> Result<()> {
 
 /// `postgresql@` whose stop stops nothing: systemd only forgets the server.
 pub(crate) const STOPS_NOTHING: &str = "\
-# Written by patroni-tools while a running server moves to another unit; it is removed after that.
+# Written by patroni-tools while a running server moves to another unit, and removed afterwards.
 [Service]
 ExecStop=
 KillMode=none

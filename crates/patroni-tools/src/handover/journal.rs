@@ -63,7 +63,7 @@ impl Journal {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("could not read {}", path.display())),
         };
-        serde_json::from_str(&text).map(Some).with_context(|| format!("{} is not what was written", path.display()))
+        serde_json::from_str(&text).map(Some).with_context(|| format!("{} is damaged", path.display()))
     }
 
     /// Records a decision, which replaces an earlier one.

@@ -120,7 +120,8 @@ impl Running {
     /// Asks the server.
     pub(crate) fn ask(root: &Root, id: &ClusterId, place: &Place) -> Result<Self> {
         let rows = place.sql(root, id, QUESTION)?;
-        serde_json::from_str(&rows).with_context(|| format!("{id} did not answer as a PostgreSQL server does"))
+        serde_json::from_str(&rows)
+            .with_context(|| format!("could not read what the server of {id} reports about itself"))
     }
 
     /// The value of a parameter, as `SHOW` prints it.
@@ -167,7 +168,7 @@ impl Place {
         if answer.state != State::Done {
             fail!(
                 "psql failed on {id} as {}: {}", self.superuser, answer.messages.join("; ");
-                "User postgres must be able to log in as the superuser over the Unix socket; if it has another name, set SUPERUSER_NAME."
+                "User postgres must be able to log in as the superuser over the Unix socket. If the superuser has another name, set SUPERUSER_NAME."
             );
         }
         Ok(answer.rows)

@@ -265,8 +265,8 @@ impl Work<'_> {
                 let state = own_state(own);
                 members?;
                 fail!(
-                    "Patroni does not lead {} after {} s: {state}", self.id, LONGEST.as_secs();
-                    "See 'journalctl -u {}'. Run this again when the reason is gone.", Unit::Patroni.name(self.id)
+                    "{} is not ready under Patroni after {} s: {state}", self.id, LONGEST.as_secs();
+                    "Find the cause with 'journalctl -u {}', and run this again when it is removed.", Unit::Patroni.name(self.id)
                 );
             }
             sleep(Duration::from_millis(300));
@@ -298,14 +298,14 @@ impl Work<'_> {
             if begin.elapsed() > LONGEST {
                 fail!(
                     "{} does not stream through a slot of Patroni after {} s, so the slot {old} is kept", self.id, LONGEST.as_secs();
-                    "See 'journalctl -u {}'. Run this again when it streams.", Unit::Patroni.name(self.id)
+                    "Find the cause with 'journalctl -u {}', and run this again when the standby streams.", Unit::Patroni.name(self.id)
                 );
             }
             sleep(Duration::from_millis(500));
         }
         cluster.change(&json!({"slots": {old: null}}))?;
         self.reporter.info(format!(
-            "{}: the slot {old} has been removed from the cluster; remove it from SLOTS in {} on every member, too",
+            "{}: removed the slot {old} from the cluster; remove it from SLOTS in {} on every member as well",
             self.id,
             settings::cluster_file(self.id).display()
         ));
@@ -423,10 +423,14 @@ mod tests {
     }
 
     #[test]
-    fn every_step_has_a_name_of_its_own() {
+    fn every_step_has_a_name_of_its_own_and_is_in_the_manual() {
         for way in [Way::Move, Way::Restart] {
             let names: std::collections::BTreeSet<&str> = Step::of(way).iter().map(|step| step.name()).collect();
             assert_eq!(names.len(), Step::of(way).len());
+            for name in names {
+                let manual = include_str!("../../../../docs/man/pg_adoptcluster_patroni.8.scd");
+                assert!(manual.contains(&format!("*{name}*")), "pg_adoptcluster_patroni(8) lacks {name}");
+            }
         }
     }
 }

@@ -83,7 +83,7 @@ pub(crate) fn parameters(running: &Running) -> Taken {
         if setting.value.contains(['\n', '\r', '\0']) {
             taken.notes.push(trouble!(
                 at origin(setting), "{name} has a value of more than one line, which cannot be taken over";
-                "It stays in effect on this host. Set it on the other hosts, too, or write it on one line."
+                "It remains in effect on this host. Write it on one line, or set it on the other hosts as well."
             ));
         } else if name.contains('.') {
             let value = setting.value.replace('\'', "''").replace('\\', "\\\\");
@@ -138,7 +138,7 @@ pub(crate) fn slots(slots: &[Slot]) -> Option<Line> {
             _ => format!("{}:physical", slot.name),
         })
         .collect();
-    let origin = "the slots of the server, which Patroni would drop otherwise".to_owned();
+    let origin = "the slots of the server, which Patroni would otherwise drop".to_owned();
     (!list.is_empty()).then(|| Line { key: "SLOTS".to_owned(), value: list.join(","), origin })
 }
 

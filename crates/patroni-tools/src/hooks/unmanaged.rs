@@ -10,6 +10,9 @@ use crate::patroni::paths::patroni_file;
 use crate::postgres::data_dir::running_server;
 use crate::postgres::units;
 
+/// The program that makes Patroni manage the data.
+pub(crate) const ADOPT: &str = "pg_adoptcluster_patroni";
+
 /// Why a data directory looks as if Patroni did not manage it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unmanaged {
@@ -46,7 +49,11 @@ impl Unmanaged {
     /// What is wrong, and what to do about it, when the Patroni file does not exist.
     pub(crate) fn without_file(self, id: &ClusterId, data: &Path) -> Trouble {
         match self {
-            Self::Never => self.with_file(id, data),
+            Self::Never => trouble!(
+                "{} contains data that Patroni does not manage and would leave read-only", data.display();
+                "Let Patroni take over the running cluster with '{ADOPT} {id}', which does not stop it. If none of its data is needed, \
+                 remove it with pg_dropcluster."
+            ),
             Self::Running => trouble!(
                 "{} and patroni.dynamic.json in {} are missing, but Patroni is running on this data",
                 patroni_file(id).display(), data.display();
@@ -58,30 +65,19 @@ impl Unmanaged {
     /// The same when it exists.
     pub(crate) fn with_file(self, id: &ClusterId, data: &Path) -> Trouble {
         match self {
-            Self::Never => {
-                let (version, name) = (&id.version, &id.name);
-                let copy = copy_elsewhere(id);
-                trouble!(
-                    "{} contains data that Patroni does not manage and would leave read-only", data.display();
-                    "{copy} If none of it is needed, run 'pg_dropcluster --stop {version} {name}' and then \
-                     'patroni-gen-config {id}'."
-                )
-            }
+            Self::Never => trouble!(
+                "{} contains data that Patroni does not manage and would leave read-only", data.display();
+                "Move {} away, and let Patroni take over the running cluster with: {ADOPT} {id}", patroni_file(id).display()
+            ),
             Self::Running => {
-                let (copy, unit) = (copy_elsewhere(id), id.dashed());
+                let (version, unit) = (&id.version, id.dashed());
                 trouble!(
                     "patroni.dynamic.json is missing in {}, on which Patroni is running", data.display();
                     "If 'pg_patronictl {id} list' shows a leader, Patroni writes this file when the dynamic configuration changes. \
-                     If the member waits for a leader, Patroni has never managed this data: stop patroni@{unit}. {copy}"
+                     If the member waits for a leader, Patroni has never managed this data. Then create a cluster with another name \
+                     (patroni-gen-config {version}/NAME), copy the data with pg_dump and pg_restore, and stop patroni@{unit}."
                 )
             }
         }
     }
-}
-
-fn copy_elsewhere(id: &ClusterId) -> String {
-    format!(
-        "Create a cluster with another name (patroni-gen-config {}/NAME), and copy the data with pg_dump and pg_restore.",
-        id.version
-    )
 }

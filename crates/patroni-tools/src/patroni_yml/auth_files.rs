@@ -105,6 +105,13 @@ pub fn lines(
     Ok(read.unwrap_or_default())
 }
 
+/// The lines of a text in the form in which they are written, without those that PostgreSQL could not divide.
+#[must_use]
+pub fn texts(text: &str, version: Version) -> Vec<String> {
+    let lines = joined(text, version).into_iter().filter_map(|(_, line)| divide(&line, version).ok());
+    lines.filter(|line| !line.fields.is_empty()).map(|line| line.text()).collect()
+}
+
 /// The lines with their continuations, each with the number of its first line (`tokenize_auth_file`).
 fn joined(text: &str, version: Version) -> Vec<(usize, String)> {
     let mut lines: Vec<(usize, String)> = Vec::new();

@@ -8,11 +8,10 @@ use anyhow::{Context, Result};
 use host::keys::SiteKey;
 use host::settings::Settings;
 use host::{ClusterId, Root, fail};
-use openssl::nid::Nid;
-use openssl::x509::X509;
 use serde::Serialize;
 
 use crate::patroni_yml::auth_files::{self, Kind};
+use crate::patroni_yml::channel_binding::can_bind;
 use crate::patroni_yml::parameters::Values;
 use crate::patroni_yml::role_names::{self, REPLICATION, REWIND, RoleNames, in_file};
 use crate::patroni_yml::values::path_text;
@@ -157,20 +156,6 @@ impl Tls {
 
 /// Passwords are stored as SCRAM verifiers by default since PostgreSQL 14.
 const SCRAM_BY_DEFAULT: (u32, u32) = (14, 0);
-
-/// Can SCRAM bind to the certificate? Not if its signature algorithm has no digest of its own (RFC 5929, section 4.1;
-/// PostgreSQL's `be_tls_get_certificate_hash`). With channel binding no other server can accept the login, even on
-/// PostgreSQL's port.
-fn can_bind(root: &Root, path: &Path) -> bool {
-    let text = root.for_postgres().bytes(path).ok().flatten();
-    let certificate = text.and_then(|text| X509::from_pem(&text).ok());
-    let signed = certificate.map(|certificate| certificate.signature_algorithm().object().nid());
-    signed.is_some_and(|nid| nid != Nid::UNDEF && nid != Nid::from_raw(ED25519) && nid != Nid::from_raw(ED448))
-}
-
-/// OpenSSL's numbers (`obj_mac.h`).
-const ED25519: i32 = 1087;
-const ED448: i32 = 1088;
 
 /// The path of a file that PostgreSQL reads itself.
 fn readable(root: &Root, settings: &Settings, key: &str) -> Result<Option<String>> {

@@ -1,18 +1,15 @@
 //! The resolved contents of a Patroni file: from settings and facts about the host, with nothing left open.
 
 use std::net::IpAddr;
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use anyhow::Result;
 use host::endpoint::Endpoint;
 use host::keys::SiteKey;
-use host::members::{self, Member};
+use host::members;
 use host::settings::Settings;
 use host::trouble::{Explain, Trouble};
 use host::{ClusterId, Root};
-use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::patroni::version::Patroni;
@@ -87,7 +84,8 @@ impl Config {
         let cluster = id.dashed();
         let name = member_name(root, settings)?;
         let members = members::members(settings)?;
-        let ((port, rest_port), address, networks) = network(root, id, settings, ports, &name, members.as_deref())?;
+        let (port, rest_port) = both(root, id, settings, ports)?;
+        let (address, networks) = address_and_networks(root, settings, &name, members.as_deref())?;
         let data_directory = data_directory(root, id, ports.own)?;
         let endpoint = Endpoint::from_settings(root, id, settings)?;
         endpoint.iter().try_for_each(|endpoint| endpoint.check_own(address)).at(settings.place(&["VIPS"]))?;
@@ -162,22 +160,4 @@ impl Config {
         let directory = options.iter().find(|(name, _)| *kind == "raft" && name == "data_dir");
         directory.and_then(|(_, directory)| directory.as_str()).map(Path::new)
     }
-}
-
-/// Ports, address and networks, at the same time: the addresses wait for programs, the ports for the kernel's tables.
-fn network(
-    root: &Root,
-    id: &ClusterId,
-    settings: &Settings,
-    ports: &Ports,
-    name: &str,
-    members: Option<&[Member]>,
-) -> Result<((u16, u16), IpAddr, Vec<IpNet>)> {
-    let (ports, addresses) = thread::scope(|scope| {
-        let addresses = scope.spawn(|| address_and_networks(root, settings, name, members));
-        (both(root, id, settings, ports), addresses.join())
-    });
-    let ports = ports?;
-    let (address, networks) = addresses.unwrap_or_else(|panic| resume_unwind(panic))?;
-    Ok((ports, address, networks))
 }

@@ -4,6 +4,7 @@
 pub(crate) mod auth_files;
 pub(crate) mod authentication;
 pub(crate) mod bootstrap_dcs;
+pub(crate) mod channel_binding;
 pub(crate) mod config;
 pub(crate) mod dcs;
 pub(crate) mod dnscp_file;

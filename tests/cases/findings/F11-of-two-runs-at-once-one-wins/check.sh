@@ -16,6 +16,6 @@ for round in $(seq 10); do
     wait $two || second=$?
     whole "$file" || wrong "round $round: the file holds $(grep -c '^scope' "$file") copies (exit status $first and $second)"
     [ $first = 0 ] || [ $second = 0 ] || wrong "round $round: both gave up"
-    [ $first = 0 ] || grep -q 'another patroni-gen-config' /tmp/one || wrong "round $round: $(cat /tmp/one)"
-    [ $second = 0 ] || grep -q 'another patroni-gen-config' /tmp/two || wrong "round $round: $(cat /tmp/two)"
+    [ $first = 0 ] || grep -q 'another program of patroni-tools' /tmp/one || wrong "round $round: $(cat /tmp/one)"
+    [ $second = 0 ] || grep -q 'another program of patroni-tools' /tmp/two || wrong "round $round: $(cat /tmp/two)"
 done

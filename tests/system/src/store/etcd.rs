@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{START_LIMIT, certificates::Authority};
 use crate::Lab;
@@ -15,7 +15,7 @@ const DEFAULTS_TLS: &str = include_str!("../scripts/etcd-tls.default");
 /// waits 10 s for clients that keep their connections.
 const ONLINE: &str = "[Unit]\nWants=network-online.target\nAfter=network-online.target\n[Service]\nRestart=on-failure\nTimeoutStopSec=2\n";
 
-/// The user that members use, and its role's right.
+/// The user that members use.
 pub const USER: &str = "patroni";
 /// Its password, with what needs quoting in many places.
 pub const PASSWORD: &str = r#"p&/"w'\ %20$x"#;
@@ -24,6 +24,9 @@ const ROOT_PASSWORD: &str = "root-of-etcd";
 /// How etcdctl speaks to a secured server.
 const OPTIONS: &str = "--endpoints=https://127.0.0.1:2379 --cacert=/etc/etcd/tls/ca.pem --cert=/etc/etcd/tls/server.pem \
     --key=/etc/etcd/tls/server.key";
+/// The same without options.
+const ENVIRONMENT: &str = "export ETCDCTL_API=3 ETCDCTL_ENDPOINTS=https://127.0.0.1:2379 ETCDCTL_CACERT=/etc/etcd/tls/ca.pem \
+    ETCDCTL_CERT=/etc/etcd/tls/server.pem ETCDCTL_KEY=/etc/etcd/tls/server.key";
 
 /// Starts etcd on all machines as one cluster and waits until every member is healthy.
 ///
@@ -33,23 +36,23 @@ pub fn start(lab: &Lab) -> Result<()> {
     wait_until_healthy(lab, "--endpoints=http://127.0.0.1:2379")
 }
 
-/// The same with TLS everywhere, clients only by certificates of this authority, and a user who may use `prefix` only.
-pub fn start_secured(lab: &Lab, authority: &Authority, prefix: &str) -> Result<()> {
+/// The same with TLS everywhere, clients only by certificates of this authority, and users: root, and the one that these commands of
+/// etcdctl make, who are asked for its password.
+pub fn start_secured(lab: &Lab, authority: &Authority, user: &str) -> Result<()> {
     for node in lab.nodes() {
         authority.issue("/O=Lab/CN=etcd", node)?.install(node, "/etc/etcd/tls", "server", "root:etcd")?;
         node.write("/etc/etcd/tls/ca.pem", authority.certificate(), 0o644)?;
     }
     start_with(lab, |defaults| defaults.replace("http://", "https://") + DEFAULTS_TLS)?;
     wait_until_healthy(lab, OPTIONS)?;
-    let commands = format!(
-        "user add root:{ROOT_PASSWORD}\nuser grant-role root root\nrole add {USER}\n\
-         role grant-permission {USER} --prefix=true readwrite {prefix}\n\
-         user add {USER}:\"$(cat /root/etcd.password)\"\nuser grant-role {USER} {USER}\nauth enable"
-    );
     let first = &lab.nodes()[0];
-    first.write("/root/etcd.password", PASSWORD, 0o600)?;
-    for command in commands.lines() {
-        first.run(&format!("ETCDCTL_API=3 etcdctl {OPTIONS} {command}"))?;
+    first.write("/root/user.sh", format!("set -e\n{ENVIRONMENT}\n{user}"), 0o700)?;
+    // The terminal at which it asks.
+    first.write("/root/etcd.password", format!("{PASSWORD}\n{PASSWORD}\n"), 0o600)?;
+    let said = first.run("timeout 40 script -qec 'bash /root/user.sh' /dev/null < /root/etcd.password")?;
+    ensure!(said.contains(&format!("User {USER} created")), "the user was not made: {said}");
+    for command in [&format!("user add root:{ROOT_PASSWORD}"), "user grant-role root root", "auth enable"] {
+        first.run(&format!("{ENVIRONMENT}\netcdctl {command}"))?;
     }
     Ok(())
 }
