@@ -8,14 +8,28 @@ use host::createcluster::{self, CreateCluster};
 
 use crate::doctor::cluster::Cluster;
 use crate::doctor::finding::Finding;
+use crate::patroni::paths::TAKE_OVER;
 use crate::hooks::unmanaged::{ADOPT, examine};
 use crate::postgres::units::is_active;
 
 /// The units that `systemctl enable` enabled.
 const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants";
 
-/// A postgresql@ unit that is running, or would start at boot.
+/// A take-over that has not been completed. Only root can see it.
+fn taken_over(cluster: &Cluster) -> Option<Finding> {
+    let record = Path::new(TAKE_OVER).join(cluster.id.dashed());
+    cluster.root.path(record.join("decision.json")).exists().then(|| {
+        let what = "the take-over of this member was interrupted, and the cluster may still be in maintenance mode";
+        Finding::warning(what, format!("Complete it with: pg_adoptcluster_patroni {}", cluster.id))
+            .at(record.display().to_string())
+    })
+}
+
+/// A postgresql@ unit that is running, or would start at boot; a take-over that has not been completed.
 pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
+    if let Some(finding) = taken_over(cluster) {
+        return Ok(vec![finding]);
+    }
     let root = cluster.root;
     let unit = format!("postgresql@{}.service", cluster.id.dashed());
     let name = unit.trim_end_matches(".service");

@@ -12,11 +12,10 @@ use host::{ClusterId, Root};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::patroni::paths::TAKE_OVER;
+
 /// Where all handovers are.
 const DIRECTORY: &str = "/var/lib/patroni-tools/adopt";
-
-/// Where members of another set-up of Patroni are taken over.
-const TAKE_OVER: &str = "/var/lib/patroni-tools/take-over";
 
 /// The decision, and the record of the steps.
 const DECISION: &str = "decision.json";

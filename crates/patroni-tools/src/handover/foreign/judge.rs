@@ -4,16 +4,17 @@ use serde_json::Value;
 
 use crate::handover::foreign::blocks::Block;
 use crate::handover::foreign::from_dynamic;
+use crate::handover::foreign::from_file::Mapped;
 use crate::handover::foreign::rows::{Fate, Row};
 use crate::handover::foreign::values::{DCS_SECTIONS, at, leaves, same};
 
-/// Compares `file`, the new one, with `theirs`, key by key. `said` are the keys whose new value is elsewhere.
-pub(crate) fn judge(theirs: &Value, dynamic: &Value, file: &Value, said: &[Row], blocks: &[Block]) -> Vec<Row> {
+/// Compares `file`, the new one, with `theirs`, key by key. `said` has the keys whose new value is elsewhere.
+pub(crate) fn judge(theirs: &Value, dynamic: &Value, file: &Value, said: &Mapped, blocks: &[Block]) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for (path, value) in leaves(theirs) {
         let key = path.join(".");
         let below = |prefix: &str| key == prefix || key.starts_with(&format!("{prefix}."));
-        if let Some(row) = said.iter().find(|row| below(&row.key)) {
+        if let Some(row) = said.rows.iter().find(|row| below(&row.key)) {
             // A section that has one fate is one row.
             if !rows.contains(row) {
                 rows.push(row.clone());
@@ -28,6 +29,7 @@ pub(crate) fn judge(theirs: &Value, dynamic: &Value, file: &Value, said: &[Row],
         let default = of_dcs && at(file, &path).is_none() && (value == &Value::Bool(false) || value == "http");
         let fate = match kept {
             Some(block) if equal => Fate::Template(block.name.to_owned()),
+            _ if equal && key == "scope" && !said.lines.iter().any(|line| line.key == "SCOPE") => Fate::Same,
             _ if equal => setting(&path).map_or(Fate::Same, |setting| Fate::Setting(setting.to_owned())),
             None if default => Fate::Same,
             _ => Fate::Lost,
