@@ -8,8 +8,8 @@ use host::createcluster::{self, CreateCluster};
 
 use crate::doctor::cluster::Cluster;
 use crate::doctor::finding::Finding;
-use crate::patroni::paths::TAKE_OVER;
 use crate::hooks::unmanaged::{ADOPT, examine};
+use crate::patroni::paths::TAKE_OVER;
 use crate::postgres::units::is_active;
 
 /// The units that `systemctl enable` enabled.

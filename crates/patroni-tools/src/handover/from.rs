@@ -59,7 +59,8 @@ pub(crate) fn run(
     let journal = Journal::of_take_over(root, id);
     let decision = match (decided, choice.file) {
         (Some(decision), _) => {
-            reporter.info(format!("{id}: an earlier take-over is completed, as decided in {}", journal.path().display()));
+            reporter
+                .info(format!("{id}: an earlier take-over is completed, as decided in {}", journal.path().display()));
             if choice.dry_run {
                 return Ok(());
             }
@@ -89,7 +90,8 @@ pub(crate) fn run(
     let base = &decision.base;
     let common = Work { root, id, decision: base, journal: &journal, reporter };
     Steps { root, id, decision: &decision, journal: &journal, common }.run()?;
-    let unsaid = Place::find(root, id, &base.data_directory, &base.superuser)?.is_some() && verify(root, id, base, reporter)?;
+    let unsaid =
+        Place::find(root, id, &base.data_directory, &base.superuser)?.is_some() && verify(root, id, base, reporter)?;
     report::print(&format!("{id}: this member is managed by {}\n", Unit::Patroni.name(id)));
     if unsaid {
         fail!(at id, "parameters have other values than announced"; "See: pg_patronictl {id} show-config");
@@ -145,13 +147,8 @@ fn propose(root: &Root, id: &ClusterId, file: &Path, unit: Option<&str>) -> Resu
         fail!("the server of {id} is not running"; "Start it with Patroni, and run this again.");
     };
     let running = Running::ask(root, id, &place)?;
-    let source = Source {
-        id,
-        path: file.display().to_string(),
-        file: theirs,
-        dynamic: &dynamic,
-        address: address(&yaml)?,
-    };
+    let source =
+        Source { id, path: file.display().to_string(), file: theirs, dynamic: &dynamic, address: address(&yaml)? };
     let mut mapped = foreign::from_file(&source);
     foreign::from_dynamic(&source, &mut mapped);
     if !mapped.files.iter().any(|file| file.key == "PG_HBA_FILE") {
@@ -239,8 +236,12 @@ fn propose(root: &Root, id: &ClusterId, file: &Path, unit: Option<&str>) -> Resu
     let rows = foreign::judge(theirs, &dynamic, document, &mapped, &blocks);
     let added = foreign::added(theirs, document);
     check_dcs(root, id, &running, &scope, &document.to_string())?;
-    let differences =
-        differences::compare(id, &running, &new, dynamic.get("postgresql").and_then(|section| section.get("parameters")));
+    let differences = differences::compare(
+        id,
+        &running,
+        &new,
+        dynamic.get("postgresql").and_then(|section| section.get("parameters")),
+    );
     let mut kept = files_as_they_are(root, id)?;
     for path in [patroni_file(id), template_file(), file.to_owned()] {
         if kept.iter().all(|kept| kept.path != path) {
@@ -283,10 +284,8 @@ struct Proposed {
 impl Proposed {
     /// Adds a line, unless the setting has this value already.
     fn line(&mut self, id: &ClusterId, settings: &mut Settings, line: Line) -> Result<()> {
-        let parameter = line
-            .key
-            .strip_prefix(PARAMETER_PREFIX)
-            .filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()));
+        let parameter =
+            line.key.strip_prefix(PARAMETER_PREFIX).filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()));
         let present = match parameter {
             Some(parameter) => settings.parameters().find(|(name, _)| *name == parameter).map(|(_, setting)| setting),
             None => settings.get(&line.key),
@@ -337,7 +336,8 @@ impl Proposed {
 
 /// Root writes there, and another user must not be able to replace what it writes.
 fn check_directory(root: &Root) -> Result<()> {
-    let found = root.path(DIRECTORY).metadata().with_context(|| format!("could not read the attributes of {DIRECTORY}"))?;
+    let found =
+        root.path(DIRECTORY).metadata().with_context(|| format!("could not read the attributes of {DIRECTORY}"))?;
     if found.uid() != 0 || found.mode() & 0o022 != 0 {
         fail!(
             "{DIRECTORY} can be changed by other users than root";
@@ -400,7 +400,8 @@ fn process_with(root: &Root, file: &Path) -> Result<Option<u32>> {
             matches!(Path::new(word).file_name().and_then(|name| name.to_str()), Some("patroni" | "patroni.py"))
         });
         let has_file = words.iter().any(|word| {
-            word.starts_with('/') && (Path::new(word) == file || own.is_some() && root.path(word).canonicalize().ok() == own)
+            word.starts_with('/')
+                && (Path::new(word) == file || own.is_some() && root.path(word).canonicalize().ok() == own)
         });
         if is_patroni && has_file {
             return Ok(Some(pid));
@@ -416,7 +417,9 @@ fn check_environment(root: &Root, patroni: &OtherPatroni) -> Result<()> {
     let ours = envfile::parse(ENVIRONMENT, &root.read(ENVIRONMENT)?.unwrap_or_default())?;
     let foreign: Vec<String> = bytes
         .split(|byte| *byte == 0)
-        .filter_map(|word| String::from_utf8_lossy(word).split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())))
+        .filter_map(|word| {
+            String::from_utf8_lossy(word).split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()))
+        })
         .filter(|(key, _)| key.starts_with("PATRONI_") && !key.starts_with("PATRONI_TOOLS_"))
         .filter(|(key, value)| !ours.iter().any(|ours| ours.key == *key && ours.value == *value))
         .map(|(key, _)| key)
@@ -468,12 +471,7 @@ fn address(yaml: &Yaml) -> Result<Option<IpAddr>> {
 }
 
 /// The site key must be the same on all members that have been taken over.
-fn check_members(
-    settings: &Settings,
-    id: &ClusterId,
-    cluster: &Patronictl,
-    key: Option<&SiteKey>,
-) -> Result<()> {
+fn check_members(settings: &Settings, id: &ClusterId, cluster: &Patronictl, key: Option<&SiteKey>) -> Result<()> {
     let own = key.map(|key| password_scope(settings, id).map(|scope| key.fingerprint(&scope))).transpose()?;
     for member in cluster.members()? {
         if member.fingerprint.is_some() && member.fingerprint != own {
@@ -538,8 +536,7 @@ impl Proposal {
         section("Keys that are added:".to_owned(), self.added.clone());
         let lines = decision.base.settings.iter().map(|line| format!("{}={}  ({})", line.key, line.value, line.origin));
         section(format!("New settings in {}:", settings::cluster_file(id).display()), lines.collect());
-        let mut files: Vec<String> =
-            decision.base.files.iter().map(|file| file.path.display().to_string()).collect();
+        let mut files: Vec<String> = decision.base.files.iter().map(|file| file.path.display().to_string()).collect();
         files.extend(decision.template.iter().map(|_| template_file().display().to_string()));
         section("New files:".to_owned(), files);
         let changes = decision.base.differences.iter().map(|difference| {

@@ -152,7 +152,15 @@ impl Steps<'_> {
             }
             Step::Pause if self.is_theirs() => self.pause(),
             Step::MoveOut => self.move_out(&scope),
-            Step::StopPatroni if self.is_theirs() => groups::systemctl(root, &["stop", theirs]),
+            Step::StopPatroni if self.is_theirs() => {
+                if !is_paused(&self.cluster()?.0)? {
+                    fail!(
+                        "maintenance mode has been ended by another program, so {theirs} was not stopped";
+                        "Run this again."
+                    );
+                }
+                groups::systemctl(root, &["stop", theirs])
+            }
             Step::Start if !groups::is_active(root, &patroni)? => groups::systemctl(root, &["start", &patroni]),
             Step::MoveIn if self.common.is_in(&scope)? => {
                 let postmaster = self.found()?.map(|place| place.postmaster);
@@ -208,6 +216,12 @@ impl Steps<'_> {
     /// Until their Patroni knows it: then it leaves the server alone when it is stopped.
     fn pause(&self) -> Result<()> {
         let (cluster, name) = self.cluster()?;
+        if self.journal.begun(Step::Pause.name()) == 1 && is_paused(&cluster)? {
+            fail!(
+                "the cluster is in maintenance mode, perhaps because another member is being taken over";
+                "Run this again when it has ended."
+            );
+        }
         cluster.change(&json!({"pause": true}))?;
         let file = patroni_file(self.id);
         let text = self.root.read(&file)?.unwrap_or_default();
@@ -273,12 +287,11 @@ impl Steps<'_> {
 
     /// The configuration is changed in the DCS: `patronictl resume` needs a member that answers.
     fn resume(&self) -> Result<()> {
-        if !self.journal.has_begun(Step::Pause.name()) {
+        if self.journal.begun(Step::Pause.name()) == 0 {
             return Ok(());
         }
         let (cluster, _) = self.cluster()?;
-        let paused = cluster.configuration()?.is_some_and(|config| config.get(&["pause"]) == Some(&Value::Bool(true)));
-        if paused { cluster.change(&json!({"pause": null})) } else { Ok(()) }
+        if is_paused(&cluster)? { cluster.change(&json!({"pause": null})) } else { Ok(()) }
     }
 
     fn finish(&self) -> Result<()> {
@@ -291,6 +304,10 @@ impl Steps<'_> {
         }
         self.common.finish()
     }
+}
+
+fn is_paused(cluster: &Patronictl) -> Result<bool> {
+    Ok(cluster.configuration()?.is_some_and(|config| config.get(&["pause"]) == Some(&Value::Bool(true))))
 }
 
 /// The administrator's template.

@@ -43,10 +43,11 @@ impl Journal {
         Self { real: root.path(&path), path }
     }
 
-    /// Has a step been begun, by whatever run?
-    pub(crate) fn has_begun(&self, name: &str) -> bool {
+    /// How often a step has been begun, by this run and earlier ones.
+    pub(crate) fn begun(&self, name: &str) -> usize {
         let text = std::fs::read_to_string(self.real.join(STEPS)).unwrap_or_default();
-        text.lines().any(|line| line.split_once(' ').is_some_and(|(_, rest)| rest == format!("begin {name}")))
+        let begun = format!("begin {name}");
+        text.lines().filter_map(|line| line.split_once(' ')).filter(|(_, rest)| *rest == begun).count()
     }
 
     /// Where it is, for messages.

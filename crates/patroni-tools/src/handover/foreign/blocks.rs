@@ -17,9 +17,8 @@ pub(crate) struct Block {
 }
 
 /// Sections that have a block of their own or are written as a whole.
-const OWN: [&str; 11] = [
-    "scope", "namespace", "name", "restapi", "ctl", "bootstrap", "postgresql", "tags", "watchdog", "log", "more",
-];
+const OWN: [&str; 11] =
+    ["scope", "namespace", "name", "restapi", "ctl", "bootstrap", "postgresql", "tags", "watchdog", "log", "more"];
 
 /// The blocks with which `ours`, a file from the settings alone, would do what `theirs` does.
 pub(crate) fn blocks(theirs: &Value, ours: &Value, done: &dyn Fn(&str) -> bool) -> Vec<Block> {
@@ -68,7 +67,9 @@ fn same_dcs(theirs: &Value, ours: &Value) -> bool {
         }
         section.remove("host");
         section.retain(|key, value| {
-            !(key == "protocol" && value == "http" || key == "scheme" && value == "http" || value == &Value::Bool(false))
+            !(key == "protocol" && value == "http"
+                || key == "scheme" && value == "http"
+                || value == &Value::Bool(false))
         });
         Value::Object(section)
     };

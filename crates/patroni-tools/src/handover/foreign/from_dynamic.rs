@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::handover::foreign::rows::{Fate, Row};
 use crate::handover::foreign::from_file::{Mapped, Source};
+use crate::handover::foreign::rows::{Fate, Row};
 use crate::handover::foreign::values::{at, leaves, of_postgresql, same, text, text_at};
 use crate::patroni_yml::parameters;
 
@@ -31,7 +31,8 @@ pub(crate) fn from_dynamic(source: &Source, mapped: &mut Mapped) {
         "false" | "off" | "no" => "no".to_owned(),
         other => other.to_owned(),
     };
-    for (key, setting) in [("synchronous_mode", "SYNCHRONOUS_MODE"), ("synchronous_mode_strict", "SYNCHRONOUS_MODE_STRICT")]
+    for (key, setting) in
+        [("synchronous_mode", "SYNCHRONOUS_MODE"), ("synchronous_mode_strict", "SYNCHRONOUS_MODE_STRICT")]
     {
         if let Some(value) = value(&[key]).map(|value| word(&value)).filter(|value| value != "no") {
             mapped.line(setting, value, format!("{key} {ORIGIN}"));
@@ -53,7 +54,8 @@ pub(crate) fn from_dynamic(source: &Source, mapped: &mut Mapped) {
     let parameters = at(dynamic, &["postgresql", "parameters"]).and_then(Value::as_object);
     for (name, value) in parameters.into_iter().flatten() {
         let name = name.to_ascii_lowercase();
-        let Some(value) = of_postgresql(value).filter(|value| parameters::check(&name, value, synchronous).is_ok()) else {
+        let Some(value) = of_postgresql(value).filter(|value| parameters::check(&name, value, synchronous).is_ok())
+        else {
             continue;
         };
         if name.contains('.') {

@@ -177,9 +177,11 @@ fn postgresql(source: &Source, mapped: &mut Mapped) {
     }
     if let Some(address) = source.address {
         mapped.line("HOST_ADDRESS", address.to_string(), origin("connect_address"));
-        if value("connect_address").as_deref().and_then(host_and_port).is_some_and(|(host, _)| {
-            host.parse::<IpAddr>().is_err()
-        }) {
+        if value("connect_address")
+            .as_deref()
+            .and_then(host_and_port)
+            .is_some_and(|(host, _)| host.parse::<IpAddr>().is_err())
+        {
             mapped.row("postgresql.connect_address", Fate::Changed(format!("HOST_ADDRESS is its address, {address}")));
         }
     }
@@ -200,7 +202,9 @@ fn postgresql(source: &Source, mapped: &mut Mapped) {
         if of_member.is_some() {
             mapped.row(
                 &format!("postgresql.{key}"),
-                Fate::Changed(format!("{setting}; {key}.conf stays as it is, until 'apply' brings the lines to the DCS")),
+                Fate::Changed(format!(
+                    "{setting}; {key}.conf stays as it is, until 'apply' brings the lines to the DCS"
+                )),
             );
         }
     }

@@ -25,7 +25,10 @@ pub(crate) fn judge(theirs: &Value, dynamic: &Value, file: &Value, said: &Mapped
         let kept = blocks.iter().find(|block| block.keeps.iter().any(|kept| below(kept)));
         let equal = at(file, &path).is_some_and(|ours| same(ours, value))
             || path == ["namespace"] && at(file, &path).is_some_and(|ours| same_path(ours, value))
-            || of_dcs && kept.is_none() && path[1] == "host" && at(file, &[path[0], "hosts"]).is_some_and(|ours| same(ours, value));
+            || of_dcs
+                && kept.is_none()
+                && path[1] == "host"
+                && at(file, &[path[0], "hosts"]).is_some_and(|ours| same(ours, value));
         let default = of_dcs && at(file, &path).is_none() && (value == &Value::Bool(false) || value == "http");
         let fate = match kept {
             Some(block) if equal => Fate::Template(block.name.to_owned()),
