@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
+use host::createcluster::{self, CreateCluster};
 use host::keys::SiteKey;
 use host::report::{self, Level, Reporter};
 use host::settings::{Origin, PARAMETER_PREFIX, Settings};
@@ -139,8 +140,7 @@ fn propose(root: &Root, id: &ClusterId, file: &Path, unit: Option<&str>) -> Resu
             "Wait for another take-over, or end it with: patronictl -c {} resume {scope}", file.display()
         );
     }
-    check_directories(root, id, &yaml, file)?;
-    let data = data_directory(root, id)?;
+    let (data, in_data_directory) = directories(root, id, &yaml, file)?;
     let superuser =
         yaml.text(&["postgresql", "authentication", "superuser", "username"]).unwrap_or_else(|| "postgres".to_owned());
     let Some(place) = Place::find(root, id, &data, &superuser)? else {
@@ -172,6 +172,12 @@ fn propose(root: &Root, id: &ClusterId, file: &Path, unit: Option<&str>) -> Resu
     };
     check_members(&settings, id, &cluster, key_exists.then_some(&key))?;
     let (mut warnings, mut roles) = (Vec::new(), Vec::new());
+    if in_data_directory {
+        warnings.push(trouble!(
+            "PostgreSQL reads pg_hba.conf and pg_ident.conf in {} until its next restart", data.display();
+            "Restart it before you change them: pg_patronictl {id} restart --pending"
+        ));
+    }
     if yaml.get(&["postgresql", "authentication", "rewind"]).is_none() {
         let names = RoleNames::read(&settings)?;
         let scope = password_scope(&settings, id)?;
@@ -267,6 +273,7 @@ fn propose(root: &Root, id: &ClusterId, file: &Path, unit: Option<&str>) -> Resu
         unit: patroni.unit,
         process: patroni.process,
         started: patroni.started,
+        in_data_directory,
         template,
         template_before,
     };
@@ -433,27 +440,49 @@ fn check_environment(root: &Root, patroni: &OtherPatroni) -> Result<()> {
     Ok(())
 }
 
-/// The data and the configuration must be where postgresql-common looks for them.
-fn check_directories(root: &Root, id: &ClusterId, yaml: &Yaml, file: &Path) -> Result<()> {
-    let data = yaml.text(&["postgresql", "data_dir"]).unwrap_or_default();
+/// The data directory, and whether the configuration of PostgreSQL is in it. Both must be where postgresql-common can find them.
+fn directories(root: &Root, id: &ClusterId, yaml: &Yaml, file: &Path) -> Result<(PathBuf, bool)> {
+    let data = PathBuf::from(yaml.text(&["postgresql", "data_dir"]).unwrap_or_default());
     let wanted = clusters::config_directory(id);
-    let has = yaml.text(&["postgresql", "config_dir"]).unwrap_or_else(|| data.clone());
-    if Path::new(has.trim_end_matches('/')) != wanted {
-        fail!(
-            at file.display(), "the configuration of PostgreSQL is in {has}, not in {}, where postgresql-common has it", wanted.display();
-            "Set config_dir to {} in all members' files, copy {has}/*.conf there, and restart the members one after the other.",
-            wanted.display()
-        );
-    }
-    let own = data_directory(root, id)?;
+    let has = yaml.text(&["postgresql", "config_dir"]).map_or_else(|| data.clone(), PathBuf::from);
     let real = |path: &Path| root.path(path).canonicalize().ok();
-    if real(&own) != real(Path::new(&data)) {
+    if has.components().eq(wanted.components()) {
+        let own = data_directory(root, id)?;
+        if real(&own) != real(&data) {
+            fail!(
+                at file.display(), "data_dir is {}, but {} is the data directory of {id}", data.display(), own.display();
+                "Name the cluster that Patroni manages."
+            );
+        }
+        return Ok((own, false));
+    }
+    if !has.components().eq(data.components()) {
         fail!(
-            at file.display(), "data_dir is {data}, but {} is the data directory of {id}", own.display();
-            "Name the cluster that Patroni manages."
+            at file.display(), "the configuration of PostgreSQL is in {}, neither in {} nor in the data directory", has.display(), wanted.display();
+            "Set config_dir to {}, move the files there, and restart the member.", wanted.display()
         );
     }
-    Ok(())
+    if root.path(&wanted).exists() {
+        fail!(
+            "{} exists, but the configuration of PostgreSQL is in {}", wanted.display(), data.display();
+            "If it is of a cluster that is not used any more, move it away: mv {} /root/", wanted.display()
+        );
+    }
+    let usual = CreateCluster::read(root)?.data_directory(id)?;
+    if real(&usual) != real(&data) {
+        fail!(
+            at file.display(), "data_dir is {}, but the data of {id} belongs in {}", data.display(), usual.display();
+            "Choose the version and name that fit, or set data_directory in {}.", createcluster::PATH
+        );
+    }
+    let base = root.for_postgres().read(data.join("postgresql.base.conf"))?.unwrap_or_default();
+    if base.lines().any(|line| line.trim_start().starts_with("include")) {
+        fail!(
+            at data.join("postgresql.base.conf").display(), "includes other files, which would not be found from {}", wanted.display();
+            "Put their lines into this file, and remove the includes."
+        );
+    }
+    Ok((usual, true))
 }
 
 /// The address of this member, which can be a name.

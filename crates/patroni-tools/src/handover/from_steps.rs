@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use host::{ClusterId, Root, fail};
+use host::{ClusterId, Root, clusters, fail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -26,6 +26,7 @@ use crate::handover::steps::Work;
 use crate::patroni::paths::{DIRECTORY, patroni_file};
 use crate::patroni::patronictl::Patronictl;
 use crate::patroni_yml::dnscp_file;
+use crate::postgres::as_postgres;
 
 /// What a take-over has decided.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,6 +39,8 @@ pub(crate) struct TakeOver {
     /// Their Patroni, and when it was started.
     pub(crate) process: u32,
     pub(crate) started: u64,
+    /// Is the configuration of PostgreSQL in the data directory?
+    pub(crate) in_data_directory: bool,
     pub(crate) template: Option<String>,
     /// The name under which the administrator's template is kept, if there is one.
     pub(crate) template_before: Option<String>,
@@ -52,6 +55,8 @@ pub(crate) enum Step {
     Template,
     /// Creates the role of `pg_rewind`, if they have none.
     Roles,
+    /// Writes the configuration of PostgreSQL where postgresql-common has it, if it is in the data directory.
+    Configuration,
     /// Writes the Patroni file.
     PatroniFile,
     /// Disables their unit, and enables `patroni@`.
@@ -62,6 +67,8 @@ pub(crate) enum Step {
     MoveOut,
     /// Stops their Patroni.
     StopPatroni,
+    /// Makes the running server, which still reads its file in the data directory, read the new one.
+    Include,
     /// Starts `patroni@`.
     Start,
     /// Moves the processes into the unit of Patroni.
@@ -77,15 +84,17 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Settings,
         Self::Template,
         Self::Roles,
+        Self::Configuration,
         Self::PatroniFile,
         Self::Enable,
         Self::Pause,
         Self::MoveOut,
         Self::StopPatroni,
+        Self::Include,
         Self::Start,
         Self::MoveIn,
         Self::Wait,
@@ -100,11 +109,13 @@ impl Step {
             Self::Settings => "settings",
             Self::Template => "template",
             Self::Roles => "roles",
+            Self::Configuration => "configuration",
             Self::PatroniFile => "patroni-file",
             Self::Enable => "enable",
             Self::Pause => "pause",
             Self::MoveOut => "move-out",
             Self::StopPatroni => "stop-patroni",
+            Self::Include => "include",
             Self::Start => "start",
             Self::MoveIn => "move-in",
             Self::Wait => "wait",
@@ -143,6 +154,7 @@ impl Steps<'_> {
             Step::Settings => self.common.settings(),
             Step::Template => self.template(),
             Step::Roles if self.found()?.is_some() && !self.decision.base.roles.is_empty() => self.common.roles(),
+            Step::Configuration => self.configuration(),
             Step::PatroniFile => self.patroni_file(),
             Step::Enable => {
                 if *theirs != patroni {
@@ -161,6 +173,7 @@ impl Steps<'_> {
                 }
                 groups::systemctl(root, &["stop", theirs])
             }
+            Step::Include => self.include(),
             Step::Start if !groups::is_active(root, &patroni)? => groups::systemctl(root, &["start", &patroni]),
             Step::MoveIn if self.common.is_in(&scope)? => {
                 let postmaster = self.found()?.map(|place| place.postmaster);
@@ -195,6 +208,50 @@ impl Steps<'_> {
             install::prepare(root, &Path::new(LOCAL).join(name), present, OF_PATRONI, None)?.put()?;
         }
         install::prepare(root, &path, text, OF_PATRONI, None)?.put()
+    }
+
+    /// All files that `pg_createcluster` creates. `postgresql.conf` is what their Patroni has written last, until ours writes it.
+    fn configuration(&self) -> Result<()> {
+        let (root, data) = (self.root, &self.decision.base.data_directory);
+        let directory = clusters::config_directory(self.id);
+        if !self.decision.in_data_directory || root.path(directory.join("start.conf")).exists() {
+            return Ok(());
+        }
+        as_postgres::directory(root, &directory)?;
+        let theirs = |name: &str| -> Result<String> {
+            let text = root.for_postgres().read(data.join(name))?;
+            text.with_context(|| format!("{} does not exist", data.join(name).display()))
+        };
+        let mut base = theirs("postgresql.base.conf")?;
+        base += &format!("\n# The data directory of {}\ndata_directory = '{}'\n", self.id, data.display());
+        for (name, text, mode) in [
+            ("pg_hba.conf", theirs("pg_hba.conf")?, 0o640),
+            ("pg_ident.conf", theirs("pg_ident.conf")?, 0o640),
+            ("environment", String::new(), 0o644),
+            ("pg_ctl.conf", "pg_ctl_options = ''\n".to_owned(), 0o644),
+            ("postgresql.base.conf", base, 0o644),
+            ("postgresql.conf", theirs("postgresql.conf")?, 0o644),
+            ("start.conf", "manual\n".to_owned(), 0o644),
+        ] {
+            as_postgres::write(root, &directory.join(name), text.as_bytes(), mode)?;
+        }
+        Ok(())
+    }
+
+    /// Not a symbolic link: `pg_rewind` refuses one that is a file on the other member.
+    fn include(&self) -> Result<()> {
+        if !self.decision.in_data_directory || self.is_theirs() {
+            return Ok(());
+        }
+        let conf = clusters::config_directory(self.id).join("postgresql.conf");
+        let old = self.decision.base.data_directory.join("postgresql.conf");
+        let text = format!("# Read until the next restart of PostgreSQL\ninclude '{}'\n", conf.display());
+        let present = self.root.for_postgres().read(&old)?.unwrap_or_default();
+        if present == text {
+            return Ok(());
+        }
+        as_postgres::write(self.root, &conf, present.as_bytes(), 0o644)?;
+        as_postgres::write(self.root, &old, text.as_bytes(), 0o600)
     }
 
     fn patroni_file(&self) -> Result<()> {

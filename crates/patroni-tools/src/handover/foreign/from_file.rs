@@ -1,9 +1,10 @@
 //! From their file to settings.
 
 use std::net::IpAddr;
+use std::path::Path;
 
-use host::ClusterId;
 use host::settings::PARAMETER_PREFIX;
+use host::{ClusterId, clusters};
 use serde_json::{Map, Value};
 
 use crate::handover::decision::Line;
@@ -184,6 +185,11 @@ fn postgresql(source: &Source, mapped: &mut Mapped) {
         {
             mapped.row("postgresql.connect_address", Fate::Changed(format!("HOST_ADDRESS is its address, {address}")));
         }
+    }
+    let directory = clusters::config_directory(source.id);
+    if value("config_dir").is_some_and(|path| Path::new(&path).components().ne(directory.components())) {
+        let what = format!("{}, from the next restart of PostgreSQL on", directory.display());
+        mapped.row("postgresql.config_dir", Fate::Changed(what));
     }
     mapped.row("postgresql.pgpass", Fate::Changed("Patroni writes another file of this kind".to_owned()));
     if value("use_unix_socket").as_deref() != Some("true") {

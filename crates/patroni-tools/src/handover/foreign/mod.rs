@@ -12,7 +12,7 @@ mod values;
 
 pub(crate) use blocks::{blocks, template};
 pub(crate) use from_dynamic::from_dynamic;
-pub(crate) use from_file::{Mapped, NamedFile, Source, from_file, own_parameters};
+pub(crate) use from_file::{NamedFile, Source, from_file, own_parameters};
 pub(crate) use judge::{added, judge};
 pub(crate) use rows::{Fate, Row};
 

@@ -8,7 +8,8 @@ use minijinja::Environment;
 use serde_json::{Value, json};
 
 use crate::files::yaml::Yaml;
-use crate::handover::foreign::{Fate, Mapped, Row, Source, added, blocks, from_dynamic, from_file, judge, template};
+use crate::handover::foreign::from_file::Mapped;
+use crate::handover::foreign::{Fate, Row, Source, added, blocks, from_dynamic, from_file, judge, template};
 
 /// As autobase writes it, with a member's own parameters and other keys that no setting expresses.
 const AUTOBASE: &str = r#"
