@@ -106,7 +106,8 @@ pub(crate) fn write(
     if !ours && !force {
         report::print(&diff::unified(&path.display().to_string(), &present, &text));
         let site = host::settings::SITE_FILE;
-        if author(&present) == Author::Other {
+        let is_file = Yaml::parse(&path, &present).is_ok_and(|yaml| yaml.text(&["scope"]).is_some());
+        if author(&present) == Author::Other && is_file {
             fail!(
                 "{} was written by hand, so it was left unchanged", path.display();
                 "If Patroni runs with it, take the member over with 'pg_adoptcluster_patroni --from {} {id}'. Otherwise put the difference \
@@ -114,7 +115,7 @@ pub(crate) fn write(
             );
         }
         fail!(
-            "{} was edited by hand, so it was left unchanged", path.display();
+            "{} was {} by hand, so it was left unchanged", path.display(), if author(&present) == Author::Other { "written" } else { "edited" };
             "Put the difference into {site} or a template, or use --force."
         );
     }
