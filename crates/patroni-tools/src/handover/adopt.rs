@@ -3,11 +3,9 @@
 //! It asks the server, decides, shows what will be different, asks the administrator, and takes the steps. What it has decided is
 //! recorded first, so that the same command completes an adoption that was interrupted.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::thread::sleep;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -23,13 +21,15 @@ use crate::context::agree;
 use crate::doctor;
 use crate::files::install::Lock;
 use crate::files::yaml::Yaml;
-use crate::handover::decision::{Decision, Difference, Kept, Line, NewRole, Purpose, Text, Way};
+use crate::handover::decision::{Decision, Difference, Line, NewRole, Purpose, Text, Way};
 use crate::handover::differences;
+use crate::handover::from;
 use crate::handover::groups::{self, Unit};
 use crate::handover::journal::{Journal, Kind};
+use crate::handover::record::{create_site_key, files_as_they_are, record, verify};
 use crate::handover::returned;
 use crate::handover::running::{Place, Running, data_directory};
-use crate::handover::steps::{Step, Work, copy_name};
+use crate::handover::steps::{Step, Work};
 use crate::handover::taken_over;
 use crate::patroni::paths::{DIRECTORY, patroni_file};
 use crate::patroni_yml::auth_files;
@@ -38,7 +38,7 @@ use crate::patroni_yml::config::Config;
 use crate::patroni_yml::inputs::{Overrides, render, site_key, site_key_path};
 use crate::patroni_yml::role_names::{REPLICATION, REWIND, RoleNames};
 
-const NAME: &str = "pg_adoptcluster_patroni";
+pub(crate) const NAME: &str = "pg_adoptcluster_patroni";
 
 /// Hands a running PostgreSQL cluster over to Patroni, without interruption.
 #[derive(Debug, Parser)]
@@ -61,6 +61,15 @@ struct Args {
     /// Stop and start the server instead of moving its processes
     #[arg(long)]
     restart: bool,
+    /// Take over a member of another set-up of Patroni, which runs with this file
+    #[arg(long, value_name = "FILE", conflicts_with = "restart")]
+    from: Option<PathBuf>,
+    /// With --from: the systemd unit that runs that Patroni (default: the one in which it runs)
+    #[arg(long, value_name = "UNIT", requires = "from")]
+    unit: Option<String>,
+    /// Only complete a take-over that was interrupted (used by patroni@.service)
+    #[arg(long = "continue", hide = true, conflicts_with_all = ["from", "restart", "dry_run"])]
+    only_continue: bool,
     /// With --dry-run: print JSON
     #[arg(long, requires = "dry_run")]
     json: bool,
@@ -81,7 +90,25 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
     if !Uid::effective().is_root() {
         fail!("only root can adopt a cluster"; "Run this program as root.");
     }
-    let _lock = Lock::take(root, Path::new(DIRECTORY))?;
+    let taken_over = Journal::of(root, Kind::TakeOver, &id).decision()?;
+    if args.only_continue && taken_over.is_none() {
+        return Ok(());
+    }
+    let _lock = match Lock::take(root, Path::new(DIRECTORY)) {
+        // The take-over that starts the unit does the rest itself.
+        Err(_) if args.only_continue => return Ok(()),
+        lock => lock?,
+    };
+    if args.from.is_some() || taken_over.is_some() {
+        let choice = from::Choice {
+            file: args.from.as_deref(),
+            unit: args.unit.as_deref(),
+            dry_run: args.dry_run,
+            yes: args.yes,
+            json: args.json,
+        };
+        return from::run(root, &id, &choice, taken_over, reporter);
+    }
     if Journal::of(root, Kind::Release, &id).is_open() {
         fail!("{id} is being released from Patroni"; "Complete that first with: pg_releasecluster_patroni {id}");
     }
@@ -425,94 +452,6 @@ fn check_dcs(
             Ok(config)
         }
     }
-}
-
-/// The files that change, with owner and mode. They are copied when the decision is recorded.
-fn files_as_they_are(root: &Root, id: &ClusterId) -> Result<Vec<Kept>> {
-    let directory = clusters::config_directory(id);
-    let mut paths = vec![settings::cluster_file(id)];
-    for name in root.list(&directory)? {
-        let path = directory.join(&name);
-        let real = root.path(&path);
-        match real.symlink_metadata() {
-            Ok(found) if found.is_file() => paths.push(path),
-            Ok(found) if found.is_dir() => {
-                for inner in root.list(&path)? {
-                    let inner = path.join(inner);
-                    if root.path(&inner).symlink_metadata().is_ok_and(|found| found.is_file()) {
-                        paths.push(inner);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    let mut kept = Vec::new();
-    for path in paths {
-        let found = root.path(&path).symlink_metadata().ok();
-        kept.push(Kept {
-            uid: found.as_ref().map_or(0, MetadataExt::uid),
-            gid: found.as_ref().map_or(0, MetadataExt::gid),
-            mode: found.as_ref().map_or(0o644, |found| found.mode() & 0o7777),
-            copy: found.map(|_| copy_name(&path)),
-            path,
-        });
-    }
-    Ok(kept)
-}
-
-/// Copies the files and writes the decision.
-fn record(root: &Root, journal: &Journal, decision: &Decision) -> Result<()> {
-    for kept in &decision.kept {
-        if let (Some(copy), Some(bytes)) = (&kept.copy, root.for_postgres().bytes(&kept.path)?) {
-            journal.keep(copy, &bytes)?;
-        }
-    }
-    journal.decide(decision)
-}
-
-fn create_site_key(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<()> {
-    let settings = Settings::read(root, id)?;
-    if site_key(root, &settings)?.is_none() {
-        let path = site_key_path(&settings)?;
-        SiteKey::create(root, &path)?;
-        reporter.info(format!(
-            "created {}: copy it to the other members before you run patroni-gen-config there",
-            path.display()
-        ));
-    }
-    Ok(())
-}
-
-/// Compares the server with what was announced. True if there is a difference that was not.
-fn verify(root: &Root, id: &ClusterId, decision: &Decision, reporter: &Reporter) -> Result<bool> {
-    /// Patroni reloads the server within this time.
-    const LONGEST: Duration = Duration::from_secs(15);
-    let begin = Instant::now();
-    let (now, unsaid) = loop {
-        let Some(place) = Place::find(root, id, &decision.data_directory, &decision.superuser)? else {
-            fail!("the server of {id} is not running"; "See: journalctl -u {}", Unit::Patroni.name(id));
-        };
-        let now = Running::ask(root, id, &place)?;
-        let unsaid = differences::unannounced(decision, &now);
-        if (unsaid.is_empty() && differences::applied(decision, &now)) || begin.elapsed() > LONGEST {
-            break (now, unsaid);
-        }
-        sleep(Duration::from_millis(300));
-    };
-    for name in &unsaid {
-        let before = decision.setting(name).map_or("", |setting| &setting.value);
-        reporter.warn(trouble!(at id, "{name} was '{before}' and is now '{}'", now.value(name)));
-    }
-    let pending: Vec<&str> =
-        now.settings.iter().filter(|setting| setting.pending).map(|setting| setting.name.as_str()).collect();
-    if !pending.is_empty() {
-        reporter.info(format!(
-            "{id}: a restart is pending for {}; when it suits you, run: pg_patronictl {id} restart --pending",
-            pending.join(", ")
-        ));
-    }
-    Ok(!unsaid.is_empty())
 }
 
 impl Proposal {

@@ -1,4 +1,4 @@
-//! What a handover has decided and how far it is, in `/var/lib/patroni-tools/adopt/17-main` or `release/17-main`: for the next run of a
+//! What a handover has decided and how far it is, in `/var/lib/patroni-tools/adopt/17-main`, `take-over/17-main` or `release/17-main`: for the next run of a
 //! command that was interrupted, and for giving the cluster back exactly. Only root can read it: it contains the old passwords' verifiers.
 
 use std::fs::{File, OpenOptions, Permissions};
@@ -12,8 +12,7 @@ use host::{ClusterId, Root};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Where all handovers are.
-const DIRECTORY: &str = "/var/lib/patroni-tools";
+use crate::patroni::paths::{ADOPTIONS, RELEASES, TAKE_OVERS};
 
 /// The decision, and the record of the steps.
 const DECISION: &str = "decision.json";
@@ -27,6 +26,8 @@ const COPIES: &str = "files";
 pub(crate) enum Kind {
     /// To Patroni.
     Adopt,
+    /// To this package's Patroni, from another one.
+    TakeOver,
     /// From Patroni.
     Release,
 }
@@ -40,12 +41,20 @@ pub(crate) struct Journal {
 impl Journal {
     /// That of a cluster, whether it exists or not.
     pub(crate) fn of(root: &Root, kind: Kind, id: &ClusterId) -> Self {
-        let name = match kind {
-            Kind::Adopt => "adopt",
-            Kind::Release => "release",
+        let directory = match kind {
+            Kind::Adopt => ADOPTIONS,
+            Kind::TakeOver => TAKE_OVERS,
+            Kind::Release => RELEASES,
         };
-        let path = Path::new(DIRECTORY).join(name).join(id.dashed());
+        let path = Path::new(directory).join(id.dashed());
         Self { real: root.path(&path), path }
+    }
+
+    /// How often a step has been begun, by this run and earlier ones.
+    pub(crate) fn begun(&self, name: &str) -> usize {
+        let text = std::fs::read_to_string(self.real.join(STEPS)).unwrap_or_default();
+        let begun = format!("begin {name}");
+        text.lines().filter_map(|line| line.split_once(' ')).filter(|(_, rest)| *rest == begun).count()
     }
 
     /// Where it is, for messages.

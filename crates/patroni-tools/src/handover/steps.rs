@@ -177,15 +177,15 @@ impl Work<'_> {
         }
     }
 
-    fn is_in(&self, unit: &str) -> Result<bool> {
+    pub(crate) fn is_in(&self, unit: &str) -> Result<bool> {
         Ok(!groups::processes(self.root, unit)?.is_empty())
     }
 
-    fn found(&self) -> Result<Option<Place>> {
+    pub(crate) fn found(&self) -> Result<Option<Place>> {
         Place::find(self.root, self.id, &self.decision.data_directory, &self.decision.superuser)
     }
 
-    fn place(&self) -> Result<Place> {
+    pub(crate) fn place(&self) -> Result<Place> {
         let (version, name) = (&self.id.version, &self.id.name);
         match self.found()? {
             Some(place) => Ok(place),
@@ -196,7 +196,7 @@ impl Work<'_> {
         }
     }
 
-    fn settings(&self) -> Result<()> {
+    pub(crate) fn settings(&self) -> Result<()> {
         for file in &self.decision.files {
             install::prepare(self.root, &file.path, &file.text, OF_PATRONI, None)?.put()?;
         }
@@ -210,7 +210,7 @@ impl Work<'_> {
     }
 
     /// The Patroni file as it will be, after the settings have been written.
-    fn rendered(&self) -> Result<(crate::patroni_yml::config::Config, String)> {
+    pub(crate) fn rendered(&self) -> Result<(crate::patroni_yml::config::Config, String)> {
         let settings = inputs::settings(self.root, &Overrides::default(), Some(self.id))?;
         let Some(key) = inputs::site_key(self.root, &settings)? else {
             fail!("the site key is missing"; "Copy it from another member to {}", inputs::site_key_path(&settings)?.display());
@@ -220,7 +220,7 @@ impl Work<'_> {
     }
 
     /// In one transaction, which waits for no standby, as Patroni itself creates them (`Bootstrap.post_bootstrap`).
-    fn roles(&self) -> Result<()> {
+    pub(crate) fn roles(&self) -> Result<()> {
         let place = self.place()?;
         let recovery = place.sql(self.root, self.id, "SELECT pg_catalog.pg_is_in_recovery()")?;
         if recovery.trim() == "t" {
@@ -323,7 +323,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn finish(&self) -> Result<()> {
+    pub(crate) fn finish(&self) -> Result<()> {
         let directory = host::clusters::config_directory(self.id);
         let start = directory.join("start.conf");
         if self.root.path(&directory).is_dir() {

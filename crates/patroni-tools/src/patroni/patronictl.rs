@@ -71,8 +71,13 @@ impl<'a> Patronictl<'a> {
         if !root.path(&file).exists() {
             fail!("{} does not exist", file.display(); "Create it with: patroni-gen-config {id}");
         }
+        Ok(Self::with_file(root, file, scope))
+    }
+
+    /// With any Patroni file.
+    pub fn with_file(root: &'a Root, file: PathBuf, scope: &str) -> Self {
         let hint = format!("Check that the DCS responds, with: patronictl -c {} list", file.display());
-        Ok(Self { root, file, scope: scope.to_owned(), limit: LIMIT, hint })
+        Self { root, file, scope: scope.to_owned(), limit: LIMIT, hint }
     }
 
     /// The same with another timeout for each call, and another hint if one fails.
