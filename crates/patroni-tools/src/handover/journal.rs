@@ -176,6 +176,7 @@ mod tests {
         assert_eq!(journal.decision::<Vec<u8>>().unwrap(), Some(vec![1, 2]));
         journal.keep("pg_hba.conf", b"local all all peer\n").unwrap();
         assert_eq!(journal.kept("pg_hba.conf").unwrap(), b"local all all peer\n");
+        assert!(!journal.has_done("one").unwrap());
         journal.step("one", || Ok(())).unwrap();
         assert!(journal.step("two", || -> Result<()> { anyhow::bail!("no") }).is_err());
         assert!(journal.has_done("one").unwrap() && !journal.has_done("two").unwrap());

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use host::report::Reporter;
 use host::{ClusterId, Root, envfile, fail, scram, settings};
 use serde_json::{Value, json};
@@ -147,6 +147,8 @@ impl Work<'_> {
         let (debian, patroni, scope) = (Unit::Debian.name(id), Unit::Patroni.name(id), Unit::Scope.name(id));
         match step {
             Step::Settings => self.settings(),
+            // With --restart, an earlier run may have stopped the server.
+            Step::Roles if self.found()?.is_none() && self.journal.has_done(step.name())? => Ok(()),
             Step::Roles => self.roles(),
             Step::PatroniFile => self.patroni_file(),
             Step::DynamicCopy => self.dynamic_copy(),
@@ -184,8 +186,14 @@ impl Work<'_> {
     }
 
     fn place(&self) -> Result<Place> {
-        let place = self.found()?;
-        place.with_context(|| format!("the server of {} is not running", self.id))
+        let (version, name) = (&self.id.version, &self.id.name);
+        match self.found()? {
+            Some(place) => Ok(place),
+            None => fail!(
+                "the server of {} is not running", self.id;
+                "Start it, and run this again: pg_ctlcluster {version} {name} start"
+            ),
+        }
     }
 
     fn settings(&self) -> Result<()> {
