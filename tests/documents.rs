@@ -59,7 +59,8 @@ fn every_link_leads_somewhere() {
 }
 
 /// The programs whose commands the documents show, with the number of commands that are there at least.
-const OURS: [(&str, usize); 2] = [("patroni-gen-config", 30), ("pg_adoptcluster_patroni", 5)];
+const OURS: [(&str, usize); 3] =
+    [("patroni-gen-config", 30), ("pg_adoptcluster_patroni", 5), ("pg_releasecluster_patroni", 3)];
 
 fn ours(program: &str) -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("patroni-tools"));
@@ -167,6 +168,14 @@ const BLOCKS: &[(&str, &str, &str, Run)] = &[
     ("docs/adopt.md", "The pending restart", "", Run::By("adopt_page.rs")),
     ("docs/adopt.md", "Give it back", "", Run::By("adopt_page.rs")),
     ("docs/benchmarks.md", "Benchmarks", "", NEEDS_HOST),
+    ("docs/from-debian.md", "The package", "", Run::By("from_patroni.rs")),
+    ("docs/from-debian.md", "The first member", "", Run::By("from_patroni.rs")),
+    ("docs/from-debian.md", "The other members", "", Run::By("from_patroni.rs")),
+    ("docs/from-debian.md", "The whole cluster", "", Run::By("from_patroni.rs")),
+    ("docs/from-autobase.md", "The package", "", Run::By("from_patroni.rs")),
+    ("docs/from-autobase.md", "The first member", "", Run::By("from_patroni.rs")),
+    ("docs/from-autobase.md", "The other members", "", Run::By("from_patroni.rs")),
+    ("docs/from-autobase.md", "The whole cluster", "", Run::By("from_patroni.rs")),
     ("docs/from-dnscp.sh.md", "A manual test run", "", Run::By("package.rs")),
     (
         "docs/from-dnscp.sh.md",
@@ -195,6 +204,8 @@ const WHOLE: &[(&str, &str)] = &[
     ("docs/adopt.md", "adopt_page.rs"),
     ("docs/three-nodes.md", "three_nodes.rs"),
     ("docs/from-dnscp.sh.md", "package.rs"),
+    ("docs/from-debian.md", "from_patroni.rs"),
+    ("docs/from-autobase.md", "from_patroni.rs"),
 ];
 
 /// The programs whose names begin a command in an indented block, which otherwise has settings or output.

@@ -105,9 +105,18 @@ pub(crate) fn write(
     let ours = author(&present) == Author::Generator;
     if !ours && !force {
         report::print(&diff::unified(&path.display().to_string(), &present, &text));
+        let site = host::settings::SITE_FILE;
+        let is_file = Yaml::parse(&path, &present).is_ok_and(|yaml| yaml.text(&["scope"]).is_some());
+        if author(&present) == Author::Other && is_file {
+            fail!(
+                "{} was written by hand, so it was left unchanged", path.display();
+                "If Patroni runs with it, take the member over with 'pg_adoptcluster_patroni --from {} {id}'. Otherwise put the difference \
+                 into {site} or a template, or use --force.", path.display()
+            );
+        }
         fail!(
             "{} was {} by hand, so it was left unchanged", path.display(), if author(&present) == Author::Other { "written" } else { "edited" };
-            "Put the difference into {} or a template, or use --force.", host::settings::SITE_FILE
+            "Put the difference into {site} or a template, or use --force."
         );
     }
     let old = PathBuf::from(format!("{}.old", path.display()));

@@ -3,11 +3,9 @@
 //! It asks the server, decides, shows what will be different, asks the administrator, and takes the steps. What it has decided is
 //! recorded first, so that the same command completes an adoption that was interrupted.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::thread::sleep;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -23,12 +21,15 @@ use crate::context::agree;
 use crate::doctor;
 use crate::files::install::Lock;
 use crate::files::yaml::Yaml;
-use crate::handover::decision::{Decision, Difference, Kept, Line, NewRole, Purpose, Text, Way};
+use crate::handover::decision::{Decision, Difference, Line, NewRole, Purpose, Text, Way};
 use crate::handover::differences;
+use crate::handover::from;
 use crate::handover::groups::{self, Unit};
-use crate::handover::journal::Journal;
+use crate::handover::journal::{Journal, Kind};
+use crate::handover::record::{create_site_key, files_as_they_are, record, verify};
+use crate::handover::returned;
 use crate::handover::running::{Place, Running, data_directory};
-use crate::handover::steps::{Step, Work, copy_name};
+use crate::handover::steps::{Step, Work};
 use crate::handover::taken_over;
 use crate::patroni::paths::{DIRECTORY, patroni_file};
 use crate::patroni_yml::auth_files;
@@ -37,7 +38,7 @@ use crate::patroni_yml::config::Config;
 use crate::patroni_yml::inputs::{Overrides, render, site_key, site_key_path};
 use crate::patroni_yml::role_names::{REPLICATION, REWIND, RoleNames};
 
-const NAME: &str = "pg_adoptcluster_patroni";
+pub(crate) const NAME: &str = "pg_adoptcluster_patroni";
 
 /// Hands a running PostgreSQL cluster over to Patroni, without interruption.
 #[derive(Debug, Parser)]
@@ -46,6 +47,7 @@ const NAME: &str = "pg_adoptcluster_patroni";
     version,
     after_help = "CLUSTER is 17/main, 17-main or the two words 17 main.\n\nManual: pg_adoptcluster_patroni(8)"
 )]
+#[allow(clippy::struct_excessive_bools)]
 struct Args {
     /// The cluster
     #[arg(value_name = "CLUSTER", num_args = 1..=2, required = true)]
@@ -59,6 +61,15 @@ struct Args {
     /// Stop and start the server instead of moving its processes
     #[arg(long)]
     restart: bool,
+    /// Take over a member of another set-up of Patroni, which runs with this file
+    #[arg(long, value_name = "FILE", conflicts_with = "restart")]
+    from: Option<PathBuf>,
+    /// With --from: the systemd unit that runs that Patroni (default: the one in which it runs)
+    #[arg(long, value_name = "UNIT", requires = "from")]
+    unit: Option<String>,
+    /// Only complete a take-over that was interrupted (used by patroni@.service)
+    #[arg(long = "continue", hide = true, conflicts_with_all = ["from", "restart", "dry_run"])]
+    only_continue: bool,
     /// With --dry-run: print JSON
     #[arg(long, requires = "dry_run")]
     json: bool,
@@ -79,12 +90,34 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
     if !Uid::effective().is_root() {
         fail!("only root can adopt a cluster"; "Run this program as root.");
     }
-    let _lock = Lock::take(root, Path::new(DIRECTORY))?;
-    let journal = Journal::of(root, &id);
+    let taken_over = Journal::of(root, Kind::TakeOver, &id).decision()?;
+    if args.only_continue && taken_over.is_none() {
+        return Ok(());
+    }
+    let _lock = match Lock::take(root, Path::new(DIRECTORY)) {
+        // The take-over that starts the unit does the rest itself.
+        Err(_) if args.only_continue => return Ok(()),
+        lock => lock?,
+    };
+    if args.from.is_some() || taken_over.is_some() {
+        let choice = from::Choice {
+            file: args.from.as_deref(),
+            unit: args.unit.as_deref(),
+            dry_run: args.dry_run,
+            yes: args.yes,
+            json: args.json,
+        };
+        return from::run(root, &id, &choice, taken_over, reporter);
+    }
+    if Journal::of(root, Kind::Release, &id).is_open() {
+        fail!("{id} is being released from Patroni"; "Complete that first with: pg_releasecluster_patroni {id}");
+    }
+    let journal = Journal::of(root, Kind::Adopt, &id);
     let decided: Option<Decision> = journal.decision()?;
     if decided.is_some() {
         reporter.info(format!(
-            "{id}: completing the adoption that was interrupted, as recorded in {}",
+            "{id}: completing the adoption that was interrupted, as recorded in {}; to undo it instead, run: \
+             pg_releasecluster_patroni {id}",
             journal.path().display()
         ));
     }
@@ -121,7 +154,7 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
 struct Proposal {
     decision: Decision,
     warnings: Vec<Trouble>,
-    /// The lines that pg_hba.conf will have.
+    /// The lines that `pg_hba.conf` will have.
     hba: Vec<String>,
     /// Those that it has.
     present_hba: Vec<String>,
@@ -141,64 +174,21 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
         None => (SiteKey::placeholder(), false),
     };
     let mut warnings = notes(root, id, &running)?;
-    let taken = if running.recovery { taken_over::Taken::default() } else { taken_over::parameters(&running) };
-    warnings.extend(taken.notes);
-    let mut lines = taken.lines;
-    let mut files = Vec::new();
-    let mut staged = Vec::new();
-    let mut name_file = |lines: &mut Vec<Line>, key: &str, suffix: &str, text: String, origin: String| -> Result<()> {
-        let path = PathBuf::from(format!("{DIRECTORY}/{}.{suffix}", id.dashed()));
-        // Until it is written, the generator reads it elsewhere.
-        let file = tempfile::NamedTempFile::new().context("could not create a temporary file")?;
-        std::fs::write(file.path(), &text).context("could not write a temporary file")?;
-        lines.push(Line { key: key.to_owned(), value: path.display().to_string(), origin });
-        staged.push((key.to_owned(), root.inside(file.path()), file));
-        files.push(Text { path, text });
-        Ok(())
-    };
-    if !taken.parameters.is_empty() && settings.text("PG_PARAMETERS_FILE").is_none() {
-        name_file(
-            &mut lines,
-            "PG_PARAMETERS_FILE",
-            "parameters",
-            taken.parameters,
-            "parameters with a dot in their names".to_owned(),
-        )?;
-    }
-    let mut roles = Vec::new();
+    let mut new = NewSettings::default();
     let (hba_path, hba) = text_of(root, &running, "hba_file")?;
     let present_hba = auth_files::texts(&hba, id.version.number());
+    // A standby has the settings of its primary, which were copied.
     if !running.recovery {
-        let (ident_path, ident) = text_of(root, &running, "ident_file")?;
-        if settings.text("PG_HBA_FILE").is_none() {
-            name_file(&mut lines, "PG_HBA_FILE", "pg_hba", hba, hba_path.clone())?;
-            lines.push(plain("PG_HBA_GENERAL", "no", "only the lines of that file apply"));
-        }
-        if settings.text("PG_IDENT_FILE").is_none() && has_lines(&ident) {
-            name_file(&mut lines, "PG_IDENT_FILE", "pg_ident", ident, ident_path)?;
-        }
-        lines.extend(taken_over::slots(&running.slots));
+        warnings.extend(new.take_parameters(root, id, &settings, &running)?);
+        new.take_access(root, id, &settings, &running, (&hba_path, &hba))?;
+        new.lines.extend(taken_over::slots(&running.slots));
         let scope = password_scope(&settings, id)?;
-        let usual = [(names.replication.as_str(), Purpose::Replication), (names.rewind.as_str(), Purpose::Rewind)];
-        roles = taken_over::roles(&running, usual, |purpose, verifier| {
-            let role = if purpose == Purpose::Replication { REPLICATION } else { REWIND };
+        new.take_roles(&running, &names, |role, verifier| {
             key_exists && scram::verifies(verifier, &key.role_password(&scope, role))
         });
-        for (role, (usual, purpose)) in roles.iter().zip(usual) {
-            if role.name != usual {
-                let name = if purpose == Purpose::Replication { "REPLICATION_NAME" } else { "REWIND_NAME" };
-                lines.push(plain(name, &role.name, &format!("the role {usual} exists already and is left unchanged")));
-            }
-        }
     }
-    let is_set = |key: &str| match key
-        .strip_prefix(PARAMETER_PREFIX)
-        .filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()))
-    {
-        Some(parameter) => settings.parameters().any(|(name, _)| name == parameter),
-        None => settings.text(key).is_some(),
-    };
-    lines.retain(|line| !is_set(&line.key));
+    let NewSettings { mut lines, files, roles, staged } = new;
+    lines.retain(|line| !is_set(&settings, &line.key));
     // The address of this host is known only after the generator has run once.
     apply(&mut settings, &lines, &staged)?;
     let (config, _) = render(root, &Overrides::default(), id, &settings, &key, None)?;
@@ -224,7 +214,7 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
     let differences = differences::compare(id, &running, &yaml, in_dcs("parameters"));
     warnings.extend(config.warnings);
     warnings.extend(reach(&differences, &config.address.to_string()));
-    let hba = in_dcs("pg_hba")
+    let hba: Vec<String> = in_dcs("pg_hba")
         .and_then(serde_json::Value::as_array)
         .map(|lines| lines.iter().filter_map(|line| line.as_str().map(str::to_owned)).collect())
         .unwrap_or_default();
@@ -240,8 +230,96 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
         files,
         roles,
         differences,
+        pg_hba: hba.clone(),
     };
     Ok(Proposal { decision, warnings, hba, present_hba })
+}
+
+/// Does the administrator have a value for a key or a parameter already?
+fn is_set(settings: &Settings, key: &str) -> bool {
+    let parameter =
+        key.strip_prefix(PARAMETER_PREFIX).filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()));
+    match parameter {
+        Some(parameter) => settings.parameters().any(|(name, _)| name == parameter),
+        None => settings.text(key).is_some(),
+    }
+}
+
+/// What the settings get.
+#[derive(Default)]
+struct NewSettings {
+    lines: Vec<Line>,
+    files: Vec<Text>,
+    roles: Vec<NewRole>,
+    /// Where the generator reads the files until they are written.
+    staged: Vec<(String, PathBuf, tempfile::NamedTempFile)>,
+}
+
+impl NewSettings {
+    /// A file in `/etc/patroni`, and the setting that names it.
+    fn file(&mut self, root: &Root, id: &ClusterId, key: &str, suffix: &str, text: String, origin: &str) -> Result<()> {
+        let path = PathBuf::from(format!("{DIRECTORY}/{}.{suffix}", id.dashed()));
+        let file = tempfile::NamedTempFile::new().context("could not create a temporary file")?;
+        std::fs::write(file.path(), &text).context("could not write a temporary file")?;
+        self.lines.push(plain(key, &path.display().to_string(), origin));
+        self.staged.push((key.to_owned(), root.inside(file.path()), file));
+        self.files.push(Text { path, text });
+        Ok(())
+    }
+
+    fn take_parameters(
+        &mut self,
+        root: &Root,
+        id: &ClusterId,
+        settings: &Settings,
+        running: &Running,
+    ) -> Result<Vec<Trouble>> {
+        let taken = taken_over::parameters(running);
+        self.lines.extend(taken.lines);
+        if !taken.parameters.is_empty() && settings.text("PG_PARAMETERS_FILE").is_none() {
+            let origin = "parameters with a dot in their names";
+            self.file(root, id, "PG_PARAMETERS_FILE", "parameters", taken.parameters, origin)?;
+        }
+        Ok(taken.notes)
+    }
+
+    /// The lines of `pg_hba.conf` and `pg_ident.conf`.
+    fn take_access(
+        &mut self,
+        root: &Root,
+        id: &ClusterId,
+        settings: &Settings,
+        running: &Running,
+        (hba_path, hba): (&str, &str),
+    ) -> Result<()> {
+        let version = id.version.number();
+        let (ident_path, ident) = text_of(root, running, "ident_file")?;
+        if settings.text("PG_HBA_FILE").is_none() {
+            let hba = auth_files::movable(root, Path::new(hba_path), hba, version);
+            self.file(root, id, "PG_HBA_FILE", "pg_hba", hba, hba_path)?;
+            self.lines.push(plain("PG_HBA_GENERAL", "no", "only the lines of that file apply"));
+        }
+        if settings.text("PG_IDENT_FILE").is_none() && has_lines(&ident) {
+            let ident = auth_files::movable(root, Path::new(&ident_path), &ident, version);
+            self.file(root, id, "PG_IDENT_FILE", "pg_ident", ident, &ident_path)?;
+        }
+        Ok(())
+    }
+
+    /// Roles for the members, under other names where the usual ones are taken. `ours` is asked for the usual name and a verifier.
+    fn take_roles(&mut self, running: &Running, names: &RoleNames, ours: impl Fn(&str, &str) -> bool) {
+        let usual = [(names.replication.as_str(), Purpose::Replication), (names.rewind.as_str(), Purpose::Rewind)];
+        self.roles = taken_over::roles(running, usual, |purpose, verifier| {
+            ours(if purpose == Purpose::Replication { REPLICATION } else { REWIND }, verifier)
+        });
+        for (role, (usual, purpose)) in self.roles.iter().zip(usual) {
+            if role.name != usual {
+                let key = if purpose == Purpose::Replication { "REPLICATION_NAME" } else { "REWIND_NAME" };
+                let origin = format!("the role {usual} exists already and is left unchanged");
+                self.lines.push(plain(key, &role.name, &origin));
+            }
+        }
+    }
 }
 
 fn plain(key: &str, value: &str, origin: &str) -> Line {
@@ -280,6 +358,12 @@ fn find_server(root: &Root, id: &ClusterId, data: &Path, superuser: &str, way: W
             "{} exists already", patroni_file(id).display();
             "If an earlier attempt left it behind, move it away and run this again."
         );
+    }
+    // Patroni would take it for the configuration, and overwrite postgresql.conf.
+    let base = clusters::config_directory(id).join("postgresql.base.conf");
+    let conf = root.for_postgres().read(base.with_file_name("postgresql.conf"))?.unwrap_or_default();
+    if root.path(&base).symlink_metadata().is_ok() && !returned::is_of_patroni(&conf) {
+        fail!("{} is left over from an earlier cluster", base.display(); "Remove it, and run this again.");
     }
     let Some(place) = Place::find(root, id, data, superuser)? else {
         fail!("{id} is not running, so its configuration cannot be read"; "Start it with: pg_ctlcluster {version} {name} start");
@@ -412,94 +496,6 @@ fn check_dcs(
     }
 }
 
-/// The files that change, with owner and mode. They are copied when the decision is recorded.
-fn files_as_they_are(root: &Root, id: &ClusterId) -> Result<Vec<Kept>> {
-    let directory = clusters::config_directory(id);
-    let mut paths = vec![settings::cluster_file(id)];
-    for name in root.list(&directory)? {
-        let path = directory.join(&name);
-        let real = root.path(&path);
-        match real.symlink_metadata() {
-            Ok(found) if found.is_file() => paths.push(path),
-            Ok(found) if found.is_dir() => {
-                for inner in root.list(&path)? {
-                    let inner = path.join(inner);
-                    if root.path(&inner).symlink_metadata().is_ok_and(|found| found.is_file()) {
-                        paths.push(inner);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    let mut kept = Vec::new();
-    for path in paths {
-        let found = root.path(&path).symlink_metadata().ok();
-        kept.push(Kept {
-            uid: found.as_ref().map_or(0, MetadataExt::uid),
-            gid: found.as_ref().map_or(0, MetadataExt::gid),
-            mode: found.as_ref().map_or(0o644, |found| found.mode() & 0o7777),
-            copy: found.map(|_| copy_name(&path)),
-            path,
-        });
-    }
-    Ok(kept)
-}
-
-/// Copies the files and writes the decision.
-fn record(root: &Root, journal: &Journal, decision: &Decision) -> Result<()> {
-    for kept in &decision.kept {
-        if let (Some(copy), Some(bytes)) = (&kept.copy, root.for_postgres().bytes(&kept.path)?) {
-            journal.keep(copy, &bytes)?;
-        }
-    }
-    journal.decide(decision)
-}
-
-fn create_site_key(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<()> {
-    let settings = Settings::read(root, id)?;
-    if site_key(root, &settings)?.is_none() {
-        let path = site_key_path(&settings)?;
-        SiteKey::create(root, &path)?;
-        reporter.info(format!(
-            "created {}: copy it to the other members before you run patroni-gen-config there",
-            path.display()
-        ));
-    }
-    Ok(())
-}
-
-/// Compares the server with what was announced. True if there is a difference that was not.
-fn verify(root: &Root, id: &ClusterId, decision: &Decision, reporter: &Reporter) -> Result<bool> {
-    /// Patroni reloads the server within this time.
-    const LONGEST: Duration = Duration::from_secs(15);
-    let begin = Instant::now();
-    let (now, unsaid) = loop {
-        let Some(place) = Place::find(root, id, &decision.data_directory, &decision.superuser)? else {
-            fail!("the server of {id} is not running"; "See: journalctl -u {}", Unit::Patroni.name(id));
-        };
-        let now = Running::ask(root, id, &place)?;
-        let unsaid = differences::unannounced(decision, &now);
-        if (unsaid.is_empty() && differences::applied(decision, &now)) || begin.elapsed() > LONGEST {
-            break (now, unsaid);
-        }
-        sleep(Duration::from_millis(300));
-    };
-    for name in &unsaid {
-        let before = decision.setting(name).map_or("", |setting| &setting.value);
-        reporter.warn(trouble!(at id, "{name} was '{before}' and is now '{}'", now.value(name)));
-    }
-    let pending: Vec<&str> =
-        now.settings.iter().filter(|setting| setting.pending).map(|setting| setting.name.as_str()).collect();
-    if !pending.is_empty() {
-        reporter.info(format!(
-            "{id}: a restart is pending for {}; when it suits you, run: pg_patronictl {id} restart --pending",
-            pending.join(", ")
-        ));
-    }
-    Ok(!unsaid.is_empty())
-}
-
 impl Proposal {
     fn text(&self, id: &ClusterId) -> String {
         let decision = &self.decision;
@@ -511,7 +507,7 @@ impl Proposal {
         let mut text = format!("{id} is a running {kind}, system identifier {}. {how}\n", decision.running.system);
         let mut section = |title: String, lines: Vec<String>| {
             if !lines.is_empty() {
-                text += &format!("\n{title}\n");
+                text.extend(["\n", &title, "\n"]);
                 for line in lines {
                     text.extend(["  ", &line, "\n"]);
                 }
@@ -622,6 +618,7 @@ mod tests {
             files: vec![Text { path: PathBuf::from("/etc/patroni/17-main.pg_hba"), text: String::new() }],
             roles: vec![NewRole { name: "replicator".to_owned(), purpose: Purpose::Replication }],
             differences: vec![difference("a", false), difference("b", true)],
+            pg_hba: Vec::new(),
             kept: Vec::new(),
         };
         Proposal {

@@ -106,6 +106,76 @@ pub(crate) fn move_all(root: &Root, from: &str, to: &str, postmaster: Option<u32
     }
 }
 
+/// The control group of a process, as a path below that of the system; `None` if there is no such process.
+pub(crate) fn of_process(root: &Root, pid: u32) -> Result<Option<PathBuf>> {
+    let text = match std::fs::read_to_string(root.path(format!("/proc/{pid}/cgroup"))) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ESRCH) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error).with_context(|| format!("could not read the control group of process {pid}")),
+    };
+    Ok(text.lines().find_map(|line| line.strip_prefix("0::/")).map(PathBuf::from))
+}
+
+/// The control group of a unit, as [`of_process`] returns it.
+pub(crate) fn of_unit(unit: &str) -> PathBuf {
+    PathBuf::from(SLICE).join(unit)
+}
+
+/// Moves a server, but nothing that is beside it in its control group, into a scope: the postmaster first, so that what it starts meanwhile
+/// is already there, and then all processes below it.
+pub(crate) fn move_server(root: &Root, postmaster: u32, scope: &str) -> Result<()> {
+    let end = Instant::now() + LIMIT;
+    put(root, scope, postmaster)?;
+    loop {
+        let inside = processes(root, scope)?;
+        let left: Vec<u32> = below(root, postmaster)?.into_iter().filter(|pid| !inside.contains(pid)).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        for pid in left {
+            put(root, scope, pid)?;
+        }
+        if Instant::now() > end {
+            fail!("processes of the server are still outside of {scope} after {} s", LIMIT.as_secs(); "Run this again.");
+        }
+    }
+}
+
+/// All processes that a process has started, and those that they have started.
+fn below(root: &Root, ancestor: u32) -> Result<Vec<u32>> {
+    let real = root.path("/proc");
+    let entries = std::fs::read_dir(&real).context("could not list the processes")?;
+    let mut parents = Vec::new();
+    for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
+        // It may have ended.
+        let stat = std::fs::read_to_string(real.join(pid.to_string()).join("stat")).unwrap_or_default();
+        let parent = fields(&stat).nth(1).and_then(|parent| parent.parse().ok());
+        parents.extend(parent.map(|parent: u32| (pid, parent)));
+    }
+    let mut found = vec![ancestor];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    found.remove(0);
+    Ok(found)
+}
+
+/// When a process was started, in ticks since the boot: it distinguishes the process from a later one with its number.
+pub(crate) fn started(root: &Root, pid: u32) -> Option<u64> {
+    const STARTED: usize = 19;
+    let stat = std::fs::read_to_string(root.path(format!("/proc/{pid}/stat"))).ok()?;
+    fields(&stat).nth(STARTED)?.parse().ok()
+}
+
+/// The fields of `/proc/PID/stat` after the name of the program, which can contain anything (`proc_pid_stat(5)`).
+fn fields(stat: &str) -> impl Iterator<Item = &str> {
+    stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace()
+}
+
 /// Creates the scope with the postmaster in it. systemd allows root to move processes into a scope only if it is delegated
 /// (`AttachProcessesToUnit`, and who writes `cgroup.procs` in its place).
 pub(crate) fn start_scope(root: &Root, id: &ClusterId, postmaster: u32) -> Result<()> {
@@ -168,6 +238,14 @@ pub(crate) fn is_active(root: &Root, unit: &str) -> Result<bool> {
     Ok(matches!(String::from_utf8_lossy(&output.stdout).trim(), "active" | "activating" | "reloading"))
 }
 
+/// Is a unit active, and not only on the way?
+pub(crate) fn is_started(root: &Root, unit: &str) -> Result<bool> {
+    let mut command = program::command(root, "systemctl")?;
+    command.args(["is-active", unit]);
+    let output = program::output_within(&mut command, "", LIMIT)?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim() == "active")
+}
+
 /// Runs a command that has to succeed within a few minutes: a start can include the removal of an incomplete clone.
 pub(crate) fn succeed(command: &mut std::process::Command, input: &str) -> Result<()> {
     const LONGEST: Duration = Duration::from_secs(300);
@@ -222,6 +300,32 @@ ExecStop=
 KillMode=none
 PIDFile=
 ";
+
+/// `patroni@` whose stop ends Patroni without a word, so that PostgreSQL keeps running although the cluster is not paused.
+pub(crate) const STOPS_PATRONI_ALONE: &str = "\
+# Written by patroni-tools while a running server moves to another unit; it is removed after that.
+[Service]
+KillSignal=SIGKILL
+Restart=no
+";
+
+/// `postgresql@` that takes the processes out of the scope instead of starting a server. Only a process of its own control group may be
+/// in the PID file, which belongs to postgres, so they have to be there when this command ends. If there is nothing to take, it starts
+/// the server as always.
+pub(crate) fn takes_from_scope(id: &ClusterId) -> String {
+    let processes = |unit: Unit| format!("{}/cgroup.procs", directory(&unit.name(id)).display());
+    let (from, to) = (processes(Unit::Scope), processes(Unit::Debian));
+    format!(
+        "\
+# Written by patroni-tools while a running server moves to this unit; it is removed after that.
+[Service]
+ExecStart=
+ExecStart=/bin/sh -c 'grep -qs . {from} || exec /usr/bin/pg_ctlcluster --skip-systemctl-redirect {} start; \
+while grep -qs . {from}; do for pid in $$(cat {from}); do {{ echo $$pid >{to}; }} 2>/dev/null || :; done; done'
+",
+        id.dashed()
+    )
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,5 @@
-//! What a handover has decided and how far it is, in `/var/lib/patroni-tools/adopt/17-main`: for the next run of a command that was
-//! interrupted, and for giving the cluster back exactly. Only root can read it: it contains the old passwords' verifiers.
+//! What a handover has decided and how far it is, in `/var/lib/patroni-tools/adopt/17-main`, `take-over/17-main` or `release/17-main`: for the next run of a
+//! command that was interrupted, and for giving the cluster back exactly. Only root can read it: it contains the old passwords' verifiers.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
@@ -12,8 +12,7 @@ use host::{ClusterId, Root};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Where all handovers are.
-const DIRECTORY: &str = "/var/lib/patroni-tools/adopt";
+use crate::patroni::paths::{ADOPTIONS, RELEASES, TAKE_OVERS};
 
 /// The decision, and the record of the steps.
 const DECISION: &str = "decision.json";
@@ -21,6 +20,17 @@ const STEPS: &str = "journal";
 
 /// The copies of files as they were.
 const COPIES: &str = "files";
+
+/// The direction of a handover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// To Patroni.
+    Adopt,
+    /// To this package's Patroni, from another one.
+    TakeOver,
+    /// From Patroni.
+    Release,
+}
 
 /// The record of one cluster.
 pub(crate) struct Journal {
@@ -30,9 +40,21 @@ pub(crate) struct Journal {
 
 impl Journal {
     /// That of a cluster, whether it exists or not.
-    pub(crate) fn of(root: &Root, id: &ClusterId) -> Self {
-        let path = Path::new(DIRECTORY).join(id.dashed());
+    pub(crate) fn of(root: &Root, kind: Kind, id: &ClusterId) -> Self {
+        let directory = match kind {
+            Kind::Adopt => ADOPTIONS,
+            Kind::TakeOver => TAKE_OVERS,
+            Kind::Release => RELEASES,
+        };
+        let path = Path::new(directory).join(id.dashed());
         Self { real: root.path(&path), path }
+    }
+
+    /// How often a step has been begun, by this run and earlier ones.
+    pub(crate) fn begun(&self, name: &str) -> usize {
+        let text = std::fs::read_to_string(self.real.join(STEPS)).unwrap_or_default();
+        let begun = format!("begin {name}");
+        text.lines().filter_map(|line| line.split_once(' ')).filter(|(_, rest)| *rest == begun).count()
     }
 
     /// Where it is, for messages.
@@ -49,6 +71,20 @@ impl Journal {
             Err(error) => return Err(error).with_context(|| format!("could not read {}", path.display())),
         };
         serde_json::from_str(&text).map(Some).with_context(|| format!("{} is damaged", path.display()))
+    }
+
+    /// Was something decided, and not ended by [`Journal::close`]?
+    pub(crate) fn is_open(&self) -> bool {
+        self.real.join(DECISION).exists()
+    }
+
+    /// Was a step completed?
+    pub(crate) fn has_done(&self, name: &str) -> Result<bool> {
+        let text = match std::fs::read_to_string(self.real.join(STEPS)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            other => other.with_context(|| format!("could not read {}", self.path.join(STEPS).display()))?,
+        };
+        Ok(text.lines().any(|line| line.split_once(' ').is_some_and(|(_, what)| what == format!("done {name}"))))
     }
 
     /// Records a decision, which replaces an earlier one.
@@ -78,18 +114,11 @@ impl Journal {
         Ok(done)
     }
 
-    /// Has this or an earlier run completed a step? What a step did may be gone after a power cut, unless it was on disk.
-    pub(crate) fn is_done(&self, name: &str) -> Result<bool> {
-        let record = format!(" done {name}");
-        match std::fs::read_to_string(self.real.join(STEPS)) {
-            Ok(text) => Ok(text.lines().any(|line| line.ends_with(&record))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error).with_context(|| format!("could not read {}", self.path.join(STEPS).display())),
-        }
-    }
-
     /// Ends the handover: what was decided holds no longer. The record is kept beside it.
     pub(crate) fn close(&self) -> Result<()> {
+        if !self.is_open() {
+            return Ok(());
+        }
         let aside = PathBuf::from(format!("{}.{}", self.real.display(), seconds()));
         std::fs::rename(&self.real, &aside).with_context(|| format!("could not move {} aside", self.path.display()))?;
         sync(self.real.parent())
@@ -150,16 +179,16 @@ mod tests {
     fn what_was_decided_is_read_again_and_every_step_is_recorded_twice() {
         let folder = tempfile::tempdir().unwrap();
         let root = Root::new(folder.path());
-        let journal = Journal::of(&root, &"17/main".parse().unwrap());
+        let journal = Journal::of(&root, Kind::Adopt, &"17/main".parse().unwrap());
         assert_eq!(journal.decision::<Vec<u8>>().unwrap(), None);
         journal.decide(&vec![1, 2]).unwrap();
         assert_eq!(journal.decision::<Vec<u8>>().unwrap(), Some(vec![1, 2]));
         journal.keep("pg_hba.conf", b"local all all peer\n").unwrap();
         assert_eq!(journal.kept("pg_hba.conf").unwrap(), b"local all all peer\n");
-        assert!(!journal.is_done("one").unwrap());
+        assert!(!journal.has_done("one").unwrap());
         journal.step("one", || Ok(())).unwrap();
         assert!(journal.step("two", || -> Result<()> { anyhow::bail!("no") }).is_err());
-        assert!(journal.is_done("one").unwrap() && !journal.is_done("two").unwrap());
+        assert!(journal.has_done("one").unwrap() && !journal.has_done("two").unwrap());
         let text = std::fs::read_to_string(journal.real.join(STEPS)).unwrap();
         let steps: Vec<&str> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
         assert_eq!(steps, ["begin one", "done one", "begin two"]);

@@ -6,8 +6,15 @@
 pub(crate) mod adopt;
 mod decision;
 mod differences;
+mod foreign;
+pub(crate) mod from;
+mod from_steps;
 mod groups;
 mod journal;
+mod record;
+pub(crate) mod release;
+mod release_steps;
+mod returned;
 mod running;
 mod steps;
 mod taken_over;

@@ -4,6 +4,7 @@
 //! Up to `enable`, the next boot gives the server to postgresql-common, as it was; from then on to Patroni, for which everything is
 //! prepared by then. So the cluster accepts writes after a power cut at any point.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -148,7 +149,7 @@ impl Work<'_> {
         match step {
             Step::Settings => self.settings(),
             // With --restart, an earlier run may have stopped the server.
-            Step::Roles if self.found()?.is_none() && self.journal.is_done(step.name())? => Ok(()),
+            Step::Roles if self.found()?.is_none() && self.journal.has_done(step.name())? => Ok(()),
             Step::Roles => self.roles(),
             Step::PatroniFile => self.patroni_file(),
             Step::DynamicCopy => self.dynamic_copy(),
@@ -160,9 +161,10 @@ impl Work<'_> {
                 }
                 groups::move_all(root, &debian, &scope, Some(postmaster))
             }
-            Step::ForgetServer if groups::is_active(root, &debian)? => groups::systemctl(root, &["stop", &debian]),
+            Step::ForgetServer | Step::StopServer if groups::is_active(root, &debian)? => {
+                groups::systemctl(root, &["stop", &debian])
+            }
             Step::Checkpoint if self.is_in(&debian)? => self.place()?.sql(root, id, "CHECKPOINT").map(drop),
-            Step::StopServer if groups::is_active(root, &debian)? => groups::systemctl(root, &["stop", &debian]),
             Step::Enable => groups::systemctl(root, &["enable", &patroni]),
             Step::Start if !groups::is_active(root, &patroni)? => groups::systemctl(root, &["start", &patroni]),
             Step::MoveIn if self.is_in(&scope)? => {
@@ -177,15 +179,15 @@ impl Work<'_> {
         }
     }
 
-    fn is_in(&self, unit: &str) -> Result<bool> {
+    pub(crate) fn is_in(&self, unit: &str) -> Result<bool> {
         Ok(!groups::processes(self.root, unit)?.is_empty())
     }
 
-    fn found(&self) -> Result<Option<Place>> {
+    pub(crate) fn found(&self) -> Result<Option<Place>> {
         Place::find(self.root, self.id, &self.decision.data_directory, &self.decision.superuser)
     }
 
-    fn place(&self) -> Result<Place> {
+    pub(crate) fn place(&self) -> Result<Place> {
         let (version, name) = (&self.id.version, &self.id.name);
         match self.found()? {
             Some(place) => Ok(place),
@@ -196,7 +198,7 @@ impl Work<'_> {
         }
     }
 
-    fn settings(&self) -> Result<()> {
+    pub(crate) fn settings(&self) -> Result<()> {
         for file in &self.decision.files {
             install::prepare(self.root, &file.path, &file.text, OF_PATRONI, None)?.put()?;
         }
@@ -210,7 +212,7 @@ impl Work<'_> {
     }
 
     /// The Patroni file as it will be, after the settings have been written.
-    fn rendered(&self) -> Result<(crate::patroni_yml::config::Config, String)> {
+    pub(crate) fn rendered(&self) -> Result<(crate::patroni_yml::config::Config, String)> {
         let settings = inputs::settings(self.root, &Overrides::default(), Some(self.id))?;
         let Some(key) = inputs::site_key(self.root, &settings)? else {
             fail!("the site key is missing"; "Copy it from another member to {}", inputs::site_key_path(&settings)?.display());
@@ -220,7 +222,7 @@ impl Work<'_> {
     }
 
     /// In one transaction, which waits for no standby, as Patroni itself creates them (`Bootstrap.post_bootstrap`).
-    fn roles(&self) -> Result<()> {
+    pub(crate) fn roles(&self) -> Result<()> {
         let place = self.place()?;
         let recovery = place.sql(self.root, self.id, "SELECT pg_catalog.pg_is_in_recovery()")?;
         if recovery.trim() == "t" {
@@ -262,11 +264,15 @@ impl Work<'_> {
         loop {
             let members = cluster.members();
             let own = members.as_ref().ok().and_then(|members| members.iter().find(|member| member.name == name));
-            let ready = own.is_some_and(|own| match self.decision.running.recovery {
-                false => ["Leader", "Standby Leader"].contains(&own.role.as_str()) && own.state == "running",
-                true => ["running", "streaming"].contains(&own.state.as_str()),
+            let ready = own.is_some_and(|own| {
+                if self.decision.running.recovery {
+                    ["running", "streaming"].contains(&own.state.as_str())
+                } else {
+                    ["Leader", "Standby Leader"].contains(&own.role.as_str()) && own.state == "running"
+                }
             });
-            if ready {
+            // A primary puts the configuration into the DCS only in its next loop, and nothing can be applied to it before.
+            if ready && cluster.configuration().is_ok_and(|configuration| configuration.is_some()) {
                 return Ok(());
             }
             if begin.elapsed() > LONGEST {
@@ -295,12 +301,15 @@ impl Work<'_> {
             return Ok(());
         }
         let place = self.place()?;
+        let slot_of_member = slot_name(&yaml.text(&["name"]).unwrap_or_default());
         let begin = Instant::now();
         let streams =
             "SELECT count(*) FROM pg_catalog.pg_stat_wal_receiver WHERE status = 'streaming' AND slot_name <> ''";
         loop {
             let slot = place.sql(self.root, self.id, "SELECT pg_catalog.current_setting('primary_slot_name')")?;
-            if slot.trim() != old && place.sql(self.root, self.id, streams)?.trim() == "1" {
+            // A slot with the name of the member is that of Patroni, too.
+            let own = slot.trim() != old || old == slot_of_member;
+            if own && place.sql(self.root, self.id, streams)?.trim() == "1" {
                 break;
             }
             if begin.elapsed() > LONGEST {
@@ -320,12 +329,12 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn finish(&self) -> Result<()> {
+    pub(crate) fn finish(&self) -> Result<()> {
         let directory = host::clusters::config_directory(self.id);
         let start = directory.join("start.conf");
         if self.root.path(&directory).is_dir() {
             let text = self.root.for_postgres().read(&start)?.unwrap_or_default();
-            let manual = manual(&text);
+            let manual = with_word(&text, "manual");
             if manual != text {
                 as_postgres::write(self.root, &start, manual.as_bytes(), 0o644)?;
             }
@@ -334,19 +343,36 @@ impl Work<'_> {
     }
 }
 
+/// The slot that Patroni gives to a member (`slot_name_from_member_name` in `patroni/dcs/__init__.py`).
+fn slot_name(member: &str) -> String {
+    let mut name = String::new();
+    for c in member.to_lowercase().chars() {
+        match c {
+            'a'..='z' | '0'..='9' | '_' => name.push(c),
+            '-' | '.' => name.push('_'),
+            other => name.extend(["u".to_owned(), format!("{:04x}", u32::from(other))]),
+        }
+    }
+    name.chars().take(63).collect()
+}
+
 fn own_state(own: Option<&crate::patroni::patronictl::Member>) -> String {
     own.map_or_else(|| "it is not a member yet".to_owned(), |own| format!("{} is {}", own.name, own.state))
 }
 
-/// `start.conf` with `manual` in place of the word in it.
-fn manual(text: &str) -> String {
-    let word = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
-    if text.lines().any(|line| word(line) == "manual") {
+/// `start.conf` with another word in place of the one in it.
+pub(crate) fn with_word(text: &str, new: &str) -> String {
+    if text.lines().any(|line| word(line) == new) {
         return text.to_owned();
     }
-    let lines: Vec<&str> = text.lines().map(|line| if word(line).is_empty() { line } else { "manual" }).collect();
+    let lines: Vec<&str> = text.lines().map(|line| if word(line).is_empty() { line } else { new }).collect();
     let lines = lines.join("\n") + "\n";
-    if lines.contains("manual") { lines } else { format!("{lines}manual\n") }
+    if lines.lines().any(|line| line == new) { lines } else { format!("{lines}{new}\n") }
+}
+
+/// What a line of `start.conf` says, without its comment.
+fn word(line: &str) -> &str {
+    line.split('#').next().unwrap_or_default().trim()
 }
 
 /// The settings with the lines of the decision that are not there yet.
@@ -388,22 +414,22 @@ fn statements(yaml: &Yaml, decision: &Decision) -> Result<String> {
             Purpose::Rewind => ("rewind", "NOREPLICATION"),
         };
         let name = format!("\"{}\"", role.name.replace('"', "\"\""));
-        let verb = if decision.running.role(&role.name).is_some() { "ALTER" } else { "CREATE" };
-        let literal = role.name.replace('\'', "''");
-        if verb == "CREATE" {
-            sql += &format!(
-                "SELECT 'CREATE ROLE {} WITH LOGIN' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{literal}') \\gexec\n",
-                name.replace('\'', "''")
+        if decision.running.role(&role.name).is_none() {
+            let _ = writeln!(
+                sql,
+                "SELECT 'CREATE ROLE {} WITH LOGIN' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{}') \\gexec",
+                name.replace('\'', "''"),
+                role.name.replace('\'', "''")
             );
         }
         let password = match yaml.text(&["postgresql", "authentication", section, "password"]) {
             Some(password) => format!(" PASSWORD '{}'", scram::verifier(&password)?),
             None => String::new(),
         };
-        sql += &format!("ALTER ROLE {name} WITH LOGIN {right}{password};\n");
+        let _ = writeln!(sql, "ALTER ROLE {name} WITH LOGIN {right}{password};");
         if role.purpose == Purpose::Rewind {
             for function in REWIND {
-                sql += &format!("GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {name};\n");
+                let _ = writeln!(sql, "GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {name};");
             }
         }
     }
@@ -423,11 +449,17 @@ mod tests {
     #[test]
     fn start_conf_keeps_its_comments() {
         assert_eq!(
-            manual("# Automatic startup\n# auto, manual or disabled\n\nauto\n"),
+            with_word("# Automatic startup\n# auto, manual or disabled\n\nauto\n", "manual"),
             "# Automatic startup\n# auto, manual or disabled\n\nmanual\n"
         );
-        assert_eq!(manual("manual # by me\n"), "manual # by me\n");
-        assert_eq!(manual(""), "\nmanual\n");
+        assert_eq!(with_word("manual # by me\n", "manual"), "manual # by me\n");
+        assert_eq!(with_word("", "auto"), "\nauto\n");
+    }
+
+    #[test]
+    fn slots_of_members_are_named_as_by_patroni() {
+        assert_eq!(slot_name("PG-1.example.org"), "pg_1_example_org");
+        assert_eq!(slot_name("b\u{e4}r"), "bu00e4r");
     }
 
     #[test]

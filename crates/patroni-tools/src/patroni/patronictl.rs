@@ -71,8 +71,13 @@ impl<'a> Patronictl<'a> {
         if !root.path(&file).exists() {
             fail!("{} does not exist", file.display(); "Create it with: patroni-gen-config {id}");
         }
+        Ok(Self::with_file(root, file, scope))
+    }
+
+    /// With any Patroni file.
+    pub fn with_file(root: &'a Root, file: PathBuf, scope: &str) -> Self {
         let hint = format!("Check that the DCS responds, with: patronictl -c {} list", file.display());
-        Ok(Self { root, file, scope: scope.to_owned(), limit: LIMIT, hint })
+        Self { root, file, scope: scope.to_owned(), limit: LIMIT, hint }
     }
 
     /// The same with another timeout for each call, and another hint if one fails.
@@ -143,6 +148,20 @@ impl<'a> Patronictl<'a> {
         // The exit status is 0 even if members fail.
         let printed = self.printed(&output, "reload")?;
         Ok(printed.lines().filter_map(|line| line.strip_prefix("Failed: ")).map(str::to_owned).collect())
+    }
+
+    /// Pauses the cluster, and waits until its members know.
+    pub fn pause(&self) -> Result<()> {
+        let output = self.run(&["pause", &self.scope, "--wait"], "")?;
+        self.printed(&output, "pause").map(drop)
+    }
+
+    /// Removes everything of the cluster from the DCS. patronictl asks for the scope, for a sentence and, if there still is a leader key,
+    /// for its name.
+    pub fn remove(&self, leader: Option<&str>) -> Result<()> {
+        let answers = format!("{}\nYes I am aware\n{}\n", self.scope, leader.unwrap_or_default());
+        let output = self.run(&["remove", &self.scope], &answers)?;
+        self.printed(&output, "remove").map(drop)
     }
 
     fn run(&self, words: &[&str], input: &str) -> Result<Output> {

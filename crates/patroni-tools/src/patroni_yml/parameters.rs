@@ -149,7 +149,7 @@ fn from_file(root: &Root, settings: &Settings) -> Result<BTreeMap<String, Asked>
 }
 
 /// Refuses values that Patroni would ignore or change.
-fn check(name: &str, value: &str, synchronous: bool) -> Result<()> {
+pub(crate) fn check(name: &str, value: &str, synchronous: bool) -> Result<()> {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.".contains(&b);
     if !name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_') || !name.bytes().all(plain) {
         fail!("'{name}' is not the name of a parameter");

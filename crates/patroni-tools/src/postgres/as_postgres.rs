@@ -9,6 +9,8 @@ use anyhow::{Context, Result};
 use host::{Root, fail, program};
 use nix::unistd::Uid;
 
+use crate::files::install;
+
 /// Replaces a file by one with these bytes and this mode.
 pub(crate) fn write(root: &Root, path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let mut input = tempfile::tempfile().context("could not create a temporary file")?;
@@ -25,6 +27,20 @@ pub(crate) fn write(root: &Root, path: &Path, bytes: &[u8], mode: u32) -> Result
     succeed(chmod.arg(format!("{mode:o}")).arg("--").arg(&new), path)?;
     let mut rename = command(root, "mv")?;
     succeed(rename.args(["--force", "--no-target-directory", "--"]).arg(&new).arg(&real), path)
+}
+
+/// Gives a file the name of another one, which it replaces.
+pub(crate) fn rename(root: &Root, from: &Path, to: &Path) -> Result<()> {
+    let mut rename = command(root, "mv")?;
+    rename.args(["--force", "--no-target-directory", "--"]).arg(root.path(from)).arg(root.path(to));
+    succeed(&mut rename, to)
+}
+
+/// Creates a directory that all users can read. The one above it belongs to postgres or to root; if it is missing, root creates it.
+pub(crate) fn directory(root: &Root, path: &Path) -> Result<()> {
+    install::directory(root, path)?;
+    let mut chmod = command(root, "chmod")?;
+    succeed(chmod.args(["755", "--"]).arg(root.path(path)), path)
 }
 
 /// Removes a file, if it is there.
