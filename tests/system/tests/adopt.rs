@@ -56,7 +56,7 @@ create table filler as select n, repeat('x', 1000) as x from generate_series(1, 
 select pg_reload_conf();
 ";
 
-/// The roles that are made, as pg_hba_file_rules has them.
+/// The roles that are made, as `pg_hba_file_rules` has them.
 const ROLES: [&str; 2] = ["{patroni_replicator}", "{rewind_user}"];
 
 /// By these a standby knows its primary, which Patroni tells it.
