@@ -17,8 +17,8 @@ sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates systemd ud
 # An error says where it comes from; a backtrace would only hide it.
 export RUST_LIB_BACKTRACE = 0
 
-.PHONY: demo demo-down check check-all before rounds again check-fast check-host check-point check-stores check-surroundings check-theirs deb bench setup setup-demo lab msrv \
-	lintian pictures system format clippy units docs values host previous findings lab-docs system-first system-second
+.PHONY: demo demo-down check check-all before adoptions adoptions-restart rounds again check-fast check-host check-point check-stores check-surroundings check-theirs \
+	deb bench setup setup-demo lab msrv lintian pictures system format clippy units docs values host previous findings lab-docs system-first system-second
 
 # The image of the machines is made beside the compiler, which leaves the network alone.
 demo: setup-demo lab
@@ -117,17 +117,24 @@ check-surroundings: export REQUIRE_ALL = 1
 check-surroundings: setup deb lab
 	$(CARGO) test -p lab --test haproxy --test edge --test three_nodes --test pg_patronictl -- --nocapture
 
-# What is too long for every check: the attacks of tests/system/tests/security.rs against 0.1.0, which must succeed there, and the unit
-# and case tests many times. Each part takes 40 minutes at most.
+# What is too long for every check: the attacks of tests/system/tests/security.rs against 0.1.0, which must succeed there; adoptions that
+# are killed, or end in a power cut, at every record of their journal; and the unit and case tests many times. Each part takes 40 minutes
+# at most.
 check-all: export REQUIRE_ALL = 1
 check-all: setup
 	-$(MAKE) --keep-going $(all)
 	@tests/part summary tests/summary $(all); status=$$?; echo "at commit $$(git describe --always --dirty)"; exit $$status
 
-all = before rounds
+all = before adoptions adoptions-restart rounds
 
 before: previous
 	$(part) $(CARGO) test --no-fail-fast -p lab --test security -- --ignored --nocapture
+
+adoptions: lab deb
+	$(part) $(CARGO) test --no-fail-fast -p lab --test adopt interrupted_anywhere -- --ignored --nocapture
+
+adoptions-restart: lab deb
+	$(part) $(CARGO) test --no-fail-fast -p lab --test adopt interrupted_restart -- --ignored --nocapture
 
 rounds: ROUNDS ?= 200
 rounds:

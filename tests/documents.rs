@@ -59,7 +59,8 @@ fn every_link_leads_somewhere() {
 }
 
 /// The programs whose commands the documents show, with the number of commands that are there at least.
-const OURS: [(&str, usize); 2] = [("patroni-gen-config", 30), ("pg_adoptcluster_patroni", 5)];
+const OURS: [(&str, usize); 3] =
+    [("patroni-gen-config", 30), ("pg_adoptcluster_patroni", 5), ("pg_releasecluster_patroni", 3)];
 
 fn ours(program: &str) -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("patroni-tools"));

@@ -11,13 +11,14 @@ use crate::{gen_config, handover, hooks, pg_patronictl};
 type Program = fn() -> ExitCode;
 
 /// The programs, by their names.
-const PROGRAMS: [(&str, Program); 6] = [
+const PROGRAMS: [(&str, Program); 7] = [
     ("patroni-gen-config", gen_config::main),
     ("pg_adoptcluster_patroni", handover::adopt::main),
     ("pg_clonecluster_patroni", hooks::clone::main),
     ("pg_createcluster_patroni", hooks::create::main),
     ("pg_patronictl", pg_patronictl::main),
     ("pg_preparecluster_patroni", hooks::prepare::main),
+    ("pg_releasecluster_patroni", handover::release::main),
 ];
 
 fn known(name: &OsStr) -> Option<Program> {

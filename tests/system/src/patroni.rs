@@ -60,20 +60,20 @@ pub struct Cluster<'a> {
     lab: &'a Lab,
     members: usize,
     version: &'static str,
-    name: &'static str,
+    name: String,
 }
 
 impl<'a> Cluster<'a> {
     /// The cluster of this name, in the version of PostgreSQL that the release has.
     #[must_use]
-    pub fn new(lab: &'a Lab, name: &'static str) -> Self {
+    pub fn new(lab: &'a Lab, name: &str) -> Self {
         Self::with_members(lab, name, lab.nodes().len())
     }
 
     /// The same on the first machines only.
     #[must_use]
-    pub fn with_members(lab: &'a Lab, name: &'static str, members: usize) -> Self {
-        Self { lab, members, version: lab.release().postgresql(), name }
+    pub fn with_members(lab: &'a Lab, name: &str, members: usize) -> Self {
+        Self { lab, members, version: lab.release().postgresql(), name: name.to_owned() }
     }
 
     /// Its machines.

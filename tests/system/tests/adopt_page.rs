@@ -14,6 +14,9 @@ const MACHINES: [&str; 3] = ["pg1", "pg2", "pg3"];
 /// The section that restarts PostgreSQL.
 const RESTART: &str = "The pending restart";
 
+/// The section that gives the cluster back.
+const BACK: &str = "Give it back";
+
 #[test]
 fn debian_12() -> Result<()> {
     lab::test_with_stores(Release::Debian12, &MACHINES, commands)
@@ -42,6 +45,7 @@ fn commands(lab: &Lab) -> Result<()> {
     let blocks = page::blocks(&page, &MACHINES, "etcd")?;
     ensure!(blocks.len() > 10, "the page has only {} blocks", blocks.len());
     let mut restarted = false;
+    let mut primary = first.name().to_owned();
     for block in &blocks {
         if block.section == RESTART && !restarted {
             restarted = true;
@@ -56,11 +60,31 @@ fn commands(lab: &Lab) -> Result<()> {
         if block.section == "A new member" && block.commands.contains("list") {
             main.wait_streaming(2, Duration::from_secs(60))?;
         }
-        block.run(lab, &block.nodes)?;
+        if block.section == BACK && !block.nodes_beside(|| Ok(primary.clone()))?.contains(&primary.as_str()) {
+            main.wait_streaming(2, Duration::from_secs(90))?;
+            afterwards(lab, &main)?;
+            // Without a replica there is nobody to ask.
+            primary = main.primary()?.name().to_owned();
+        }
+        block.run(lab, &block.nodes_beside(|| Ok(primary.clone()))?)?;
     }
     ensure!(restarted, "the page has no section {RESTART}");
-    main.wait_streaming(2, Duration::from_secs(90))?;
-    afterwards(lab, &main)
+    given_back(&main, lab.node(&primary))
+}
+
+/// The server that was the primary is Debian's own, accepts writes, and starts at boot.
+fn given_back(main: &Cluster, node: &Node) -> Result<()> {
+    let listed = node.run("pg_lsclusters -h")?;
+    ensure!(listed.contains(" online ") && !listed.contains("patroni"), "{listed}");
+    main.sql(node, "insert into kept values (0)")?;
+    node.run(&format!(
+        "systemctl is-active postgresql@{0} && ! systemctl is-enabled --quiet patroni@{0}",
+        main.dashed()
+    ))?;
+    node.run(&format!("pg_ctlcluster {} restart", main.slashed().replace('/', " ")))?;
+    let rows = main.sql(node, "select count(*) from kept")?;
+    ensure!(rows == "100001", "{rows} rows");
+    Ok(())
 }
 
 /// A cluster as postgresql-common creates it, with settings, data, a role and a slot of its own; and a standby of it.

@@ -59,7 +59,7 @@ fn life(lab: &Lab) -> Result<()> {
         ("release upgrade of Debian's patroni underneath", release_upgrade),
         ("remove and install again", remove),
         ("purge while the instance runs", purge_in_use),
-        ("given back to postgresql@ by README.Debian", given_back),
+        ("given back to postgresql@, and adopted again", given_back),
         ("purge once it does not", purge_unused),
         ("a member is removed by README.Debian", member_removed),
         ("a first cluster by README.Debian", first_cluster),
@@ -436,18 +436,20 @@ fn purge_unused(m: &Machine) -> Result<()> {
     Ok(())
 }
 
+/// A cluster that was created under Patroni becomes Debian's own, also after a boot, and comes back.
 fn given_back(m: &Machine) -> Result<()> {
-    m.by_the_readme("What Patroni controls", "", "")?;
-    let cluster = m.cluster.slashed().replace('/', " ");
+    let slashed = m.cluster.slashed();
+    m.run(&format!("pg_releasecluster_patroni --yes {slashed}"))?;
+    let cluster = slashed.replace('/', " ");
     let listed = || m.run(&format!("pg_lsclusters -h {cluster} | awk '{{print $4}}'"));
     m.lab.wait_until(Duration::from_secs(20), "it is Debian's own", || Ok(listed()? == "online"))?;
     ensure!(m.cluster.sql(m.node, "select pg_is_in_recovery()")? == "f", "it is read-only");
-    // And again after a boot, because start.conf says so.
     m.node.reboot()?;
     m.lab.wait_until(Duration::from_secs(60), "it is online after a boot", || Ok(listed()? == "online"))?;
-    let postgresql = format!("postgresql@{}", m.cluster.dashed());
-    m.run(&format!("echo manual > {}/start.conf && systemctl stop {postgresql}", m.cluster.etc()))?;
-    m.run(&format!("systemctl daemon-reload && systemctl enable --now {}", m.cluster.unit()))?;
+    m.lab.wait_until(Duration::from_secs(60), "etcd responds after a boot", || {
+        Ok(m.node.try_run("ETCDCTL_API=3 timeout 5 etcdctl endpoint health")?.status.success())
+    })?;
+    m.run(&format!("pg_adoptcluster_patroni --yes {slashed}"))?;
     m.wait_online()
 }
 

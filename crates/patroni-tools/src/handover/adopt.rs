@@ -25,8 +25,9 @@ use crate::handover::decision::{Decision, Difference, Line, NewRole, Purpose, Te
 use crate::handover::differences;
 use crate::handover::from;
 use crate::handover::groups::{self, Unit};
-use crate::handover::journal::Journal;
+use crate::handover::journal::{Journal, Kind};
 use crate::handover::record::{create_site_key, files_as_they_are, record, verify};
+use crate::handover::returned;
 use crate::handover::running::{Place, Running, data_directory};
 use crate::handover::steps::{Step, Work};
 use crate::handover::taken_over;
@@ -46,6 +47,7 @@ pub(crate) const NAME: &str = "pg_adoptcluster_patroni";
     version,
     after_help = "CLUSTER is 17/main, 17-main or the two words 17 main.\n\nManual: pg_adoptcluster_patroni(8)"
 )]
+#[allow(clippy::struct_excessive_bools)]
 struct Args {
     /// The cluster
     #[arg(value_name = "CLUSTER", num_args = 1..=2, required = true)]
@@ -88,7 +90,7 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
     if !Uid::effective().is_root() {
         fail!("only root can adopt a cluster"; "Run this program as root.");
     }
-    let taken_over = Journal::of_take_over(root, &id).decision()?;
+    let taken_over = Journal::of(root, Kind::TakeOver, &id).decision()?;
     if args.only_continue && taken_over.is_none() {
         return Ok(());
     }
@@ -97,6 +99,9 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
         Err(_) if args.only_continue => return Ok(()),
         lock => lock?,
     };
+    if Journal::of(root, Kind::Release, &id).is_open() {
+        fail!("{id} is being released from Patroni"; "Complete that first with: pg_releasecluster_patroni {id}");
+    }
     if args.from.is_some() || taken_over.is_some() {
         let choice = from::Choice {
             file: args.from.as_deref(),
@@ -107,11 +112,12 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
         };
         return from::run(root, &id, &choice, taken_over, reporter);
     }
-    let journal = Journal::of(root, &id);
+    let journal = Journal::of(root, Kind::Adopt, &id);
     let decided: Option<Decision> = journal.decision()?;
     if decided.is_some() {
         reporter.info(format!(
-            "{id}: completing the adoption that was interrupted, as recorded in {}",
+            "{id}: completing the adoption that was interrupted, as recorded in {}; to undo it instead, run: \
+             pg_releasecluster_patroni {id}",
             journal.path().display()
         ));
     }
@@ -148,7 +154,7 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
 struct Proposal {
     decision: Decision,
     warnings: Vec<Trouble>,
-    /// The lines that pg_hba.conf will have.
+    /// The lines that `pg_hba.conf` will have.
     hba: Vec<String>,
     /// Those that it has.
     present_hba: Vec<String>,
@@ -198,10 +204,12 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
     if !running.recovery {
         let (ident_path, ident) = text_of(root, &running, "ident_file")?;
         if settings.text("PG_HBA_FILE").is_none() {
+            let hba = auth_files::movable(root, Path::new(&hba_path), &hba, id.version.number());
             name_file(&mut lines, "PG_HBA_FILE", "pg_hba", hba, hba_path.clone())?;
             lines.push(plain("PG_HBA_GENERAL", "no", "only the lines of that file apply"));
         }
         if settings.text("PG_IDENT_FILE").is_none() && has_lines(&ident) {
+            let ident = auth_files::movable(root, Path::new(&ident_path), &ident, id.version.number());
             name_file(&mut lines, "PG_IDENT_FILE", "pg_ident", ident, ident_path)?;
         }
         lines.extend(taken_over::slots(&running.slots));
@@ -251,7 +259,7 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
     let differences = differences::compare(id, &running, &yaml, in_dcs("parameters"));
     warnings.extend(config.warnings);
     warnings.extend(reach(&differences, &config.address.to_string()));
-    let hba = in_dcs("pg_hba")
+    let hba: Vec<String> = in_dcs("pg_hba")
         .and_then(serde_json::Value::as_array)
         .map(|lines| lines.iter().filter_map(|line| line.as_str().map(str::to_owned)).collect())
         .unwrap_or_default();
@@ -267,6 +275,7 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
         files,
         roles,
         differences,
+        pg_hba: hba.clone(),
     };
     Ok(Proposal { decision, warnings, hba, present_hba })
 }
@@ -307,6 +316,12 @@ fn find_server(root: &Root, id: &ClusterId, data: &Path, superuser: &str, way: W
             "{} exists already", patroni_file(id).display();
             "If an earlier attempt left it behind, move it away and run this again."
         );
+    }
+    // Patroni would take it for the configuration, and overwrite postgresql.conf.
+    let base = clusters::config_directory(id).join("postgresql.base.conf");
+    let conf = root.for_postgres().read(base.with_file_name("postgresql.conf"))?.unwrap_or_default();
+    if root.path(&base).symlink_metadata().is_ok() && !returned::is_of_patroni(&conf) {
+        fail!("{} is left over from an earlier cluster", base.display(); "Remove it, and run this again.");
     }
     let Some(place) = Place::find(root, id, data, superuser)? else {
         fail!("{id} is not running, so its configuration cannot be read"; "Start it with: pg_ctlcluster {version} {name} start");
@@ -450,7 +465,7 @@ impl Proposal {
         let mut text = format!("{id} is a running {kind}, system identifier {}. {how}\n", decision.running.system);
         let mut section = |title: String, lines: Vec<String>| {
             if !lines.is_empty() {
-                text += &format!("\n{title}\n");
+                text.extend(["\n", &title, "\n"]);
                 for line in lines {
                     text.extend(["  ", &line, "\n"]);
                 }
@@ -561,6 +576,7 @@ mod tests {
             files: vec![Text { path: PathBuf::from("/etc/patroni/17-main.pg_hba"), text: String::new() }],
             roles: vec![NewRole { name: "replicator".to_owned(), purpose: Purpose::Replication }],
             differences: vec![difference("a", false), difference("b", true)],
+            pg_hba: Vec::new(),
             kept: Vec::new(),
         };
         Proposal {

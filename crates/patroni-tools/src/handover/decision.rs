@@ -36,6 +36,9 @@ pub(crate) struct Decision {
     pub(crate) roles: Vec<NewRole>,
     /// What will be different.
     pub(crate) differences: Vec<Difference>,
+    /// The lines of `pg_hba.conf` that Patroni gets; what else is in it later, somebody has changed.
+    #[serde(default)]
+    pub(crate) pg_hba: Vec<String>,
     /// Files as they were.
     pub(crate) kept: Vec<Kept>,
 }

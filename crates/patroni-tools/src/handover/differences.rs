@@ -86,7 +86,7 @@ fn wanted(id: &ClusterId, file: &Yaml, dynamic: Option<&Value>) -> BTreeMap<Stri
 }
 
 /// Do a setting and a string mean the same value (`parse_bool`, `parse_int` in `guc.c`)?
-fn same(setting: &Setting, text: &str) -> bool {
+pub(crate) fn same(setting: &Setting, text: &str) -> bool {
     let text = text.trim();
     if setting.value == text || setting.plain == text {
         return true;

@@ -301,6 +301,32 @@ KillMode=none
 PIDFile=
 ";
 
+/// `patroni@` whose stop ends Patroni without a word, so that PostgreSQL keeps running although the cluster is not paused.
+pub(crate) const STOPS_PATRONI_ALONE: &str = "\
+# Written by patroni-tools while a running server moves to another unit; it is removed after that.
+[Service]
+KillSignal=SIGKILL
+Restart=no
+";
+
+/// `postgresql@` that takes the processes out of the scope instead of starting a server. Only a process of its own control group may be
+/// in the PID file, which belongs to postgres, so they have to be there when this command ends. If there is nothing to take, it starts
+/// the server as always.
+pub(crate) fn takes_from_scope(id: &ClusterId) -> String {
+    let processes = |unit: Unit| format!("{}/cgroup.procs", directory(&unit.name(id)).display());
+    let (from, to) = (processes(Unit::Scope), processes(Unit::Debian));
+    format!(
+        "\
+# Written by patroni-tools while a running server moves to this unit; it is removed after that.
+[Service]
+ExecStart=
+ExecStart=/bin/sh -c 'grep -qs . {from} || exec /usr/bin/pg_ctlcluster --skip-systemctl-redirect {} start; \
+while grep -qs . {from}; do for pid in $$(cat {from}); do {{ echo $$pid >{to}; }} 2>/dev/null || :; done; done'
+",
+        id.dashed()
+    )
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -1,5 +1,5 @@
-//! What a handover has decided and how far it is, in `/var/lib/patroni-tools/adopt/17-main`: for the next run of a command that was
-//! interrupted, and for giving the cluster back exactly. Only root can read it: it contains the old passwords' verifiers.
+//! What a handover has decided and how far it is, in `/var/lib/patroni-tools/adopt/17-main` or `release/17-main`: for the next run of a
+//! command that was interrupted, and for giving the cluster back exactly. Only root can read it: it contains the old passwords' verifiers.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
@@ -12,10 +12,8 @@ use host::{ClusterId, Root};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::patroni::paths::TAKE_OVER;
-
 /// Where all handovers are.
-const DIRECTORY: &str = "/var/lib/patroni-tools/adopt";
+const DIRECTORY: &str = "/var/lib/patroni-tools";
 
 /// The decision, and the record of the steps.
 const DECISION: &str = "decision.json";
@@ -23,6 +21,17 @@ const STEPS: &str = "journal";
 
 /// The copies of files as they were.
 const COPIES: &str = "files";
+
+/// The direction of a handover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// To Patroni.
+    Adopt,
+    /// From Patroni.
+    Release,
+    /// From another set-up of Patroni to ours.
+    TakeOver,
+}
 
 /// The record of one cluster.
 pub(crate) struct Journal {
@@ -32,14 +41,13 @@ pub(crate) struct Journal {
 
 impl Journal {
     /// That of a cluster, whether it exists or not.
-    pub(crate) fn of(root: &Root, id: &ClusterId) -> Self {
-        let path = Path::new(DIRECTORY).join(id.dashed());
-        Self { real: root.path(&path), path }
-    }
-
-    /// That of a member that is taken over from another set-up of Patroni.
-    pub(crate) fn of_take_over(root: &Root, id: &ClusterId) -> Self {
-        let path = Path::new(TAKE_OVER).join(id.dashed());
+    pub(crate) fn of(root: &Root, kind: Kind, id: &ClusterId) -> Self {
+        let name = match kind {
+            Kind::Adopt => "adopt",
+            Kind::Release => "release",
+            Kind::TakeOver => "take-over",
+        };
+        let path = Path::new(DIRECTORY).join(name).join(id.dashed());
         Self { real: root.path(&path), path }
     }
 
@@ -64,6 +72,20 @@ impl Journal {
             Err(error) => return Err(error).with_context(|| format!("could not read {}", path.display())),
         };
         serde_json::from_str(&text).map(Some).with_context(|| format!("{} is damaged", path.display()))
+    }
+
+    /// Was something decided, and not ended by [`Journal::close`]?
+    pub(crate) fn is_open(&self) -> bool {
+        self.real.join(DECISION).exists()
+    }
+
+    /// Was a step completed?
+    pub(crate) fn has_done(&self, name: &str) -> Result<bool> {
+        let text = match std::fs::read_to_string(self.real.join(STEPS)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            other => other.with_context(|| format!("could not read {}", self.path.join(STEPS).display()))?,
+        };
+        Ok(text.lines().any(|line| line.split_once(' ').is_some_and(|(_, what)| what == format!("done {name}"))))
     }
 
     /// Records a decision, which replaces an earlier one.
@@ -95,6 +117,9 @@ impl Journal {
 
     /// Ends the handover: what was decided holds no longer. The record is kept beside it.
     pub(crate) fn close(&self) -> Result<()> {
+        if !self.is_open() {
+            return Ok(());
+        }
         let aside = PathBuf::from(format!("{}.{}", self.real.display(), seconds()));
         std::fs::rename(&self.real, &aside).with_context(|| format!("could not move {} aside", self.path.display()))?;
         sync(self.real.parent())
@@ -155,14 +180,16 @@ mod tests {
     fn what_was_decided_is_read_again_and_every_step_is_recorded_twice() {
         let folder = tempfile::tempdir().unwrap();
         let root = Root::new(folder.path());
-        let journal = Journal::of(&root, &"17/main".parse().unwrap());
+        let journal = Journal::of(&root, Kind::Adopt, &"17/main".parse().unwrap());
         assert_eq!(journal.decision::<Vec<u8>>().unwrap(), None);
         journal.decide(&vec![1, 2]).unwrap();
         assert_eq!(journal.decision::<Vec<u8>>().unwrap(), Some(vec![1, 2]));
         journal.keep("pg_hba.conf", b"local all all peer\n").unwrap();
         assert_eq!(journal.kept("pg_hba.conf").unwrap(), b"local all all peer\n");
+        assert!(!journal.has_done("one").unwrap());
         journal.step("one", || Ok(())).unwrap();
         assert!(journal.step("two", || -> Result<()> { anyhow::bail!("no") }).is_err());
+        assert!(journal.has_done("one").unwrap() && !journal.has_done("two").unwrap());
         let text = std::fs::read_to_string(journal.real.join(STEPS)).unwrap();
         let steps: Vec<&str> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
         assert_eq!(steps, ["begin one", "done one", "begin two"]);

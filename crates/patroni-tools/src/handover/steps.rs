@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use host::report::Reporter;
 use host::{ClusterId, Root, envfile, fail, scram, settings};
 use serde_json::{Value, json};
@@ -147,6 +147,8 @@ impl Work<'_> {
         let (debian, patroni, scope) = (Unit::Debian.name(id), Unit::Patroni.name(id), Unit::Scope.name(id));
         match step {
             Step::Settings => self.settings(),
+            // With --restart, an earlier run may have stopped the server.
+            Step::Roles if self.found()?.is_none() && self.journal.has_done(step.name())? => Ok(()),
             Step::Roles => self.roles(),
             Step::PatroniFile => self.patroni_file(),
             Step::DynamicCopy => self.dynamic_copy(),
@@ -183,9 +185,15 @@ impl Work<'_> {
         Place::find(self.root, self.id, &self.decision.data_directory, &self.decision.superuser)
     }
 
-    pub(crate) fn place(&self) -> Result<Place> {
-        let place = self.found()?;
-        place.with_context(|| format!("the server of {} is not running", self.id))
+    fn place(&self) -> Result<Place> {
+        let (version, name) = (&self.id.version, &self.id.name);
+        match self.found()? {
+            Some(place) => Ok(place),
+            None => fail!(
+                "the server of {} is not running", self.id;
+                "Start it, and run this again: pg_ctlcluster {version} {name} start"
+            ),
+        }
     }
 
     pub(crate) fn settings(&self) -> Result<()> {
@@ -287,12 +295,15 @@ impl Work<'_> {
             return Ok(());
         }
         let place = self.place()?;
+        let slot_of_member = slot_name(&yaml.text(&["name"]).unwrap_or_default());
         let begin = Instant::now();
         let streams =
             "SELECT count(*) FROM pg_catalog.pg_stat_wal_receiver WHERE status = 'streaming' AND slot_name <> ''";
         loop {
             let slot = place.sql(self.root, self.id, "SELECT pg_catalog.current_setting('primary_slot_name')")?;
-            if slot.trim() != old && place.sql(self.root, self.id, streams)?.trim() == "1" {
+            // A slot with the name of the member is that of Patroni, too.
+            let own = slot.trim() != old || old == slot_of_member;
+            if own && place.sql(self.root, self.id, streams)?.trim() == "1" {
                 break;
             }
             if begin.elapsed() > LONGEST {
@@ -317,7 +328,7 @@ impl Work<'_> {
         let start = directory.join("start.conf");
         if self.root.path(&directory).is_dir() {
             let text = self.root.for_postgres().read(&start)?.unwrap_or_default();
-            let manual = manual(&text);
+            let manual = with_word(&text, "manual");
             if manual != text {
                 as_postgres::write(self.root, &start, manual.as_bytes(), 0o644)?;
             }
@@ -326,19 +337,36 @@ impl Work<'_> {
     }
 }
 
+/// The slot that Patroni gives to a member (`slot_name_from_member_name` in `patroni/dcs/__init__.py`).
+fn slot_name(member: &str) -> String {
+    let mut name = String::new();
+    for c in member.to_lowercase().chars() {
+        match c {
+            'a'..='z' | '0'..='9' | '_' => name.push(c),
+            '-' | '.' => name.push('_'),
+            other => name += &format!("u{:04x}", u32::from(other)),
+        }
+    }
+    name.chars().take(63).collect()
+}
+
 fn own_state(own: Option<&crate::patroni::patronictl::Member>) -> String {
     own.map_or_else(|| "it is not a member yet".to_owned(), |own| format!("{} is {}", own.name, own.state))
 }
 
-/// `start.conf` with `manual` in place of the word in it.
-fn manual(text: &str) -> String {
-    let word = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
-    if text.lines().any(|line| word(line) == "manual") {
+/// `start.conf` with another word in place of the one in it.
+pub(crate) fn with_word(text: &str, new: &str) -> String {
+    if text.lines().any(|line| word(line) == new) {
         return text.to_owned();
     }
-    let lines: Vec<&str> = text.lines().map(|line| if word(line).is_empty() { line } else { "manual" }).collect();
+    let lines: Vec<&str> = text.lines().map(|line| if word(line).is_empty() { line } else { new }).collect();
     let lines = lines.join("\n") + "\n";
-    if lines.contains("manual") { lines } else { format!("{lines}manual\n") }
+    if lines.lines().any(|line| line == new) { lines } else { format!("{lines}{new}\n") }
+}
+
+/// What a line of `start.conf` says, without its comment.
+fn word(line: &str) -> &str {
+    line.split('#').next().unwrap_or_default().trim()
 }
 
 /// The settings with the lines of the decision that are not there yet.
@@ -415,11 +443,17 @@ mod tests {
     #[test]
     fn start_conf_keeps_its_comments() {
         assert_eq!(
-            manual("# Automatic startup\n# auto, manual or disabled\n\nauto\n"),
+            with_word("# Automatic startup\n# auto, manual or disabled\n\nauto\n", "manual"),
             "# Automatic startup\n# auto, manual or disabled\n\nmanual\n"
         );
-        assert_eq!(manual("manual # by me\n"), "manual # by me\n");
-        assert_eq!(manual(""), "\nmanual\n");
+        assert_eq!(with_word("manual # by me\n", "manual"), "manual # by me\n");
+        assert_eq!(with_word("", "auto"), "\nauto\n");
+    }
+
+    #[test]
+    fn slots_of_members_are_named_as_by_patroni() {
+        assert_eq!(slot_name("PG-1.example.org"), "pg_1_example_org");
+        assert_eq!(slot_name("b\u{e4}r"), "bu00e4r");
     }
 
     #[test]

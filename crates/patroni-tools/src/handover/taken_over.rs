@@ -148,7 +148,14 @@ pub(crate) fn listen_addresses(running: &Running, address: &str) -> Option<Line>
     let list: Vec<&str> = setting.value.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
     let all = if address.contains(':') { "::" } else { "0.0.0.0" };
     let reaches = list.iter().any(|word| *word == "*" || *word == all || *word == address);
-    reaches.then(|| Line { key: "LISTEN_ADDRESSES".to_owned(), value: list.join(","), origin: origin(setting) })
+    // The default is the address of each member and loopback, while an address of this host would be wrong on the others.
+    let loopback = |word: &str| ["localhost", "127.0.0.1", "::1"].contains(&word);
+    let is_default = list.iter().all(|word| *word == address || loopback(word));
+    (reaches && !is_default).then(|| Line {
+        key: "LISTEN_ADDRESSES".to_owned(),
+        value: list.join(","),
+        origin: origin(setting),
+    })
 }
 
 /// The roles that Patroni needs: the usual names, or others if somebody else has them. A role that has `ours` as its password already is
@@ -275,7 +282,8 @@ mod tests {
         };
         assert_eq!(listens("localhost"), None);
         assert_eq!(listens(""), None);
-        assert_eq!(listens("localhost, 10.0.0.1").unwrap().value, "localhost,10.0.0.1");
+        assert_eq!(listens("localhost, 10.0.0.1"), None);
+        assert_eq!(listens("10.0.0.1,10.9.0.1").unwrap().value, "10.0.0.1,10.9.0.1");
         assert_eq!(listens("*").unwrap().value, "*");
     }
 }

@@ -150,6 +150,20 @@ impl<'a> Patronictl<'a> {
         Ok(printed.lines().filter_map(|line| line.strip_prefix("Failed: ")).map(str::to_owned).collect())
     }
 
+    /// Pauses the cluster, and waits until its members know.
+    pub fn pause(&self) -> Result<()> {
+        let output = self.run(&["pause", &self.scope, "--wait"], "")?;
+        self.printed(&output, "pause").map(drop)
+    }
+
+    /// Removes everything of the cluster from the DCS. patronictl asks for the scope, for a sentence and, if there still is a leader key,
+    /// for its name.
+    pub fn remove(&self, leader: Option<&str>) -> Result<()> {
+        let answers = format!("{}\nYes I am aware\n{}\n", self.scope, leader.unwrap_or_default());
+        let output = self.run(&["remove", &self.scope], &answers)?;
+        self.printed(&output, "remove").map(drop)
+    }
+
     fn run(&self, words: &[&str], input: &str) -> Result<Output> {
         let mut command = program::command(self.root, "patronictl")?;
         command.env("LC_ALL", "C.UTF-8").arg("-c").arg(self.root.path(&self.file)).args(words);

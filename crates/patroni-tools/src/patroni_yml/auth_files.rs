@@ -112,6 +112,21 @@ pub fn texts(text: &str, version: Version) -> Vec<String> {
     lines.filter(|line| !line.fields.is_empty()).map(|line| line.text()).collect()
 }
 
+/// The text of such a file as it can stand in another directory: what it names relative to its own one has an absolute name.
+#[must_use]
+pub fn movable(root: &Root, path: &Path, text: &str, version: Version) -> String {
+    let absolute = |line: &str| {
+        let mut divided = divide(line, version).ok()?;
+        let before = divided.text();
+        // What is wrong with a line is reported when it is used.
+        name_files(&mut divided, root, path, version).ok()?;
+        Some(divided.text()).filter(|after| *after != before)
+    };
+    let lines: Vec<String> =
+        joined(text, version).into_iter().map(|(_, line)| absolute(&line).unwrap_or(line)).collect();
+    lines.join("\n")
+}
+
 /// The lines with their continuations, each with the number of its first line (`tokenize_auth_file`).
 fn joined(text: &str, version: Version) -> Vec<(usize, String)> {
     let mut lines: Vec<(usize, String)> = Vec::new();
@@ -417,6 +432,18 @@ mod tests {
         let line = divide(line, version)?;
         check(&line, kind, version)?;
         Ok(line.text())
+    }
+
+    #[test]
+    fn names_stay_right_in_another_directory() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        let directory = root.path("/etc/postgresql/17/main");
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("admins"), "").unwrap();
+        let text = "# a comment \\\n# and its end\nlocal all @admins peer # mine\nlocal  all all peer\n";
+        let moved = movable(&root, Path::new("/etc/postgresql/17/main/pg_hba.conf"), text, (17, 0));
+        assert!(moved.contains("\nlocal all @/etc/postgresql/17/main/admins peer\nlocal  all all peer\n"), "{moved}");
     }
 
     #[test]

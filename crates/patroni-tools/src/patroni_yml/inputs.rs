@@ -8,7 +8,7 @@ use host::settings::{Origin, Settings, cluster_file};
 use host::{ClusterId, Root, clusters, fail};
 
 use crate::files::yaml::Yaml;
-use crate::patroni::paths::{DIRECTORY, instances, patroni_file, read_patroni_file};
+use crate::patroni::paths::{DIRECTORY, instances, patroni_file};
 use crate::patroni_yml::config::Config;
 use crate::patroni_yml::dcs::Kind;
 use crate::patroni_yml::ports::{Ports, RestPort, claims};
@@ -63,26 +63,32 @@ pub(crate) fn render(
     let text = render::render(root, &config, overrides.template.as_deref())?;
     let same_scope = present.is_some_and(|yaml| yaml.text(&["scope"]).as_ref() == Some(&config.scope));
     if !same_scope {
-        refuse_shared(root, id, settings, &Yaml::parse(&patroni_file(id), &text)?)?;
+        refuse_shared(root, &config, settings, &text)?;
     }
     Ok((config, text))
 }
 
-/// Two clusters with one scope in one DCS would be members of each other's Patroni cluster.
-fn refuse_shared(root: &Root, id: &ClusterId, settings: &Settings, own: &Yaml) -> Result<()> {
-    let place = |yaml: &Yaml| {
+/// Two clusters with one scope in one DCS would be members of each other's Patroni cluster. Of the files of other clusters, which can be
+/// hundreds, only those with the same scope are parsed.
+fn refuse_shared(root: &Root, config: &Config, settings: &Settings, text: &str) -> Result<()> {
+    let scope = |line: &str| Some(line.strip_prefix("scope:")?.trim().trim_matches(['"', '\'']).to_owned());
+    let place = |id: &ClusterId, text: &str| -> Result<_> {
+        let yaml = Yaml::parse(&patroni_file(id), text)?;
         let namespace = yaml.text(&["namespace"]).unwrap_or_else(|| "service".to_owned());
         let sections = Kind::ALL.map(|kind| yaml.get(&[kind.name()]).cloned());
-        (yaml.text(&["scope"]), namespace.trim_matches('/').to_owned(), sections)
+        Ok((namespace.trim_matches('/').to_owned(), sections))
     };
-    for other in instances(root)?.into_iter().filter(|other| other != id) {
-        // A file that cannot be read is an error of that cluster.
-        let Ok(Some(yaml)) = read_patroni_file(root, &other) else { continue };
-        if place(&yaml) == place(own) {
+    for other in instances(root)?.into_iter().filter(|other| *other != config.id) {
+        let Some(theirs) = root.read(patroni_file(&other))? else { continue };
+        if theirs.lines().find_map(scope).as_ref() != Some(&config.scope) {
+            continue;
+        }
+        // A file that is not valid YAML is an error of that cluster.
+        if place(&other, &theirs).is_ok_and(|theirs| place(&config.id, text).is_ok_and(|own| own == theirs)) {
             fail!(
                 at settings.place(&["SCOPE"]),
-                "{} has the scope '{}' in the same DCS", patroni_file(&other).display(), yaml.text(&["scope"]).unwrap_or_default();
-                "Set another SCOPE in {}.", cluster_file(id).display()
+                "{} has the scope '{}' in the same DCS", patroni_file(&other).display(), config.scope;
+                "Set another SCOPE in {}.", cluster_file(&config.id).display()
             );
         }
     }

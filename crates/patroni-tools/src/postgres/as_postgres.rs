@@ -41,6 +41,13 @@ pub(crate) fn directory(root: &Root, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Gives a file the name of another one, which it replaces.
+pub(crate) fn rename(root: &Root, from: &Path, to: &Path) -> Result<()> {
+    let mut rename = command(root, "mv")?;
+    rename.args(["--force", "--no-target-directory", "--"]).arg(root.path(from)).arg(root.path(to));
+    succeed(&mut rename, to)
+}
+
 /// Removes a file, if it is there.
 pub(crate) fn remove(root: &Root, path: &Path) -> Result<()> {
     let mut remove = command(root, "rm")?;
