@@ -109,12 +109,11 @@ impl<'a> Steady<'a> {
         let mut seen = Seen { rows: Vec::new(), broken: None };
         for line in log.lines() {
             let (time, what) = line.split_once(' ').with_context(|| format!("the client wrote {line}"))?;
-            match what.strip_prefix("broken: ") {
-                Some(why) => seen.broken = Some(why.to_owned()),
-                None => {
-                    seen.rows.push(time.parse()?);
-                    ensure!(what == seen.rows.len().to_string(), "row {what} was acknowledged out of order");
-                }
+            if let Some(why) = what.strip_prefix("broken: ") {
+                seen.broken = Some(why.to_owned());
+            } else {
+                seen.rows.push(time.parse()?);
+                ensure!(what == seen.rows.len().to_string(), "row {what} was acknowledged out of order");
             }
         }
         Ok(seen)

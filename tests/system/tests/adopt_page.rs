@@ -64,7 +64,7 @@ fn commands(lab: &Lab) -> Result<()> {
             main.wait_streaming(2, Duration::from_secs(90))?;
             afterwards(lab, &main)?;
             // Without a replica there is nobody to ask.
-            primary = main.primary()?.name().to_owned();
+            main.primary()?.name().clone_into(&mut primary);
         }
         block.run(lab, &block.nodes_beside(|| Ok(primary.clone()))?)?;
     }

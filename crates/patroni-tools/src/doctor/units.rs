@@ -9,25 +9,39 @@ use host::createcluster::{self, CreateCluster};
 use crate::doctor::cluster::Cluster;
 use crate::doctor::finding::Finding;
 use crate::hooks::unmanaged::{ADOPT, examine};
-use crate::patroni::paths::TAKE_OVER;
+use crate::patroni::paths::{ADOPTIONS, RELEASES, TAKE_OVERS};
 use crate::postgres::units::is_active;
 
 /// The units that `systemctl enable` enabled.
 const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants";
 
-/// A take-over that has not been completed. Only root can see it.
-fn taken_over(cluster: &Cluster) -> Option<Finding> {
-    let record = Path::new(TAKE_OVER).join(cluster.id.dashed());
-    cluster.root.path(record.join("decision.json")).exists().then(|| {
+/// A handover that has not been completed. Only root can see it.
+fn interrupted(cluster: &Cluster) -> Option<Finding> {
+    let root = cluster.root;
+    let record = |directory: &str| Path::new(directory).join(cluster.id.dashed());
+    let is_open = |directory: &str| root.path(record(directory).join("decision.json")).exists();
+    let adopted = || {
+        let steps = root.read(record(ADOPTIONS).join("journal")).ok().flatten().unwrap_or_default();
+        steps.lines().any(|line| line.ends_with(" done finish"))
+    };
+    let found = |what: &str, directory: &str, program: &str| {
+        Finding::warning(what, format!("Complete it with: {program} {}", cluster.id))
+            .at(record(directory).display().to_string())
+    };
+    if is_open(TAKE_OVERS) {
         let what = "the take-over of this member was interrupted, and the cluster may still be in maintenance mode";
-        Finding::warning(what, format!("Complete it with: pg_adoptcluster_patroni {}", cluster.id))
-            .at(record.display().to_string())
-    })
+        return Some(found(what, TAKE_OVERS, ADOPT));
+    }
+    if is_open(RELEASES) {
+        let what = "giving this cluster back was interrupted, and it may still be in maintenance mode";
+        return Some(found(what, RELEASES, "pg_releasecluster_patroni"));
+    }
+    (is_open(ADOPTIONS) && !adopted()).then(|| found("the adoption of this cluster was interrupted", ADOPTIONS, ADOPT))
 }
 
-/// A postgresql@ unit that is running, or would start at boot; a take-over that has not been completed.
+/// A postgresql@ unit that is running, or would start at boot; a handover that has not been completed.
 pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
-    if let Some(finding) = taken_over(cluster) {
+    if let Some(finding) = interrupted(cluster) {
         return Ok(vec![finding]);
     }
     let root = cluster.root;

@@ -174,66 +174,21 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
         None => (SiteKey::placeholder(), false),
     };
     let mut warnings = notes(root, id, &running)?;
-    let taken = if running.recovery { taken_over::Taken::default() } else { taken_over::parameters(&running) };
-    warnings.extend(taken.notes);
-    let mut lines = taken.lines;
-    let mut files = Vec::new();
-    let mut staged = Vec::new();
-    let mut name_file = |lines: &mut Vec<Line>, key: &str, suffix: &str, text: String, origin: String| -> Result<()> {
-        let path = PathBuf::from(format!("{DIRECTORY}/{}.{suffix}", id.dashed()));
-        // Until it is written, the generator reads it elsewhere.
-        let file = tempfile::NamedTempFile::new().context("could not create a temporary file")?;
-        std::fs::write(file.path(), &text).context("could not write a temporary file")?;
-        lines.push(Line { key: key.to_owned(), value: path.display().to_string(), origin });
-        staged.push((key.to_owned(), root.inside(file.path()), file));
-        files.push(Text { path, text });
-        Ok(())
-    };
-    if !taken.parameters.is_empty() && settings.text("PG_PARAMETERS_FILE").is_none() {
-        name_file(
-            &mut lines,
-            "PG_PARAMETERS_FILE",
-            "parameters",
-            taken.parameters,
-            "parameters with a dot in their names".to_owned(),
-        )?;
-    }
-    let mut roles = Vec::new();
+    let mut new = NewSettings::default();
     let (hba_path, hba) = text_of(root, &running, "hba_file")?;
     let present_hba = auth_files::texts(&hba, id.version.number());
+    // A standby has the settings of its primary, which were copied.
     if !running.recovery {
-        let (ident_path, ident) = text_of(root, &running, "ident_file")?;
-        if settings.text("PG_HBA_FILE").is_none() {
-            let hba = auth_files::movable(root, Path::new(&hba_path), &hba, id.version.number());
-            name_file(&mut lines, "PG_HBA_FILE", "pg_hba", hba, hba_path.clone())?;
-            lines.push(plain("PG_HBA_GENERAL", "no", "only the lines of that file apply"));
-        }
-        if settings.text("PG_IDENT_FILE").is_none() && has_lines(&ident) {
-            let ident = auth_files::movable(root, Path::new(&ident_path), &ident, id.version.number());
-            name_file(&mut lines, "PG_IDENT_FILE", "pg_ident", ident, ident_path)?;
-        }
-        lines.extend(taken_over::slots(&running.slots));
+        warnings.extend(new.take_parameters(root, id, &settings, &running)?);
+        new.take_access(root, id, &settings, &running, (&hba_path, &hba))?;
+        new.lines.extend(taken_over::slots(&running.slots));
         let scope = password_scope(&settings, id)?;
-        let usual = [(names.replication.as_str(), Purpose::Replication), (names.rewind.as_str(), Purpose::Rewind)];
-        roles = taken_over::roles(&running, usual, |purpose, verifier| {
-            let role = if purpose == Purpose::Replication { REPLICATION } else { REWIND };
+        new.take_roles(&running, &names, |role, verifier| {
             key_exists && scram::verifies(verifier, &key.role_password(&scope, role))
         });
-        for (role, (usual, purpose)) in roles.iter().zip(usual) {
-            if role.name != usual {
-                let name = if purpose == Purpose::Replication { "REPLICATION_NAME" } else { "REWIND_NAME" };
-                lines.push(plain(name, &role.name, &format!("the role {usual} exists already and is left unchanged")));
-            }
-        }
     }
-    let is_set = |key: &str| match key
-        .strip_prefix(PARAMETER_PREFIX)
-        .filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()))
-    {
-        Some(parameter) => settings.parameters().any(|(name, _)| name == parameter),
-        None => settings.text(key).is_some(),
-    };
-    lines.retain(|line| !is_set(&line.key));
+    let NewSettings { mut lines, files, roles, staged } = new;
+    lines.retain(|line| !is_set(&settings, &line.key));
     // The address of this host is known only after the generator has run once.
     apply(&mut settings, &lines, &staged)?;
     let (config, _) = render(root, &Overrides::default(), id, &settings, &key, None)?;
@@ -278,6 +233,93 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
         pg_hba: hba.clone(),
     };
     Ok(Proposal { decision, warnings, hba, present_hba })
+}
+
+/// Does the administrator have a value for a key or a parameter already?
+fn is_set(settings: &Settings, key: &str) -> bool {
+    let parameter =
+        key.strip_prefix(PARAMETER_PREFIX).filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()));
+    match parameter {
+        Some(parameter) => settings.parameters().any(|(name, _)| name == parameter),
+        None => settings.text(key).is_some(),
+    }
+}
+
+/// What the settings get.
+#[derive(Default)]
+struct NewSettings {
+    lines: Vec<Line>,
+    files: Vec<Text>,
+    roles: Vec<NewRole>,
+    /// Where the generator reads the files until they are written.
+    staged: Vec<(String, PathBuf, tempfile::NamedTempFile)>,
+}
+
+impl NewSettings {
+    /// A file in `/etc/patroni`, and the setting that names it.
+    fn file(&mut self, root: &Root, id: &ClusterId, key: &str, suffix: &str, text: String, origin: &str) -> Result<()> {
+        let path = PathBuf::from(format!("{DIRECTORY}/{}.{suffix}", id.dashed()));
+        let file = tempfile::NamedTempFile::new().context("could not create a temporary file")?;
+        std::fs::write(file.path(), &text).context("could not write a temporary file")?;
+        self.lines.push(plain(key, &path.display().to_string(), origin));
+        self.staged.push((key.to_owned(), root.inside(file.path()), file));
+        self.files.push(Text { path, text });
+        Ok(())
+    }
+
+    fn take_parameters(
+        &mut self,
+        root: &Root,
+        id: &ClusterId,
+        settings: &Settings,
+        running: &Running,
+    ) -> Result<Vec<Trouble>> {
+        let taken = taken_over::parameters(running);
+        self.lines.extend(taken.lines);
+        if !taken.parameters.is_empty() && settings.text("PG_PARAMETERS_FILE").is_none() {
+            let origin = "parameters with a dot in their names";
+            self.file(root, id, "PG_PARAMETERS_FILE", "parameters", taken.parameters, origin)?;
+        }
+        Ok(taken.notes)
+    }
+
+    /// The lines of `pg_hba.conf` and `pg_ident.conf`.
+    fn take_access(
+        &mut self,
+        root: &Root,
+        id: &ClusterId,
+        settings: &Settings,
+        running: &Running,
+        (hba_path, hba): (&str, &str),
+    ) -> Result<()> {
+        let version = id.version.number();
+        let (ident_path, ident) = text_of(root, running, "ident_file")?;
+        if settings.text("PG_HBA_FILE").is_none() {
+            let hba = auth_files::movable(root, Path::new(hba_path), hba, version);
+            self.file(root, id, "PG_HBA_FILE", "pg_hba", hba, hba_path)?;
+            self.lines.push(plain("PG_HBA_GENERAL", "no", "only the lines of that file apply"));
+        }
+        if settings.text("PG_IDENT_FILE").is_none() && has_lines(&ident) {
+            let ident = auth_files::movable(root, Path::new(&ident_path), &ident, version);
+            self.file(root, id, "PG_IDENT_FILE", "pg_ident", ident, &ident_path)?;
+        }
+        Ok(())
+    }
+
+    /// Roles for the members, under other names where the usual ones are taken. `ours` is asked for the usual name and a verifier.
+    fn take_roles(&mut self, running: &Running, names: &RoleNames, ours: impl Fn(&str, &str) -> bool) {
+        let usual = [(names.replication.as_str(), Purpose::Replication), (names.rewind.as_str(), Purpose::Rewind)];
+        self.roles = taken_over::roles(running, usual, |purpose, verifier| {
+            ours(if purpose == Purpose::Replication { REPLICATION } else { REWIND }, verifier)
+        });
+        for (role, (usual, purpose)) in self.roles.iter().zip(usual) {
+            if role.name != usual {
+                let key = if purpose == Purpose::Replication { "REPLICATION_NAME" } else { "REWIND_NAME" };
+                let origin = format!("the role {usual} exists already and is left unchanged");
+                self.lines.push(plain(key, &role.name, &origin));
+            }
+        }
+    }
 }
 
 fn plain(key: &str, value: &str, origin: &str) -> Line {

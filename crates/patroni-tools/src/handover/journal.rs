@@ -1,4 +1,4 @@
-//! What a handover has decided and how far it is, in `/var/lib/patroni-tools/adopt/17-main` or `release/17-main`: for the next run of a
+//! What a handover has decided and how far it is, in `/var/lib/patroni-tools/adopt/17-main`, `take-over/17-main` or `release/17-main`: for the next run of a
 //! command that was interrupted, and for giving the cluster back exactly. Only root can read it: it contains the old passwords' verifiers.
 
 use std::fs::{File, OpenOptions, Permissions};
@@ -12,8 +12,7 @@ use host::{ClusterId, Root};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Where all handovers are.
-const DIRECTORY: &str = "/var/lib/patroni-tools";
+use crate::patroni::paths::{ADOPTIONS, RELEASES, TAKE_OVERS};
 
 /// The decision, and the record of the steps.
 const DECISION: &str = "decision.json";
@@ -27,10 +26,10 @@ const COPIES: &str = "files";
 pub(crate) enum Kind {
     /// To Patroni.
     Adopt,
+    /// To this package's Patroni, from another one.
+    TakeOver,
     /// From Patroni.
     Release,
-    /// From another set-up of Patroni to ours.
-    TakeOver,
 }
 
 /// The record of one cluster.
@@ -42,12 +41,12 @@ pub(crate) struct Journal {
 impl Journal {
     /// That of a cluster, whether it exists or not.
     pub(crate) fn of(root: &Root, kind: Kind, id: &ClusterId) -> Self {
-        let name = match kind {
-            Kind::Adopt => "adopt",
-            Kind::Release => "release",
-            Kind::TakeOver => "take-over",
+        let directory = match kind {
+            Kind::Adopt => ADOPTIONS,
+            Kind::TakeOver => TAKE_OVERS,
+            Kind::Release => RELEASES,
         };
-        let path = Path::new(DIRECTORY).join(name).join(id.dashed());
+        let path = Path::new(directory).join(id.dashed());
         Self { real: root.path(&path), path }
     }
 

@@ -4,6 +4,7 @@
 //! Up to `enable`, the next boot gives the server to postgresql-common, as it was; from then on to Patroni, for which everything is
 //! prepared by then. So the cluster accepts writes after a power cut at any point.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -160,9 +161,10 @@ impl Work<'_> {
                 }
                 groups::move_all(root, &debian, &scope, Some(postmaster))
             }
-            Step::ForgetServer if groups::is_active(root, &debian)? => groups::systemctl(root, &["stop", &debian]),
+            Step::ForgetServer | Step::StopServer if groups::is_active(root, &debian)? => {
+                groups::systemctl(root, &["stop", &debian])
+            }
             Step::Checkpoint if self.is_in(&debian)? => self.place()?.sql(root, id, "CHECKPOINT").map(drop),
-            Step::StopServer if groups::is_active(root, &debian)? => groups::systemctl(root, &["stop", &debian]),
             Step::Enable => groups::systemctl(root, &["enable", &patroni]),
             Step::Start if !groups::is_active(root, &patroni)? => groups::systemctl(root, &["start", &patroni]),
             Step::MoveIn if self.is_in(&scope)? => {
@@ -185,7 +187,7 @@ impl Work<'_> {
         Place::find(self.root, self.id, &self.decision.data_directory, &self.decision.superuser)
     }
 
-    fn place(&self) -> Result<Place> {
+    pub(crate) fn place(&self) -> Result<Place> {
         let (version, name) = (&self.id.version, &self.id.name);
         match self.found()? {
             Some(place) => Ok(place),
@@ -262,11 +264,15 @@ impl Work<'_> {
         loop {
             let members = cluster.members();
             let own = members.as_ref().ok().and_then(|members| members.iter().find(|member| member.name == name));
-            let ready = own.is_some_and(|own| match self.decision.running.recovery {
-                false => ["Leader", "Standby Leader"].contains(&own.role.as_str()) && own.state == "running",
-                true => ["running", "streaming"].contains(&own.state.as_str()),
+            let ready = own.is_some_and(|own| {
+                if self.decision.running.recovery {
+                    ["running", "streaming"].contains(&own.state.as_str())
+                } else {
+                    ["Leader", "Standby Leader"].contains(&own.role.as_str()) && own.state == "running"
+                }
             });
-            if ready {
+            // A primary puts the configuration into the DCS only in its next loop, and nothing can be applied to it before.
+            if ready && cluster.configuration().is_ok_and(|configuration| configuration.is_some()) {
                 return Ok(());
             }
             if begin.elapsed() > LONGEST {
@@ -344,7 +350,7 @@ fn slot_name(member: &str) -> String {
         match c {
             'a'..='z' | '0'..='9' | '_' => name.push(c),
             '-' | '.' => name.push('_'),
-            other => name += &format!("u{:04x}", u32::from(other)),
+            other => name.extend(["u".to_owned(), format!("{:04x}", u32::from(other))]),
         }
     }
     name.chars().take(63).collect()
@@ -408,22 +414,22 @@ fn statements(yaml: &Yaml, decision: &Decision) -> Result<String> {
             Purpose::Rewind => ("rewind", "NOREPLICATION"),
         };
         let name = format!("\"{}\"", role.name.replace('"', "\"\""));
-        let verb = if decision.running.role(&role.name).is_some() { "ALTER" } else { "CREATE" };
-        let literal = role.name.replace('\'', "''");
-        if verb == "CREATE" {
-            sql += &format!(
-                "SELECT 'CREATE ROLE {} WITH LOGIN' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{literal}') \\gexec\n",
-                name.replace('\'', "''")
+        if decision.running.role(&role.name).is_none() {
+            let _ = writeln!(
+                sql,
+                "SELECT 'CREATE ROLE {} WITH LOGIN' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{}') \\gexec",
+                name.replace('\'', "''"),
+                role.name.replace('\'', "''")
             );
         }
         let password = match yaml.text(&["postgresql", "authentication", section, "password"]) {
             Some(password) => format!(" PASSWORD '{}'", scram::verifier(&password)?),
             None => String::new(),
         };
-        sql += &format!("ALTER ROLE {name} WITH LOGIN {right}{password};\n");
+        let _ = writeln!(sql, "ALTER ROLE {name} WITH LOGIN {right}{password};");
         if role.purpose == Purpose::Rewind {
             for function in REWIND {
-                sql += &format!("GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {name};\n");
+                let _ = writeln!(sql, "GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {name};");
             }
         }
     }

@@ -87,7 +87,7 @@ pub(crate) fn parameters(running: &Running) -> Taken {
             ));
         } else if name.contains('.') {
             let value = setting.value.replace('\'', "''").replace('\\', "\\\\");
-            taken.parameters += &format!("# {}\n{name} = '{value}'\n", origin(setting));
+            taken.parameters.extend(["# ", &origin(setting), "\n", &name, " = '", &value, "'\n"]);
         } else {
             taken.lines.push(Line {
                 key: format!("{PARAMETER_PREFIX}{name}"),

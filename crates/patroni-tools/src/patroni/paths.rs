@@ -10,8 +10,14 @@ use crate::files::yaml::Yaml;
 /// The directory of the Patroni files.
 pub(crate) const DIRECTORY: &str = "/etc/patroni";
 
+/// The records of clusters that `pg_adoptcluster_patroni` has adopted. They stay, so that a cluster can be given back.
+pub(crate) const ADOPTIONS: &str = "/var/lib/patroni-tools/adopt";
+
+/// The records of clusters that `pg_releasecluster_patroni` is giving back. One that is still there was interrupted.
+pub(crate) const RELEASES: &str = "/var/lib/patroni-tools/release";
+
 /// The records of members that are being taken over from another set-up of Patroni. One that is still there was interrupted.
-pub(crate) const TAKE_OVER: &str = "/var/lib/patroni-tools/take-over";
+pub(crate) const TAKE_OVERS: &str = "/var/lib/patroni-tools/take-over";
 
 /// The tag that shows whether members have the same site key: `SiteKey::fingerprint`. Patroni publishes an unknown tag
 /// unchanged (`Tags._filter_tags`).
