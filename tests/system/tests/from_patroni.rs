@@ -218,12 +218,12 @@ fn seen(lab: &Lab, first: &Node) -> Result<()> {
     let last = rows.last().context("the client wrote nothing")?.1;
     println!("Debian {}: {last} rows, longest gap {gap:.3} s", lab.release());
     ensure!(rows.len() > 500 && gap < GAP, "the client wrote {last} rows and waited {gap:.3} s");
-    let lost = format!(
+    let missing = format!(
         "select count(*) from generate_series(1, {last}) as g (n) where not exists (select from steady s where s.n = g.n)"
     );
     for node in lab.nodes() {
         lab.wait_until(Duration::from_secs(30), "every acknowledged row is there", || {
-            Ok(node.run_as("postgres", &format!("psql -Atc \"{lost}\""))?.trim() == "0")
+            Ok(node.run_as("postgres", &format!("psql -Atc \"{missing}\""))?.trim() == "0")
         })?;
     }
     Ok(())

@@ -99,6 +99,9 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
         Err(_) if args.only_continue => return Ok(()),
         lock => lock?,
     };
+    if Journal::of(root, Kind::Release, &id).is_open() {
+        fail!("{id} is being released from Patroni"; "Complete that first with: pg_releasecluster_patroni {id}");
+    }
     if args.from.is_some() || taken_over.is_some() {
         let choice = from::Choice {
             file: args.from.as_deref(),
@@ -108,9 +111,6 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
             json: args.json,
         };
         return from::run(root, &id, &choice, taken_over, reporter);
-    }
-    if Journal::of(root, Kind::Release, &id).is_open() {
-        fail!("{id} is being released from Patroni"; "Complete that first with: pg_releasecluster_patroni {id}");
     }
     let journal = Journal::of(root, Kind::Adopt, &id);
     let decided: Option<Decision> = journal.decision()?;

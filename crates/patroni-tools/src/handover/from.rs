@@ -4,6 +4,7 @@
 //! What the file of the member says becomes settings and blocks of a template, and what becomes of each key is shown.
 
 use std::net::{IpAddr, ToSocketAddrs};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,34 +12,33 @@ use anyhow::{Context as _, Result};
 use host::createcluster::{self, CreateCluster};
 use host::keys::SiteKey;
 use host::report::{self, Level, Reporter};
-use host::settings::{Origin, PARAMETER_PREFIX, Settings};
+use host::settings::Settings;
 use host::trouble::Trouble;
-use host::{ClusterId, Root, clusters, envfile, fail, program, scram, settings, trouble};
+use host::{ClusterId, Root, clusters, fail, scram, settings, trouble};
 use serde_json::{Value, json};
-use std::os::unix::fs::MetadataExt;
 
 use crate::context::agree;
 use crate::doctor;
 use crate::files::header::{Author, author};
 use crate::files::yaml::Yaml;
-use crate::handover::decision::{Decision, Line, Purpose, Text, Way};
+use crate::handover::decision::{Decision, Kept, Line, NewRole, Purpose, Way};
 use crate::handover::differences;
-use crate::handover::foreign::{self, Fate, Row, Source};
+use crate::handover::foreign::{self, Block, Fate, Mapped, Row, Source};
 use crate::handover::from_steps::{Step, Steps, TakeOver, template_file};
 use crate::handover::groups::{self, Unit};
 use crate::handover::journal::{Journal, Kind};
-use crate::handover::record::{create_site_key, files_as_they_are, record_files, verify};
+use crate::handover::other_patroni::{OtherPatroni, check_environment, find_patroni};
+use crate::handover::proposed::Proposed;
+use crate::handover::record::{as_it_is, create_site_key, files_as_they_are, record_files, verify};
 use crate::handover::running::{Place, Running, data_directory};
 use crate::handover::steps::Work;
 use crate::handover::taken_over;
 use crate::patroni::paths::{DIRECTORY, patroni_file};
 use crate::patroni::patronictl::Patronictl;
+use crate::patroni_yml::auth_files;
 use crate::patroni_yml::authentication::password_scope;
 use crate::patroni_yml::inputs::{Overrides, render, site_key, site_key_path};
 use crate::patroni_yml::role_names::{REWIND, RoleNames};
-
-/// Debian's file of variables for Patroni's unit.
-const ENVIRONMENT: &str = "/etc/patroni/env.conf";
 
 /// What the command line says.
 pub(crate) struct Choice<'a> {
@@ -113,6 +113,80 @@ struct Proposal {
 fn propose(root: &Root, id: &ClusterId, file: &Path, unit: Option<&str>) -> Result<Proposal> {
     groups::check_version(root)?;
     check_directory(root)?;
+    let yaml = read(root, file)?;
+    let patroni = find_patroni(root, file, unit)?;
+    check_environment(root, &patroni)?;
+    let scope = yaml.text(&["scope"]).unwrap_or_default();
+    let cluster = Patronictl::with_file(root, file.to_owned(), &scope);
+    let dynamic = dynamic_configuration(&cluster, &scope, file)?;
+    let (data, in_data_directory) = directories(root, id, &yaml, file)?;
+    let superuser =
+        yaml.text(&["postgresql", "authentication", "superuser", "username"]).unwrap_or_else(|| "postgres".to_owned());
+    let Some(place) = Place::find(root, id, &data, &superuser)? else {
+        fail!("the server of {id} is not running"; "Start it with Patroni, and run this again.");
+    };
+    let running = Running::ask(root, id, &place)?;
+    let theirs = yaml.document().unwrap_or(&Value::Null);
+    let path = file.display().to_string();
+    let source = Source { id, path, file: theirs, dynamic: &dynamic, address: address(&yaml)? };
+    let mapped = map(root, &source, &running)?;
+    let mut settings = Settings::read(root, id)?;
+    let mut proposed = Proposed::default();
+    for line in &mapped.lines {
+        proposed.line(id, &mut settings, line.clone())?;
+    }
+    for file in &mapped.files {
+        proposed.file(root, id, &mut settings, file)?;
+    }
+    let key = site_key(root, &settings)?;
+    check_members(&settings, id, &cluster, key.as_ref())?;
+    let mut warnings = Vec::new();
+    if in_data_directory {
+        warnings.push(trouble!(
+            "PostgreSQL reads pg_hba.conf and pg_ident.conf in {} until its next restart", data.display();
+            "Restart it before you change them: pg_patronictl {id} restart --pending"
+        ));
+    }
+    let role = match yaml.get(&["postgresql", "authentication", "rewind"]) {
+        Some(_) => None,
+        None => Some(role(id, &mut settings, &mut proposed, &running, key.as_ref())?),
+    };
+    if let Some(role) = role.as_ref().filter(|role| running.recovery && running.role(&role.name).is_none()) {
+        warnings.push(trouble!(
+            "the role {} for pg_rewind does not exist", role.name;
+            "It is created when the primary is taken over."
+        ));
+    }
+    let new = render_new(root, &source, &mapped, &mut settings, &mut proposed, key)?;
+    warnings.extend(new.warnings);
+    let document = new.yaml.document().context("a Patroni file is not empty")?;
+    let rows = foreign::judge(theirs, &dynamic, document, &mapped, &new.blocks);
+    let added = foreign::added(theirs, document);
+    check_dcs(root, id, &running, &scope, &document.to_string())?;
+    let parameters = dynamic.get("postgresql").and_then(|section| section.get("parameters"));
+    let base = Decision {
+        cluster: id.slashed(),
+        decided: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        way: Way::Move,
+        kept: kept(root, id, file)?,
+        differences: differences::compare(id, &running, &new.yaml, parameters),
+        data_directory: data,
+        superuser,
+        running,
+        settings: proposed.lines,
+        files: proposed.files,
+        pg_hba: Vec::new(),
+        roles: role.into_iter().collect(),
+    };
+    let OtherPatroni { process, started, unit } = patroni;
+    let (template, template_before) = (new.template, new.template_before);
+    let file = file.to_owned();
+    let decision = TakeOver { base, file, unit, process, started, in_data_directory, template, template_before };
+    Ok(Proposal { decision, rows, added, warnings })
+}
+
+/// Their file.
+fn read(root: &Root, file: &Path) -> Result<Yaml> {
     if !file.is_absolute() {
         fail!("'{}' is not an absolute path", file.display());
     }
@@ -123,223 +197,129 @@ fn propose(root: &Root, id: &ClusterId, file: &Path, unit: Option<&str>) -> Resu
         fail!("{} was generated by patroni-gen-config", file.display(); "There is nothing to take over.");
     }
     let yaml = Yaml::parse(file, &text)?;
-    let Some(theirs) = yaml.document().filter(|document| document.is_object()) else {
+    if !yaml.document().is_some_and(Value::is_object) {
         fail!("{} is not a Patroni file", file.display());
-    };
-    let patroni = find_patroni(root, file, unit)?;
-    check_environment(root, &patroni)?;
-    let scope = yaml.text(&["scope"]).unwrap_or_default();
-    let cluster = Patronictl::with_file(root, file.to_owned(), &scope);
+    }
+    Ok(yaml)
+}
+
+/// The dynamic configuration of the running cluster.
+fn dynamic_configuration(cluster: &Patronictl, scope: &str, file: &Path) -> Result<Value> {
     let Some(dynamic) = cluster.configuration()? else {
         fail!("the cluster {scope} has no configuration in the DCS"; "See: patronictl -c {} list", file.display());
     };
-    let dynamic = dynamic.document().cloned().unwrap_or_default();
-    if dynamic.get("pause") == Some(&Value::Bool(true)) {
+    if dynamic.get(&["pause"]) == Some(&Value::Bool(true)) {
         fail!(
             "{scope} is in maintenance mode";
             "Wait for another take-over, or end it with: patronictl -c {} resume {scope}", file.display()
         );
     }
-    let (data, in_data_directory) = directories(root, id, &yaml, file)?;
-    let superuser =
-        yaml.text(&["postgresql", "authentication", "superuser", "username"]).unwrap_or_else(|| "postgres".to_owned());
-    let Some(place) = Place::find(root, id, &data, &superuser)? else {
-        fail!("the server of {id} is not running"; "Start it with Patroni, and run this again.");
-    };
-    let running = Running::ask(root, id, &place)?;
-    let source =
-        Source { id, path: file.display().to_string(), file: theirs, dynamic: &dynamic, address: address(&yaml)? };
-    let mut mapped = foreign::from_file(&source);
-    foreign::from_dynamic(&source, &mut mapped);
+    Ok(dynamic.document().cloned().unwrap_or_default())
+}
+
+/// What their file and the dynamic configuration mean as settings, with the lines of `pg_hba.conf` that are in force if neither has any.
+fn map(root: &Root, source: &Source, running: &Running) -> Result<Mapped> {
+    let mut mapped = foreign::from_file(source);
+    foreign::from_dynamic(source, &mut mapped);
     if !mapped.files.iter().any(|file| file.key == "PG_HBA_FILE") {
         let path = running.value("hba_file").to_owned();
         let text = root.for_postgres().read(&path)?.unwrap_or_default();
+        let text = auth_files::movable(root, Path::new(&path), &text, source.id.version.number());
         mapped.file("PG_HBA_FILE", "pg_hba", text, path);
     }
     mapped.line("PG_HBA_GENERAL", "no", "only the lines of PG_HBA_FILE apply");
+    Ok(mapped)
+}
 
-    let mut settings = Settings::read(root, id)?;
-    let mut proposed = Proposed::default();
-    for line in &mapped.lines {
-        proposed.line(id, &mut settings, line.clone())?;
-    }
-    for file in &mapped.files {
-        proposed.file(root, id, &mut settings, file)?;
-    }
-    let (key, key_exists) = match site_key(root, &settings)? {
-        Some(key) => (key, true),
-        None => (SiteKey::placeholder(), false),
+/// The role for `pg_rewind`, if they have none.
+fn role(
+    id: &ClusterId,
+    settings: &mut Settings,
+    proposed: &mut Proposed,
+    running: &Running,
+    key: Option<&SiteKey>,
+) -> Result<NewRole> {
+    let names = RoleNames::read(settings)?;
+    let scope = password_scope(settings, id)?;
+    let usual = [(names.replication.as_str(), Purpose::Replication), (names.rewind.as_str(), Purpose::Rewind)];
+    let ours = |purpose, verifier: &str| {
+        purpose == Purpose::Rewind
+            && key.is_some_and(|key| scram::verifies(verifier, &key.role_password(&scope, REWIND)))
     };
-    check_members(&settings, id, &cluster, key_exists.then_some(&key))?;
-    let (mut warnings, mut roles) = (Vec::new(), Vec::new());
-    if in_data_directory {
-        warnings.push(trouble!(
-            "PostgreSQL reads pg_hba.conf and pg_ident.conf in {} until its next restart", data.display();
-            "Restart it before you change them: pg_patronictl {id} restart --pending"
-        ));
+    let roles = taken_over::roles(running, usual, ours);
+    let role = roles.into_iter().find(|role| role.purpose == Purpose::Rewind).context("there are two roles")?;
+    if role.name != names.rewind {
+        let origin = format!("the role {} exists already and is left unchanged", names.rewind);
+        proposed.line(id, settings, Line { key: "REWIND_NAME".to_owned(), value: role.name.clone(), origin })?;
     }
-    if yaml.get(&["postgresql", "authentication", "rewind"]).is_none() {
-        let names = RoleNames::read(&settings)?;
-        let scope = password_scope(&settings, id)?;
-        let usual = [(names.replication.as_str(), Purpose::Replication), (names.rewind.as_str(), Purpose::Rewind)];
-        let ours = |purpose, verifier: &str| {
-            purpose == Purpose::Rewind && key_exists && scram::verifies(verifier, &key.role_password(&scope, REWIND))
-        };
-        roles = taken_over::roles(&running, usual, ours);
-        roles.retain(|role| role.purpose == Purpose::Rewind);
-        for role in &roles {
-            if role.name != names.rewind {
-                let origin = format!("the role {} exists already and is left unchanged", names.rewind);
-                proposed.line(
-                    id,
-                    &mut settings,
-                    Line { key: "REWIND_NAME".to_owned(), value: role.name.clone(), origin },
-                )?;
-            }
-            if running.recovery && running.role(&role.name).is_none() {
-                warnings.push(trouble!(
-                    "the role {} for pg_rewind does not exist", role.name;
-                    "It is created when the primary is taken over."
-                ));
-            }
-        }
-    }
+    Ok(role)
+}
 
-    let (_, base) = render(root, &Overrides::default(), id, &settings, &key, None)?;
-    let base = Yaml::parse(&patroni_file(id), &base)?;
-    for line in foreign::own_parameters(&source, base.document().unwrap_or(&Value::Null)) {
-        proposed.line(id, &mut settings, line)?;
+/// The template of the package, as the administrator's extends it.
+const SHIPPED: &str = "shipped/patroni.yml.j2";
+
+/// The new Patroni file, and the template that it needs.
+struct New {
+    yaml: Yaml,
+    blocks: Vec<Block>,
+    template: Option<String>,
+    template_before: Option<String>,
+    warnings: Vec<Trouble>,
+}
+
+fn render_new(
+    root: &Root,
+    source: &Source,
+    mapped: &Mapped,
+    settings: &mut Settings,
+    proposed: &mut Proposed,
+    key: Option<SiteKey>,
+) -> Result<New> {
+    let id = source.id;
+    let key = key.unwrap_or_else(SiteKey::placeholder);
+    let generate = |settings: &Settings, overrides: &Overrides| -> Result<_> {
+        let (config, text) = render(root, overrides, id, settings, &key, None)?;
+        Ok((config, Yaml::parse(&patroni_file(id), &text)?))
+    };
+    let (_, first) = generate(settings, &Overrides::default())?;
+    for line in foreign::own_parameters(source, first.document().unwrap_or(&Value::Null)) {
+        proposed.line(id, settings, line)?;
     }
-    let (config, base) = render(root, &Overrides::default(), id, &settings, &key, None)?;
-    let base = Yaml::parse(&patroni_file(id), &base)?;
+    let (config, base) = generate(settings, &Overrides::default())?;
     let done = |key: &str| mapped.rows.iter().any(|row| row.key == key);
-    let ours = base.document().context("a Patroni file is not empty")?;
-    let blocks = foreign::blocks(theirs, ours, &done);
+    let blocks = foreign::blocks(source.file, base.document().unwrap_or(&Value::Null), &done);
     if config.has_endpoint && blocks.iter().any(|block| block.name == "callbacks") {
         fail!(
-            "{} has callbacks, and the settings have a client endpoint, which needs them", file.display();
+            "{} has callbacks, and the settings have a client endpoint, which needs them", source.path;
             "Remove the callbacks from that file, or VIPS and DNS_ZONE from the settings."
         );
     }
-    let (template, template_before, new) = if blocks.is_empty() {
-        (None, None, base.clone())
-    } else {
-        let exists = root.path(template_file()).exists();
-        let before = exists.then(|| format!("before-{}.patroni.yml.j2", id.dashed()));
-        let shipped = "shipped/patroni.yml.j2";
-        let make = |base: &str| foreign::template(id, base, &source.path, &blocks);
-        // Until it is written, the generator reads it elsewhere, and the administrator's is where it is.
-        let staged = tempfile::NamedTempFile::new().context("could not create a temporary file")?;
-        std::fs::write(staged.path(), make(if exists { "patroni.yml.j2" } else { shipped }))
-            .context("could not write a temporary file")?;
-        let overrides = Overrides { template: Some(staged.path().to_owned()), ..Overrides::default() };
-        let (_, text) = render(root, &overrides, id, &settings, &key, None)?;
-        let new = Yaml::parse(&patroni_file(id), &text)?;
-        (Some(make(before.as_deref().unwrap_or(shipped))), before, new)
-    };
-    warnings.extend(config.warnings);
-    let document = new.document().context("a Patroni file is not empty")?;
-    let rows = foreign::judge(theirs, &dynamic, document, &mapped, &blocks);
-    let added = foreign::added(theirs, document);
-    check_dcs(root, id, &running, &scope, &document.to_string())?;
-    let differences = differences::compare(
-        id,
-        &running,
-        &new,
-        dynamic.get("postgresql").and_then(|section| section.get("parameters")),
-    );
+    let warnings = config.warnings;
+    if blocks.is_empty() {
+        return Ok(New { yaml: base, blocks, template: None, template_before: None, warnings });
+    }
+    let exists = root.path(template_file()).exists();
+    let template_before = exists.then(|| format!("before-{}.patroni.yml.j2", id.dashed()));
+    let make = |base: &str| foreign::template(id, base, &source.path, &blocks);
+    // Until it is written, the generator reads it elsewhere, and the administrator's is where it is.
+    let staged = tempfile::NamedTempFile::new().context("could not create a temporary file")?;
+    std::fs::write(staged.path(), make(if exists { "patroni.yml.j2" } else { SHIPPED }))
+        .context("could not write a temporary file")?;
+    let overrides = Overrides { template: Some(staged.path().to_owned()), ..Overrides::default() };
+    let (_, yaml) = generate(settings, &overrides)?;
+    let template = Some(make(template_before.as_deref().unwrap_or(SHIPPED)));
+    Ok(New { yaml, blocks, template, template_before, warnings })
+}
+
+/// The files that change, as they are.
+fn kept(root: &Root, id: &ClusterId, file: &Path) -> Result<Vec<Kept>> {
     let mut kept = files_as_they_are(root, id)?;
     for path in [patroni_file(id), template_file(), file.to_owned()] {
         if kept.iter().all(|kept| kept.path != path) {
-            kept.push(crate::handover::record::as_it_is(root, path));
+            kept.push(as_it_is(root, path));
         }
     }
-    let base = Decision {
-        cluster: id.slashed(),
-        decided: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        way: Way::Move,
-        kept,
-        data_directory: data,
-        superuser,
-        running,
-        settings: proposed.lines,
-        files: proposed.files,
-        roles,
-        differences,
-        pg_hba: Vec::new(),
-    };
-    let decision = TakeOver {
-        base,
-        file: file.to_owned(),
-        unit: patroni.unit,
-        process: patroni.process,
-        started: patroni.started,
-        in_data_directory,
-        template,
-        template_before,
-    };
-    Ok(Proposal { decision, rows, added, warnings })
-}
-
-/// The settings that are added.
-#[derive(Default)]
-struct Proposed {
-    lines: Vec<Line>,
-    files: Vec<Text>,
-    staged: Vec<tempfile::NamedTempFile>,
-}
-
-impl Proposed {
-    /// Adds a line, unless the setting has this value already.
-    fn line(&mut self, id: &ClusterId, settings: &mut Settings, line: Line) -> Result<()> {
-        let parameter =
-            line.key.strip_prefix(PARAMETER_PREFIX).filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()));
-        let present = match parameter {
-            Some(parameter) => settings.parameters().find(|(name, _)| *name == parameter).map(|(_, setting)| setting),
-            None => settings.get(&line.key),
-        };
-        let usual = settings::KEYS.iter().find(|key| key.name == line.key).and_then(|key| key.default);
-        if present.is_none() && usual == Some(line.value.as_str()) {
-            return Ok(());
-        }
-        if let Some(present) = present {
-            if present.text == line.value {
-                return Ok(());
-            }
-            if matches!(&present.origin, Origin::File(path, _) if *path == settings::cluster_file(id)) {
-                fail!(
-                    at &present.origin, "{} is '{}', but '{}' according to {}", line.key, present.text, line.value, line.origin;
-                    "Remove this line, or correct it."
-                );
-            }
-        }
-        settings.put(&line.key, line.value.clone(), Origin::Option("the other Patroni"))?;
-        self.lines.push(line);
-        Ok(())
-    }
-
-    /// Adds a line that names a file.
-    fn file(&mut self, root: &Root, id: &ClusterId, settings: &mut Settings, file: &foreign::NamedFile) -> Result<()> {
-        if let Some(present) = settings.path(file.key)? {
-            if root.read(&present)?.is_some_and(|text| text.trim_end() == file.text.trim_end()) {
-                return Ok(());
-            }
-        }
-        let path = PathBuf::from(format!("{DIRECTORY}/{}.{}", id.dashed(), file.suffix));
-        self.line(
-            id,
-            settings,
-            Line { key: file.key.to_owned(), value: path.display().to_string(), origin: file.origin.clone() },
-        )?;
-        // Until it is written, the generator reads it elsewhere.
-        let staged = tempfile::NamedTempFile::new().context("could not create a temporary file")?;
-        std::fs::write(staged.path(), &file.text).context("could not write a temporary file")?;
-        let elsewhere = root.inside(staged.path()).display().to_string();
-        settings.put(file.key, elsewhere, Origin::Option("the other Patroni"))?;
-        self.staged.push(staged);
-        self.files.push(Text { path, text: file.text.clone() });
-        Ok(())
-    }
+    Ok(kept)
 }
 
 /// Root writes there, and another user must not be able to replace what it writes.
@@ -350,92 +330,6 @@ fn check_directory(root: &Root) -> Result<()> {
         fail!(
             "{DIRECTORY} can be changed by other users than root";
             "Patroni only reads it: chown root:root {DIRECTORY}; chmod 755 {DIRECTORY}"
-        );
-    }
-    Ok(())
-}
-
-/// The other Patroni.
-struct OtherPatroni {
-    process: u32,
-    started: u64,
-    unit: String,
-}
-
-/// The process that runs with the file, or the main process of the unit.
-fn find_patroni(root: &Root, file: &Path, unit: Option<&str>) -> Result<OtherPatroni> {
-    let process = match unit {
-        Some(unit) => main_process(root, unit)?,
-        None => process_with(root, file)?,
-    };
-    let Some(process) = process else {
-        fail!(
-            "no Patroni runs with {}", file.display();
-            "Start it, or name its unit with --unit."
-        );
-    };
-    let group = groups::of_process(root, process)?.unwrap_or_default();
-    let name = group.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if !name.ends_with(".service") {
-        fail!(
-            "Patroni (process {process}) is not run by a unit of systemd";
-            "Run it by one, so that it can be stopped and disabled."
-        );
-    }
-    let user = root.path(format!("/proc/{process}")).metadata().map(|found| found.uid()).ok();
-    if user != Some(root.user_id("postgres")?) {
-        fail!("Patroni (process {process}) is not run by user postgres"; "patroni@ runs as postgres, who must own the data.");
-    }
-    let started = groups::started(root, process).with_context(|| format!("process {process} has ended"))?;
-    Ok(OtherPatroni { process, started, unit: name.to_owned() })
-}
-
-fn main_process(root: &Root, unit: &str) -> Result<Option<u32>> {
-    let mut command = program::command(root, "systemctl")?;
-    let printed = program::capture(command.args(["show", "--property=MainPID", "--value", unit]))?;
-    Ok(printed.trim().parse().ok().filter(|pid| *pid != 0))
-}
-
-fn process_with(root: &Root, file: &Path) -> Result<Option<u32>> {
-    let own = root.path(file).canonicalize().ok();
-    let entries = std::fs::read_dir(root.path("/proc")).context("could not list the processes")?;
-    for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
-        let line = std::fs::read(root.path(format!("/proc/{pid}/cmdline"))).unwrap_or_default();
-        let words: Vec<String> =
-            line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-        // `python3 /usr/bin/patroni FILE`, or `python3 -m patroni FILE`.
-        let is_patroni = words.iter().take(4).any(|word| {
-            matches!(Path::new(word).file_name().and_then(|name| name.to_str()), Some("patroni" | "patroni.py"))
-        });
-        let has_file = words.iter().any(|word| {
-            word.starts_with('/')
-                && (Path::new(word) == file || own.is_some() && root.path(word).canonicalize().ok() == own)
-        });
-        if is_patroni && has_file {
-            return Ok(Some(pid));
-        }
-    }
-    Ok(None)
-}
-
-/// Variables override the file, and `patroni@` has none but those in its own file.
-fn check_environment(root: &Root, patroni: &OtherPatroni) -> Result<()> {
-    let bytes = std::fs::read(root.path(format!("/proc/{}/environ", patroni.process)))
-        .with_context(|| format!("could not read the environment of process {}", patroni.process))?;
-    let ours = envfile::parse(ENVIRONMENT, &root.read(ENVIRONMENT)?.unwrap_or_default())?;
-    let foreign: Vec<String> = bytes
-        .split(|byte| *byte == 0)
-        .filter_map(|word| {
-            String::from_utf8_lossy(word).split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()))
-        })
-        .filter(|(key, _)| key.starts_with("PATRONI_") && !key.starts_with("PATRONI_TOOLS_"))
-        .filter(|(key, value)| !ours.iter().any(|ours| ours.key == *key && ours.value == *value))
-        .map(|(key, _)| key)
-        .collect();
-    if !foreign.is_empty() {
-        fail!(
-            "{} has variables that override its file: {}", patroni.unit, foreign.join(", ");
-            "Put their values into the file, remove them, and restart Patroni; or set them in {ENVIRONMENT}, which patroni@ reads."
         );
     }
     Ok(())
@@ -553,11 +447,11 @@ impl Proposal {
         );
         let width = self.rows.iter().map(|row| row.key.len()).max().unwrap_or_default().min(60);
         for row in &self.rows {
-            text += &format!("  {:width$}  {}\n", row.key, told(&row.fate));
+            text.extend([format!("  {:width$}  {}\n", row.key, told(&row.fate))]);
         }
         let mut section = |title: String, lines: Vec<String>| {
             if !lines.is_empty() {
-                text += &format!("\n{title}\n");
+                text.extend(["\n", &title, "\n"]);
                 for line in lines {
                     text.extend(["  ", &line, "\n"]);
                 }

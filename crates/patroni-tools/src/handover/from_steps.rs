@@ -223,7 +223,7 @@ impl Steps<'_> {
             text.with_context(|| format!("{} does not exist", data.join(name).display()))
         };
         let mut base = theirs("postgresql.base.conf")?;
-        base += &format!("\n# The data directory of {}\ndata_directory = '{}'\n", self.id, data.display());
+        base.extend([format!("\n# The data directory of {}\ndata_directory = '{}'\n", self.id, data.display())]);
         for (name, text, mode) in [
             ("pg_hba.conf", theirs("pg_hba.conf")?, 0o640),
             ("pg_ident.conf", theirs("pg_ident.conf")?, 0o640),

@@ -11,6 +11,8 @@ pub(crate) mod from;
 mod from_steps;
 mod groups;
 mod journal;
+mod other_patroni;
+mod proposed;
 mod record;
 pub(crate) mod release;
 mod release_steps;

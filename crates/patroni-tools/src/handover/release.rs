@@ -79,6 +79,9 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
         fail!("only root can release a cluster"; "Run this program as root.");
     }
     let _lock = Lock::take(root, Path::new(DIRECTORY))?;
+    if Journal::of(root, Kind::TakeOver, &id).is_open() {
+        fail!("the take-over of {id} was interrupted"; "Complete that first with: pg_adoptcluster_patroni {id}");
+    }
     let journal = Journal::of(root, Kind::Release, &id);
     let adoption = Journal::of(root, Kind::Adopt, &id);
     let decided: Option<Release> = if is_resumed(root, &id)? { None } else { journal.decision()? };

@@ -29,18 +29,23 @@ pub(crate) fn write(root: &Root, path: &Path, bytes: &[u8], mode: u32) -> Result
     succeed(rename.args(["--force", "--no-target-directory", "--"]).arg(&new).arg(&real), path)
 }
 
+/// Creates a directory of postgres that all users can read, and the one above it.
+pub(crate) fn directory(root: &Root, path: &Path) -> Result<()> {
+    for directory in path.parent().into_iter().chain([path]) {
+        if !root.path(directory).exists() {
+            install::directory(root, directory)?;
+            let mut chmod = command(root, "chmod")?;
+            succeed(chmod.args(["755", "--"]).arg(root.path(directory)), directory)?;
+        }
+    }
+    Ok(())
+}
+
 /// Gives a file the name of another one, which it replaces.
 pub(crate) fn rename(root: &Root, from: &Path, to: &Path) -> Result<()> {
     let mut rename = command(root, "mv")?;
     rename.args(["--force", "--no-target-directory", "--"]).arg(root.path(from)).arg(root.path(to));
     succeed(&mut rename, to)
-}
-
-/// Creates a directory that all users can read. The one above it belongs to postgres or to root; if it is missing, root creates it.
-pub(crate) fn directory(root: &Root, path: &Path) -> Result<()> {
-    install::directory(root, path)?;
-    let mut chmod = command(root, "chmod")?;
-    succeed(chmod.args(["755", "--"]).arg(root.path(path)), path)
 }
 
 /// Removes a file, if it is there.

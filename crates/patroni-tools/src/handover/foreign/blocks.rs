@@ -66,11 +66,10 @@ fn same_dcs(theirs: &Value, ours: &Value) -> bool {
             section.insert("hosts".to_owned(), host);
         }
         section.remove("host");
-        section.retain(|key, value| {
-            !(key == "protocol" && value == "http"
-                || key == "scheme" && value == "http"
-                || value == &Value::Bool(false))
-        });
+        let usual = |key: &str, value: &Value| {
+            value == &Value::Bool(false) || ["protocol", "scheme"].contains(&key) && value == "http"
+        };
+        section.retain(|key, value| !usual(key, value));
         Value::Object(section)
     };
     same(&plain(theirs), &plain(ours))
@@ -94,10 +93,11 @@ fn key_literal(key: &str) -> String {
 }
 
 fn lines(map: &Map<String, Value>, indent: &str) -> String {
-    map.iter()
-        .filter(|(_, value)| !is_empty(value))
-        .map(|(key, value)| format!("{indent}{}: {}\n", key_literal(key), literal(&without_empty(value))))
-        .collect()
+    let mut text = String::new();
+    for (key, value) in map.iter().filter(|(_, value)| !is_empty(value)) {
+        text.extend([indent, &key_literal(key), ": ", &literal(&without_empty(value)), "\n"]);
+    }
+    text
 }
 
 fn whole(block: &'static str, section: &str, value: &Value) -> Block {
@@ -211,16 +211,9 @@ pub(crate) fn template(id: &ClusterId, base: &str, source: &str, blocks: &[Block
         source.replace("#}", "")
     );
     for block in blocks {
-        let (before, after) = match block.replaces {
-            true => (String::new(), "{% else %}\n{{ super() }}"),
-            false => ("{{ super() }}".to_owned(), ""),
-        };
-        text += &format!(
-            "{{% block {} %}}\n{before}{{% if cluster == \"{}\" %}}\n{}{after}{{% endif %}}\n{{% endblock %}}\n",
-            block.name,
-            id.slashed(),
-            block.text
-        );
+        let (before, after) = if block.replaces { ("", "{% else %}\n{{ super() }}") } else { ("{{ super() }}", "") };
+        text.extend(["{% block ", block.name, " %}\n", before, "{% if cluster == \"", &id.slashed(), "\" %}\n"]);
+        text.extend([&block.text, after, "{% endif %}\n{% endblock %}\n"]);
     }
     text
 }

@@ -59,7 +59,8 @@ pub(crate) fn from_dynamic(source: &Source, mapped: &mut Mapped) {
             continue;
         };
         if name.contains('.') {
-            of_file += &format!("{name} = '{}'\n", value.replace('\\', "\\\\").replace('\'', "''"));
+            let value = value.replace('\\', "\\\\").replace('\'', "''");
+            of_file.extend([&name, " = '", &value, "'\n"]);
         } else {
             mapped.line(&format!("PG_{name}"), value, format!("postgresql.parameters {ORIGIN}"));
         }

@@ -10,9 +10,9 @@ mod judge;
 mod rows;
 mod values;
 
-pub(crate) use blocks::{blocks, template};
+pub(crate) use blocks::{Block, blocks, template};
 pub(crate) use from_dynamic::from_dynamic;
-pub(crate) use from_file::{NamedFile, Source, from_file, own_parameters};
+pub(crate) use from_file::{Mapped, NamedFile, Source, from_file, own_parameters};
 pub(crate) use judge::{added, judge};
 pub(crate) use rows::{Fate, Row};
 

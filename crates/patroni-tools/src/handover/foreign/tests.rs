@@ -8,8 +8,7 @@ use minijinja::Environment;
 use serde_json::{Value, json};
 
 use crate::files::yaml::Yaml;
-use crate::handover::foreign::from_file::Mapped;
-use crate::handover::foreign::{Fate, Row, Source, added, blocks, from_dynamic, from_file, judge, template};
+use crate::handover::foreign::{Fate, Mapped, Row, Source, added, blocks, from_dynamic, from_file, judge, template};
 
 /// As autobase writes it, with a member's own parameters and other keys that no setting expresses.
 const AUTOBASE: &str = r#"
@@ -177,20 +176,24 @@ fn rendered(template: &str, ours: &Value) -> Value {
         ("watchdog", "watchdog"),
         ("log", "log"),
     ] {
-        let mut text = match &ours[section] {
+        let mut text = format!("{section}:");
+        match &ours[section] {
             Value::Object(map) => {
-                let lines = map.iter().filter(|(key, _)| *key != "parameters");
-                format!("{section}:\n{}", lines.map(|(key, value)| format!("  {key}: {value}\n")).collect::<String>())
+                for (key, value) in map.iter().filter(|(key, _)| *key != "parameters") {
+                    text.extend(["\n  ", key, ": ", &value.to_string()]);
+                }
             }
-            other => format!("{section}: {other}\n"),
-        };
+            other => text.extend([" ", &other.to_string()]),
+        }
+        text.push('\n');
         if section == "postgresql" {
             text += "{% block callbacks %}\n{% endblock %}\n  parameters:\n    unix_socket_directories: /var/run/postgresql\n";
         }
-        shipped += &match block {
-            "" => text,
-            block => format!("{{% block {block} %}}\n{text}{{% endblock %}}\n"),
-        };
+        if block.is_empty() {
+            shipped += &text;
+        } else {
+            shipped.extend(["{% block ", block, " %}\n", &text, "{% endblock %}\n"]);
+        }
     }
     shipped += "{% block ctl %}\n{% endblock %}\n{% block more %}\n{% endblock %}\n";
     environment.add_template_owned("shipped/patroni.yml.j2", shipped).unwrap();
