@@ -159,6 +159,7 @@ const BLOCKS: &[(&str, &str, &str, Run)] = &[
     ("debian/README.Debian", "One address for the clients", "", Run::By("package.rs")),
     ("debian/README.Debian", "An existing cluster", "", ADOPTED),
     ("debian/README.Debian", "Debian's own cluster \"main\"", "", Run::By("package.rs")),
+    ("debian/README.Debian", "Upgrade, removal and purge", "pg_releasecluster_patroni", ADOPTED),
     ("debian/README.Debian", "Upgrade, removal and purge", "", Run::By("package.rs")),
     ("docs/adopt.md", "Packages and settings", "", Run::By("adopt_page.rs")),
     ("docs/adopt.md", "The primary", "", Run::By("adopt_page.rs")),

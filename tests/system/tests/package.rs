@@ -461,7 +461,11 @@ fn member_removed(m: &Machine) -> Result<()> {
     ))?;
     m.cluster.start()?;
     m.wait_online()?;
-    m.by_the_readme("Upgrade, removal and purge", "", &format!("{}\nYes I am aware", m.cluster.dashed()))?;
+    m.by_the_readme(
+        "Upgrade, removal and purge",
+        "pg_dropcluster",
+        &format!("{}\nYes I am aware", m.cluster.dashed()),
+    )?;
     m.run("apt-get -qq purge -y patroni-tools")?;
     let left = m.run("pg_lsclusters -h; ls /etc/patroni/*-main.yml /etc/patroni/site.key 2>/dev/null || :")?;
     let stored = m.run("ETCDCTL_API=3 etcdctl get --prefix --keys-only /")?;
