@@ -2,6 +2,7 @@
 //!
 //! What came out is printed, and whether it is what we want; it is not asserted. Each part is a module that prints rows.
 
+mod adopt;
 pub mod dnscp;
 mod gap;
 mod member;
@@ -53,6 +54,8 @@ pub enum Part {
     Dnscp,
     /// The pause of a switchover, for a client of the connection point.
     Gap,
+    /// The pause of an adoption, and of giving the cluster back.
+    Adopt,
 }
 
 impl FromStr for Part {
@@ -63,7 +66,8 @@ impl FromStr for Part {
             "programs" => Ok(Self::Programs),
             "dnscp" => Ok(Self::Dnscp),
             "gap" => Ok(Self::Gap),
-            _ => anyhow::bail!("no part {text:?}: use programs, dnscp or gap"),
+            "adopt" => Ok(Self::Adopt),
+            _ => anyhow::bail!("no part {text:?}: use programs, dnscp, gap or adopt"),
         }
     }
 }
@@ -71,11 +75,12 @@ impl FromStr for Part {
 /// A module that prints rows, and gives what is to be said below the table.
 type Measure = fn(&Options) -> Result<Vec<String>>;
 
-const PARTS: [(Part, Measure); 4] = [
+const PARTS: [(Part, Measure); 5] = [
     (Part::Programs, programs::measure),
     (Part::Dnscp, dnscp::measure),
     (Part::Dnscp, member::measure),
     (Part::Gap, gap::measure),
+    (Part::Adopt, adopt::measure),
 ];
 
 /// Measures and prints a table in Markdown.
