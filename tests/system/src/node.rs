@@ -247,7 +247,9 @@ impl Node {
         kill(pid(leader)?, Signal::SIGKILL).with_context(|| format!("cannot kill {}", self.name))?;
         // systemd-nspawn must run to see that its machine is dead.
         self.set_frozen(false)?;
-        self.wait_until_off()
+        self.wait_until_off()?;
+        remove_groups(&self.space.cgroup_file(&self.name, "payload"));
+        Ok(())
     }
 
     /// Shuts the machine down in order, and waits until it is off.
@@ -412,4 +414,14 @@ fn pid(number: u32) -> Result<Pid> {
 pub(crate) fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
+}
+/// Removes the control groups below this one, and itself: a machine that lost its power has none when it boots, and units look at them.
+/// One that still has a process stays.
+fn remove_groups(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_groups(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(group);
 }

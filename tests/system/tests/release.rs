@@ -110,8 +110,9 @@ impl<'a> Machine<'a> {
 
     fn given_back(&self) -> Result<()> {
         let client = self.client("given_back")?;
+        let start = client.now()?;
         std::thread::sleep(Duration::from_secs(5));
-        let control = client.seen()?.longest_gap(0.0, client.now()?);
+        let control = client.seen()?.longest_gap(start, client.now()?);
         self.adopt()?;
         let begin = client.now()?;
         self.release()?;

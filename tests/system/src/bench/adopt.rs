@@ -32,9 +32,9 @@ pub(super) fn measure(options: &Options) -> Result<Vec<String>> {
     // 300 MB.
     main.sql(server, "create table kept as select n, repeat('x', 1000) as t from generate_series(1, 270000) as n")?;
     let client = Steady::start((&main, server), app, "bench", &server.ipv4(), 5432)?;
+    let start = client.now()?;
     sleep(Duration::from_secs(if options.quick { 10 } else { 60 }));
-    let begin = client.now()?;
-    let control = client.seen()?.longest_gap(0.0, begin);
+    let control = client.seen()?.longest_gap(start, client.now()?);
     let mut rows = Vec::new();
     for (job, command) in [
         ("adopting a cluster of 300 MB", "pg_adoptcluster_patroni --yes 17/main"),
