@@ -236,6 +236,8 @@ impl<'a> Machine<'a> {
 
     /// After the boot it accepts writes without anybody doing anything, and the same command completes it.
     fn cut(&self, steps: &[String], step: &str) -> Result<()> {
+        // At the boot after an earlier cut it may have been started with Patroni's parameters.
+        self.node.run(&format!("pg_ctlcluster {} restart", self.main.slashed().replace('/', " ")))?;
         self.adopt()?;
         let table = format!("cut_{}", step.replace('-', "_"));
         let client = self.client(&table)?;
