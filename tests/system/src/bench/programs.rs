@@ -66,7 +66,9 @@ fn gen_config(node: &Node) -> Result<()> {
 
 /// The one machine has one instance, the other one has many.
 fn gen_config_of_many(one: &Node, many: &Node) -> Result<()> {
-    let first = "pg_createcluster --start-conf=manual --port 5501 17 x001 && patroni-gen-config 17/x001";
+    // Data that no Patroni manages would be refused.
+    let first = "pg_createcluster --start-conf=manual --port 5501 17 x001 \
+        && touch /var/lib/postgresql/17/x001/patroni.dynamic.json && patroni-gen-config 17/x001";
     let others = format!(
         r#"cd /etc/postgresql/17 && data=/var/lib/postgresql/17
         for number in $(seq 2 {INSTANCES}); do
@@ -74,7 +76,7 @@ fn gen_config_of_many(one: &Node, many: &Node) -> Result<()> {
             cp -a x001 "$name"
             sed -i "s/x001/$name/g; s/^port = .*/port = $((5500 + number))/" "$name/postgresql.conf"
             install -d -m 0700 -o postgres -g postgres "$data/$name"
-            cp -a $data/x001/PG_VERSION $data/x001/postgresql.auto.conf "$data/$name/"
+            cp -a $data/x001/PG_VERSION $data/x001/postgresql.auto.conf $data/x001/patroni.dynamic.json "$data/$name/"
             patroni-gen-config "17/$name"
         done"#
     );
