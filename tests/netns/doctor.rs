@@ -286,6 +286,14 @@ fn others(section: &str) {
     );
     fs::write(format!("{MACHINE}/data/global/pg_control"), 7u64.to_ne_bytes()).unwrap();
     assert_eq!(doctor(section, ""), [""; 0]);
+    sh(&etcdctl("del /lab/17-main/leader")).unwrap();
+    assert_eq!(
+        doctor(section, ""),
+        [
+            "error: /etc/patroni/17-main.yml: the cluster has no primary, so it accepts no writes: See 'pg_patronictl 17/main list', and on \
+          each member: journalctl -u patroni@17-main"
+        ]
+    );
     sh(&etcdctl("del --prefix /lab/17-main/")).unwrap();
     fs::remove_dir_all(format!("{MACHINE}/data")).unwrap();
     fs::write(format!("{SECOND}/tmp/value"), "").unwrap();

@@ -57,8 +57,25 @@ pub fn check(cluster: &Cluster, content: &Content) -> Vec<Finding> {
     let mut findings: Vec<Finding> = own.first().and_then(|own| twin(cluster, own)).into_iter().collect();
     findings.extend(site_key(cluster, leader, &others));
     findings.extend(same_data(cluster, content, leader, own.len() + others.len()));
+    findings.extend(no_primary(cluster, content, leader, own.len() + others.len()));
     findings.extend(apis(cluster, &others));
     findings
+}
+
+/// A cluster that was bootstrapped, whose members are there, and none of them leads.
+fn no_primary(cluster: &Cluster, content: &Content, leader: Option<&str>, members: usize) -> Option<Finding> {
+    let is_bootstrapped = content.get("initialize").is_some_and(|system| !system.is_empty());
+    let is_led = leader.is_some_and(|leader| !leader.is_empty());
+    (is_bootstrapped && !is_led && members > 0).then(|| {
+        Finding::error(
+            "the cluster has no primary, so it accepts no writes",
+            format!(
+                "See 'pg_patronictl {} list', and on each member: journalctl -u patroni@{}",
+                cluster.id,
+                cluster.id.dashed()
+            ),
+        )
+    })
 }
 
 /// Another member with the name of this one.
