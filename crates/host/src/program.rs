@@ -70,6 +70,8 @@ pub fn output(command: &mut Command) -> Result<Output> {
 /// without a timeout of their own.
 pub fn output_within(command: &mut Command, input: &str, limit: Duration) -> Result<Output> {
     const LOOK_EVERY: Duration = Duration::from_millis(10);
+    /// More output is that of a program that means no good; it ends when its pipe is closed.
+    const MOST: u64 = 64 << 20;
     let failed = |command: &Command| format!("could not run {}", command_line(command));
     let mut child = command
         .stdin(Stdio::piped())
@@ -85,8 +87,8 @@ pub fn output_within(command: &mut Command, input: &str, limit: Duration) -> Res
     let reader = |pipe: Option<Box<dyn Read + Send>>| {
         thread::spawn(move || {
             let mut bytes = Vec::new();
-            if let Some(mut pipe) = pipe {
-                let _ = pipe.read_to_end(&mut bytes);
+            if let Some(pipe) = pipe {
+                let _ = pipe.take(MOST).read_to_end(&mut bytes);
             }
             bytes
         })

@@ -114,7 +114,8 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
     }
     let journal = Journal::of(root, Kind::Adopt, &id);
     let decided: Option<Decision> = journal.decision()?;
-    if decided.is_some() {
+    if let Some(decision) = &decided {
+        is_same_server(root, &id, decision, &journal)?;
         reporter.info(format!(
             "{id}: completing the adoption that was interrupted, as recorded in {}; to undo it instead, run: \
              pg_releasecluster_patroni {id}",
@@ -146,6 +147,20 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
     if unsaid {
         fail!(at id, "parameters have other values than announced";
             "All values from before the adoption are in {}/decision.json.", journal.path().display());
+    }
+    Ok(())
+}
+
+/// Refuses to complete an adoption with the record of another server, which was dropped since, or of one with another role.
+fn is_same_server(root: &Root, id: &ClusterId, decision: &Decision, journal: &Journal) -> Result<()> {
+    let Some(place) = Place::find(root, id, &data_directory(root, id)?, &decision.superuser)? else { return Ok(()) };
+    let now = Running::ask(root, id, &place)?;
+    let started = journal.has_done(Step::Start.name())?;
+    if now.system != decision.running.system || !started && now.recovery != decision.running.recovery {
+        fail!(
+            "the adoption recorded in {} was of another server, or of one with another role", journal.path().display();
+            "Move the record away, and run this again: mv {} /root/", journal.path().display()
+        );
     }
     Ok(())
 }

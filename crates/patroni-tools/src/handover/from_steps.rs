@@ -126,6 +126,10 @@ impl Step {
     }
 }
 
+/// Records within the steps: who has set the maintenance mode.
+const SET_PAUSE: &str = "set-pause";
+const END_PAUSE: &str = "end-pause";
+
 /// What the steps work on.
 pub(crate) struct Steps<'a> {
     pub(crate) root: &'a Root,
@@ -273,13 +277,13 @@ impl Steps<'_> {
     /// Until their Patroni knows it: then it leaves the server alone when it is stopped.
     fn pause(&self) -> Result<()> {
         let (cluster, name) = self.cluster()?;
-        if self.journal.begun(Step::Pause.name()) == 1 && is_paused(&cluster)? {
+        if !self.has_paused() && is_paused(&cluster)? {
             fail!(
                 "the cluster is in maintenance mode, perhaps because another member is being taken over";
                 "Run this again when it has ended."
             );
         }
-        cluster.change(&json!({"pause": true}))?;
+        self.journal.step(SET_PAUSE, || cluster.change(&json!({"pause": true})))?;
         let file = patroni_file(self.id);
         let text = self.root.read(&file)?.unwrap_or_default();
         let begin = Instant::now();
@@ -291,7 +295,7 @@ impl Steps<'_> {
                 return Ok(());
             }
             if begin.elapsed() > LONGEST {
-                cluster.change(&json!({"pause": null}))?;
+                self.journal.step(END_PAUSE, || cluster.change(&json!({"pause": null})))?;
                 fail!(
                     "Patroni ({}) did not enter maintenance mode within {} s", self.decision.unit, LONGEST.as_secs();
                     "Nothing has been stopped. See: journalctl -u {}", self.decision.unit
@@ -342,13 +346,21 @@ impl Steps<'_> {
         Ok(())
     }
 
+    /// Is the maintenance mode that of this take-over? It may also be that of another member's, which must not be ended.
+    fn has_paused(&self) -> bool {
+        self.journal.begun(SET_PAUSE) > self.journal.begun(END_PAUSE)
+    }
+
     /// The configuration is changed in the DCS: `patronictl resume` needs a member that answers.
     fn resume(&self) -> Result<()> {
-        if self.journal.begun(Step::Pause.name()) == 0 {
+        if !self.has_paused() {
             return Ok(());
         }
         let (cluster, _) = self.cluster()?;
-        if is_paused(&cluster)? { cluster.change(&json!({"pause": null})) } else { Ok(()) }
+        if is_paused(&cluster)? {
+            cluster.change(&json!({"pause": null}))?;
+        }
+        self.journal.step(END_PAUSE, || Ok(()))
     }
 
     fn finish(&self) -> Result<()> {

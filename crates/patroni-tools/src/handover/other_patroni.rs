@@ -38,6 +38,10 @@ pub(crate) fn find_patroni(root: &Root, file: &Path, unit: Option<&str>) -> Resu
             "Run it by one, so that it can be stopped and disabled."
         );
     }
+    // The name of a group can also be that of a unit of a user, and a process of another unit can call itself Patroni.
+    if main_process(root, name)? != Some(process) {
+        fail!("process {process} is not the main process of {name}"; "Name the unit of Patroni with --unit.");
+    }
     let user = root.path(format!("/proc/{process}")).metadata().map(|found| found.uid()).ok();
     if user != Some(root.user_id("postgres")?) {
         fail!("Patroni (process {process}) is not run by user postgres"; "patroni@ runs as postgres, who must own the data.");

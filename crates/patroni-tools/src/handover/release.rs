@@ -172,9 +172,18 @@ fn propose(root: &Root, id: &ClusterId, adoption: &Journal, args: &Args) -> Resu
         Some(text) => doctor::dcs_content(root, id, text)?,
         None => BTreeMap::new(),
     };
+    // A record of another server, which was dropped since, says nothing about this one.
+    let adopted = adopted.filter(|adopted| running.as_ref().is_none_or(|now| now.system == adopted.running.system));
+    let unfinished = unfinished && adopted.is_some();
     let was_standby = adopted.as_ref().is_some_and(|adopted| adopted.running.recovery);
     let standby = running.as_ref().map_or(was_standby, |running| running.recovery);
     refuse(id, &content, &member, standby, unfinished && was_standby)?;
+    if standby && !unfinished {
+        fail!(
+            "{id} is a replica here, and no member is the primary";
+            "Release the last primary: see 'pg_patronictl {id} list'."
+        );
+    }
     // A primary that Patroni has made a standby in an adoption that was not completed is promoted.
     let standby = standby && was_standby;
     let mut files = Files { root, id, copies: Vec::new(), notes: Vec::new() };
@@ -303,9 +312,10 @@ impl Files<'_> {
         let may_come = |path: &Path| adopted.is_some() || root.path(path).symlink_metadata().is_ok();
         let mut changes = Vec::new();
         let mut parameters = Parameters::default();
+        let mut rows: Vec<Row> = Vec::new();
         if returned::is_of_patroni(&present) {
             if let (Some(place), Some(running)) = (place, running) {
-                let rows: Vec<Row> = serde_json::from_str(&place.sql(root, id, FILES)?)
+                rows = serde_json::from_str(&place.sql(root, id, FILES)?)
                     .with_context(|| format!("{id} did not answer as a PostgreSQL server does"))?;
                 parameters = returned::parameters(running, &rows, &conf, adopted);
             }
@@ -317,7 +327,8 @@ impl Files<'_> {
             let has_place = returned::includes_conf_d(&text) && root.path(directory.join("conf.d")).is_dir();
             if own.is_some() && (parameters.kept.is_empty() || has_place) {
                 if !parameters.kept.is_empty() {
-                    let lines = returned::lines(&parameters.kept).into_bytes();
+                    let lines =
+                        returned::lines(&returned::with_earlier(&rows, &kept_file, &parameters.kept)).into_bytes();
                     changes.push(self.write(&kept_file, lines, Some(&like_a_secret(&kept_file))));
                 }
                 // It was under Patroni once before, and was given back by hand.

@@ -210,6 +210,8 @@ impl Work<'_> {
         let (root, id) = (self.root, self.id);
         let (patroni, scope) = (Unit::Patroni.name(id), Unit::Scope.name(id));
         match step {
+            // The administrator may have changed the files since.
+            Step::StartConf | Step::Files if self.journal.has_done(Step::Finish.name())? => Ok(()),
             Step::StartConf => self.release.start.iter().try_for_each(|change| self.change(change)),
             Step::Disable => groups::systemctl(root, &["disable", &patroni]),
             Step::Pause if groups::is_active(root, &patroni)? => self.pause(),

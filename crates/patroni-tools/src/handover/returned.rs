@@ -53,6 +53,14 @@ pub(crate) struct Parameter {
     pub(crate) value: String,
 }
 
+/// The parameters that are kept now, after those that an earlier release has kept in the same file.
+pub(crate) fn with_earlier(rows: &[Row], file: &Path, kept: &[Parameter]) -> Vec<Parameter> {
+    let is_kept = |row: &&Row| kept.iter().any(|parameter| parameter.name.eq_ignore_ascii_case(&row.name));
+    let earlier = rows.iter().filter(|row| row.file == file && !is_kept(row));
+    let earlier = earlier.map(|row| Parameter { name: row.name.clone(), value: row.value.clone() });
+    earlier.chain(kept.iter().cloned()).collect()
+}
+
 /// What becomes of the parameters.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Parameters {

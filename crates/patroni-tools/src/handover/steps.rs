@@ -244,7 +244,9 @@ impl Work<'_> {
 
     fn dynamic_copy(&self) -> Result<()> {
         let path = self.decision.data_directory.join("patroni.dynamic.json");
-        if self.decision.running.recovery || self.root.path(&path).symlink_metadata().is_ok() {
+        // One that was there before is of another time, and Patroni would prefer it to its file.
+        let is_present = self.root.path(&path).symlink_metadata().is_ok();
+        if self.decision.running.recovery || is_present && self.journal.has_done(Step::Start.name())? {
             return Ok(());
         }
         let file = patroni_file(self.id);

@@ -20,8 +20,9 @@ pub(crate) fn write(root: &Root, path: &Path, bytes: &[u8], mode: u32) -> Result
     new.push(".patroni-tools");
     let new = PathBuf::from(new);
     // Not install(1), which would open /dev/stdin again, and postgres may not.
-    let mut copy = command(root, "dd")?;
-    copy.args(["status=none", "conv=fsync"]).arg(format!("of={}", new.display())).stdin(input);
+    let mut copy = command(root, "sh")?;
+    let script = "umask 077; rm -f -- \"$1\"; exec dd status=none conv=fsync,excl of=\"$1\"";
+    copy.args(["-c", script, "sh"]).arg(&new).stdin(input);
     succeed(&mut copy, path)?;
     let mut chmod = command(root, "chmod")?;
     succeed(chmod.arg(format!("{mode:o}")).arg("--").arg(&new), path)?;
