@@ -76,7 +76,7 @@ try --set FAILOVER_PRIORITY=0 --set LOG_LEVEL=warning --set LOG_DIR=/tmp --set L
     --set 'LOG_FORMAT=%(message)s'
 echo secret > /tmp/password
 chmod 0640 /tmp/key /tmp/password
-printf 'host all all .example.org ldap ldapserver=x\n' > /tmp/hba
+printf 'host all all .example.org ldap ldapserver=x ldapprefix=cn=\n' > /tmp/hba
 printf 'auto_explain.log_min_duration = 3s\n' > /tmp/parameters
 try --set SSL_CERT=/tmp/cert --set SSL_KEY=/tmp/key --set SSL_CACERT=/tmp/cert --set PG_HBA_FILE=/tmp/hba \
     --set PG_PARAMETERS_FILE=/tmp/parameters --set SUPERUSER_PASSWORD_FILE=/tmp/password \
