@@ -487,10 +487,10 @@ impl Settings {
         Ok(())
     }
 
-    /// The value of a key, if it is set.
+    /// The value of a key, also of one with [`PARAMETER_PREFIX`], if it is set.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Setting> {
-        debug_assert!(KEYS.iter().any(|known| known.name == key), "{key} is not in KEYS");
+        debug_assert!(known(key).is_ok(), "{key} is not a key");
         self.values.get(key)
     }
 

@@ -12,7 +12,7 @@ pub(crate) struct Context {
     pub(crate) reporter: Reporter,
 }
 
-/// Asks the administrator; an error at `place` if the answer is not yes, or if nobody can answer.
+/// Asks the administrator for confirmation. An error at `place` if the answer is not yes, or if there is no terminal.
 pub(crate) fn agree(place: &str, question: &str) -> Result<()> {
     if !std::io::stdin().is_terminal() {
         fail!(at place, "nothing was changed, because stdin is not a terminal"; "Run this on a terminal, or with --yes.");

@@ -32,7 +32,7 @@ pub struct Socket {
     pub remote: (IpAddr, u16),
     /// The user to whom it belongs.
     pub uid: u32,
-    /// Its number, by which `/proc/PID/fd` names it.
+    /// Its inode, as in the links of `/proc/PID/fd`.
     pub inode: u64,
 }
 

@@ -5,15 +5,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use host::keys::SiteKey;
 use host::report::{self, Level, Reporter};
-use host::settings::{Origin, PARAMETER_PREFIX, Settings};
+use host::settings::{Origin, Settings};
 use host::trouble::Trouble;
-use host::{ClusterId, Root, clusters, fail, scram, settings, trouble};
+use host::{ClusterId, Root, clusters, fail, members, scram, settings, trouble};
 use nix::unistd::Uid;
 use serde_json::json;
 
@@ -25,7 +24,7 @@ use crate::handover::decision::{Decision, Difference, Line, NewRole, Purpose, Te
 use crate::handover::differences;
 use crate::handover::from;
 use crate::handover::groups::{self, Unit};
-use crate::handover::journal::{Journal, Kind};
+use crate::handover::journal::{Journal, Kind, seconds};
 use crate::handover::record::{create_site_key, files_as_they_are, record, verify};
 use crate::handover::returned;
 use crate::handover::running::{Place, Running, data_directory};
@@ -34,9 +33,10 @@ use crate::handover::taken_over;
 use crate::patroni::paths::{DIRECTORY, patroni_file};
 use crate::patroni_yml::auth_files;
 use crate::patroni_yml::authentication::password_scope;
-use crate::patroni_yml::config::Config;
 use crate::patroni_yml::inputs::{Overrides, render, site_key, site_key_path};
+use crate::patroni_yml::network::address_and_networks;
 use crate::patroni_yml::role_names::{REPLICATION, REWIND, RoleNames};
+use crate::patroni_yml::values::member_name;
 
 pub(crate) const NAME: &str = "pg_adoptcluster_patroni";
 
@@ -203,19 +203,16 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
         });
     }
     let NewSettings { mut lines, files, roles, staged } = new;
-    lines.retain(|line| !is_set(&settings, &line.key));
-    // The address of this host is known only after the generator has run once.
-    apply(&mut settings, &lines, &staged)?;
-    let (config, _) = render(root, &Overrides::default(), id, &settings, &key, None)?;
+    lines.retain(|line| settings.get(&line.key).is_none());
     if settings.text("LISTEN_ADDRESSES").is_none() {
-        if let Some(line) = taken_over::listen_addresses(&running, &config.address.to_string()) {
-            lines.push(line);
-        }
+        let name = member_name(root, &settings)?;
+        let (address, _) = address_and_networks(root, &settings, &name, members::members(&settings)?.as_deref())?;
+        lines.extend(taken_over::listen_addresses(&running, &address.to_string()));
     }
     apply(&mut settings, &lines, &staged)?;
     let (config, text) = render(root, &Overrides::default(), id, &settings, &key, None)?;
     let yaml = Yaml::parse(&patroni_file(id), &text)?;
-    let dynamic = check_dcs(root, id, &running, &config, &yaml, &text)?;
+    let dynamic = check_dcs(root, id, &running, &config.scope, &text)?;
     if running.recovery && !key_exists {
         fail!(
             "{id} is a standby, and there is no site key";
@@ -235,7 +232,7 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
         .unwrap_or_default();
     let decision = Decision {
         cluster: id.slashed(),
-        decided: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        decided: seconds(),
         way,
         kept: files_as_they_are(root, id)?,
         data_directory: data,
@@ -248,16 +245,6 @@ fn propose(root: &Root, id: &ClusterId, args: &Args) -> Result<Proposal> {
         pg_hba: hba.clone(),
     };
     Ok(Proposal { decision, warnings, hba, present_hba })
-}
-
-/// Does the administrator have a value for a key or a parameter already?
-fn is_set(settings: &Settings, key: &str) -> bool {
-    let parameter =
-        key.strip_prefix(PARAMETER_PREFIX).filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()));
-    match parameter {
-        Some(parameter) => settings.parameters().any(|(name, _)| name == parameter),
-        None => settings.text(key).is_some(),
-    }
 }
 
 /// What the settings get.
@@ -462,15 +449,7 @@ fn reach(differences: &[Difference], address: &str) -> Option<Trouble> {
 }
 
 /// Is the scope free in the DCS, or does it belong to this very server? Returns the configuration in the DCS, if there is one.
-fn check_dcs(
-    root: &Root,
-    id: &ClusterId,
-    running: &Running,
-    config: &Config,
-    yaml: &Yaml,
-    text: &str,
-) -> Result<Option<Yaml>> {
-    let scope = &config.scope;
+fn check_dcs(root: &Root, id: &ClusterId, running: &Running, scope: &str, text: &str) -> Result<Option<Yaml>> {
     let content = doctor::dcs_content(root, id, text)?;
     let initialize = content.get("initialize").map(String::as_str);
     let leader = content.get("leader").map(String::as_str).filter(|leader| !leader.is_empty());
@@ -504,9 +483,7 @@ fn check_dcs(
             if running.recovery && leader.is_none() {
                 fail!("{scope} has no primary at present"; "Run this again when a member is shown as its leader by: pg_patronictl list");
             }
-            let _ = yaml;
-            let config = content.get("config").map(|text| Yaml::parse(Path::new("the DCS"), text)).transpose()?;
-            Ok(config)
+            content.get("config").map(|text| Yaml::parse(Path::new("the DCS"), text)).transpose()
         }
     }
 }
@@ -534,11 +511,7 @@ impl Proposal {
         section("New files:".to_owned(), files.collect());
         let shown = |now: bool| {
             let these = decision.differences.iter().filter(move |difference| difference.restart != now);
-            these
-                .map(|difference| {
-                    format!("{}: {} -> {}", difference.name, shown(&difference.old), shown(&difference.new))
-                })
-                .collect()
+            these.map(Difference::line).collect()
         };
         section("Parameters that change now:".to_owned(), shown(true));
         let restart = match decision.way {
@@ -590,11 +563,6 @@ impl Proposal {
         });
         Ok(serde_json::to_string_pretty(&value).context("a proposal is JSON")? + "\n")
     }
-}
-
-/// A value as it is shown; an empty one is visible.
-fn shown(value: &str) -> String {
-    if value.is_empty() { "''".to_owned() } else { value.to_owned() }
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub(crate) struct Decision {
     pub(crate) roles: Vec<NewRole>,
     /// What will be different.
     pub(crate) differences: Vec<Difference>,
-    /// The lines of `pg_hba.conf` that Patroni gets; what else is in it later, somebody has changed.
+    /// The lines of `pg_hba.conf` that Patroni gets; a line that is not among them has been added since.
     #[serde(default)]
     pub(crate) pg_hba: Vec<String>,
     /// Files as they were.
@@ -84,6 +84,18 @@ pub(crate) struct Difference {
     pub(crate) new: String,
     /// Only after the next restart of the server?
     pub(crate) restart: bool,
+}
+
+impl Difference {
+    /// As it is shown, in one line.
+    pub(crate) fn line(&self) -> String {
+        format!("{}: {} -> {}", self.name, shown(&self.old), shown(&self.new))
+    }
+}
+
+/// A value as it is shown; an empty one is visible.
+pub(crate) fn shown(value: &str) -> String {
+    if value.is_empty() { "''".to_owned() } else { value.to_owned() }
 }
 
 /// A file as it was.

@@ -38,9 +38,8 @@ const OF_PATRONI: [&str; 5] =
 pub(crate) fn unannounced(decision: &Decision, now: &Running) -> Vec<String> {
     let announced = |name: &str| decision.differences.iter().any(|found| found.name.eq_ignore_ascii_case(name));
     let changed = |setting: &&Setting| {
-        let of_session = ["client", "session"].contains(&setting.source.as_str()) || setting.context == "internal";
         let before = decision.setting(&setting.name);
-        !of_session
+        !setting.is_of_session()
             && !OF_PATRONI.contains(&setting.name.as_str())
             && before.is_some_and(|before| before.value != setting.value)
             && !announced(&setting.name)
@@ -188,26 +187,15 @@ mod tests {
         )
         .unwrap();
         let text = |name: &str, value: &str, context: &str| setting(name, value, value, None, "string", context);
-        let running = Running {
-            recovery: false,
-            system: "7".to_owned(),
-            timeline: 1,
-            settings: vec![
-                text("cluster_name", "17/main", "postmaster"),
-                text("listen_addresses", "*", "postmaster"),
-                setting("port", "5432", "5432", None, "integer", "postmaster"),
-                setting("max_connections", "150", "150", None, "integer", "postmaster"),
-                setting("wal_keep_size", "0", "0", Some("MB"), "integer", "sighup"),
-                setting("logging_collector", "off", "off", None, "bool", "postmaster"),
-                setting("work_mem", "4MB", "4096", Some("kB"), "integer", "user"),
-            ],
-            roles: Vec::new(),
-            slots: Vec::new(),
-            standbys: Vec::new(),
-            tablespaces: Vec::new(),
-            extensions: Vec::new(),
-            prepared: 0,
-        };
+        let running = Running::with(vec![
+            text("cluster_name", "17/main", "postmaster"),
+            text("listen_addresses", "*", "postmaster"),
+            setting("port", "5432", "5432", None, "integer", "postmaster"),
+            setting("max_connections", "150", "150", None, "integer", "postmaster"),
+            setting("wal_keep_size", "0", "0", Some("MB"), "integer", "sighup"),
+            setting("logging_collector", "off", "off", None, "bool", "postmaster"),
+            setting("work_mem", "4MB", "4096", Some("kB"), "integer", "user"),
+        ]);
         let dynamic = serde_json::json!({"max_connections": 150, "work_mem": "4MB"});
         let found = compare(&"17/main".parse().unwrap(), &running, &file, Some(&dynamic));
         let shown: Vec<String> =

@@ -6,7 +6,6 @@
 use std::net::{IpAddr, ToSocketAddrs};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use host::createcluster::{self, CreateCluster};
@@ -26,7 +25,7 @@ use crate::handover::differences;
 use crate::handover::foreign::{self, Block, Fate, Mapped, Row, Source};
 use crate::handover::from_steps::{Step, Steps, TakeOver, template_file};
 use crate::handover::groups::{self, Unit};
-use crate::handover::journal::{Journal, Kind};
+use crate::handover::journal::{Journal, Kind, seconds};
 use crate::handover::other_patroni::{OtherPatroni, check_environment, find_patroni};
 use crate::handover::proposed::Proposed;
 use crate::handover::record::{as_it_is, create_site_key, files_as_they_are, record_files, verify};
@@ -166,7 +165,7 @@ fn propose(root: &Root, id: &ClusterId, file: &Path, unit: Option<&str>) -> Resu
     let parameters = dynamic.get("postgresql").and_then(|section| section.get("parameters"));
     let base = Decision {
         cluster: id.slashed(),
-        decided: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        decided: seconds(),
         way: Way::Move,
         kept: kept(root, id, file)?,
         differences: differences::compare(id, &running, &new.yaml, parameters),

@@ -17,10 +17,10 @@ use crate::doctor;
 use crate::files::header::{Author, author};
 use crate::files::install::{self, OF_PATRONI};
 use crate::files::template::LOCAL;
-use crate::files::yaml::Yaml;
 use crate::handover::decision::Decision;
 use crate::handover::groups::{self, Unit};
 use crate::handover::journal::Journal;
+use crate::handover::release_steps::knows_pause;
 use crate::handover::running::Place;
 use crate::handover::steps::Work;
 use crate::patroni::paths::{DIRECTORY, patroni_file};
@@ -268,8 +268,7 @@ impl Steps<'_> {
     }
 
     fn cluster(&self) -> Result<(Patronictl<'_>, String)> {
-        let file = patroni_file(self.id);
-        let yaml = Yaml::parse(&file, &self.root.read(&file)?.unwrap_or_default())?;
+        let yaml = self.common.written()?;
         let (scope, name) = (yaml.text(&["scope"]).unwrap_or_default(), yaml.text(&["name"]).unwrap_or_default());
         Ok((Patronictl::new(self.root, self.id, &scope)?, name))
     }
@@ -289,9 +288,7 @@ impl Steps<'_> {
         let begin = Instant::now();
         loop {
             let content = doctor::dcs_content(self.root, self.id, &text)?;
-            let member: Option<Value> =
-                content.get(&format!("members/{name}")).and_then(|member| serde_json::from_str(member).ok());
-            if member.is_some_and(|member| member.get("pause") == Some(&Value::Bool(true))) {
+            if knows_pause(&content, &name) {
                 return Ok(());
             }
             if begin.elapsed() > LONGEST {

@@ -232,18 +232,19 @@ pub(crate) fn systemctl(root: &Root, words: &[&str]) -> Result<()> {
 
 /// Is a unit active, or on the way?
 pub(crate) fn is_active(root: &Root, unit: &str) -> Result<bool> {
-    let mut command = program::command(root, "systemctl")?;
-    command.args(["is-active", unit]);
-    let output = program::output_within(&mut command, "", LIMIT)?;
-    Ok(matches!(String::from_utf8_lossy(&output.stdout).trim(), "active" | "activating" | "reloading"))
+    Ok(["active", "activating", "reloading"].contains(&state(root, unit)?.as_str()))
 }
 
 /// Is a unit active, and not only on the way?
 pub(crate) fn is_started(root: &Root, unit: &str) -> Result<bool> {
+    Ok(state(root, unit)? == "active")
+}
+
+/// The state of a unit, as `systemctl is-active` prints it.
+fn state(root: &Root, unit: &str) -> Result<String> {
     let mut command = program::command(root, "systemctl")?;
-    command.args(["is-active", unit]);
-    let output = program::output_within(&mut command, "", LIMIT)?;
-    Ok(String::from_utf8_lossy(&output.stdout).trim() == "active")
+    let output = program::output_within(command.args(["is-active", unit]), "", LIMIT)?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// Runs a command that has to succeed within a few minutes: a start can include the removal of an incomplete clone.

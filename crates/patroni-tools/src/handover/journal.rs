@@ -165,7 +165,8 @@ fn sync(directory: Option<&Path>) -> Result<()> {
         .with_context(|| format!("could not sync {}", directory.display()))
 }
 
-fn seconds() -> u64 {
+/// Seconds since 1970.
+pub(crate) fn seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

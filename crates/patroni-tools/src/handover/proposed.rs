@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use host::settings::{Origin, PARAMETER_PREFIX, Settings};
+use host::settings::{Origin, Settings};
 use host::{ClusterId, Root, fail, settings};
 
 use crate::handover::decision::{Line, Text};
@@ -21,12 +21,7 @@ pub(crate) struct Proposed {
 impl Proposed {
     /// Adds a line, unless the setting has this value already.
     pub(crate) fn line(&mut self, id: &ClusterId, settings: &mut Settings, line: Line) -> Result<()> {
-        let parameter =
-            line.key.strip_prefix(PARAMETER_PREFIX).filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()));
-        let present = match parameter {
-            Some(parameter) => settings.parameters().find(|(name, _)| *name == parameter).map(|(_, setting)| setting),
-            None => settings.get(&line.key),
-        };
+        let present = settings.get(&line.key);
         let usual = settings::KEYS.iter().find(|key| key.name == line.key).and_then(|key| key.default);
         if present.is_none() && usual == Some(line.value.as_str()) {
             return Ok(());

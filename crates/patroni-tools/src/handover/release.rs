@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -22,9 +21,9 @@ use crate::context::agree;
 use crate::doctor;
 use crate::files::install::Lock;
 use crate::files::yaml::Yaml;
-use crate::handover::decision::{Decision, Difference, Kept, Way};
+use crate::handover::decision::{Decision, Difference, Kept, Way, shown};
 use crate::handover::groups::{self, Unit};
-use crate::handover::journal::{Journal, Kind};
+use crate::handover::journal::{Journal, Kind, seconds};
 use crate::handover::release_steps::{Change, Release, Step, Work, refuse_others};
 use crate::handover::returned::{self, Parameters, Row};
 use crate::handover::running::{Place, Running, Setting, data_directory};
@@ -34,7 +33,7 @@ use crate::patroni_yml::role_names::RoleNames;
 
 const NAME: &str = "pg_releasecluster_patroni";
 
-/// What is kept of Patroni's parameters. PostgreSQL reads the files of `conf.d` in the order of their names, and this one is to be the last.
+/// What is kept of Patroni's parameters. PostgreSQL reads the files of `conf.d` in the order of their names, and this name makes it the last one.
 const KEPT_FILE: &str = "zz-patroni.conf";
 
 /// Gives a PostgreSQL cluster back from Patroni to postgresql-common, without interruption.
@@ -122,7 +121,7 @@ fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
     Ok(())
 }
 
-/// Has somebody given the cluster to Patroni again since an earlier run?
+/// Has the cluster been given to Patroni again since an earlier run?
 fn is_resumed(root: &Root, id: &ClusterId) -> Result<bool> {
     let patroni = Unit::Patroni.name(id);
     let enabled = Path::new("/etc/systemd/system/multi-user.target.wants").join(&patroni);
@@ -210,7 +209,7 @@ fn propose(root: &Root, id: &ClusterId, adoption: &Journal, args: &Args) -> Resu
     let slots = running.as_ref().map_or_else(Vec::new, |running| slots_of_members(running, &content, adopted.as_ref()));
     let release = Release {
         cluster: id.slashed(),
-        decided: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        decided: seconds(),
         way,
         adopted: adopted.is_some(),
         unfinished,
@@ -334,7 +333,7 @@ impl Files<'_> {
                 // It was under Patroni once before, and was given back by hand.
                 changes.push(match before.and_then(|kept| Some((kept, kept.copy.as_ref()?))) {
                     Some((kept, copy)) => {
-                        let bytes = Journal::of(root, Kind::Adopt, id).kept(copy)?;
+                        let bytes = self.as_it_was(copy)?;
                         self.write(&conf, bytes, Some(kept))
                     }
                     None => Change::Rename { from: base, to: conf },
@@ -380,11 +379,16 @@ impl Files<'_> {
         Ok((changes, parameters))
     }
 
+    /// A copy that the adoption has kept.
+    fn as_it_was(&self, copy: &str) -> Result<Vec<u8>> {
+        Journal::of(self.root, Kind::Adopt, self.id).kept(copy)
+    }
+
     /// Says that the administrator has changed what was `postgresql.conf`.
     fn compare_conf(&mut self, own: Option<&str>, adopted: Option<&Decision>) -> Result<()> {
         let conf = clusters::config_directory(self.id).join("postgresql.conf");
         let Some(copy) = find(adopted, &conf).and_then(|kept| kept.copy.as_ref()) else { return Ok(()) };
-        let old = Journal::of(self.root, Kind::Adopt, self.id).kept(copy)?;
+        let old = self.as_it_was(copy)?;
         if own.is_some_and(|own| own.as_bytes() != old) {
             self.notes.push(trouble!(
                 at conf.with_file_name("postgresql.base.conf").display(),
@@ -400,12 +404,12 @@ impl Files<'_> {
         let old = find(adopted, path).and_then(|kept| Some((kept, kept.copy.as_ref()?)));
         if !returned::is_of_patroni(&text) {
             let Some((kept, copy)) = old else { return Ok(None) };
-            let bytes = Journal::of(self.root, Kind::Adopt, self.id).kept(copy)?;
+            let bytes = self.as_it_was(copy)?;
             // Patroni may be starting, and replaces it later.
             return Ok((bytes == text.as_bytes()).then(|| self.write(path, bytes, Some(kept))));
         }
         if let (Some((kept, copy)), Some(lines)) = (old, lines) {
-            let bytes = Journal::of(self.root, Kind::Adopt, self.id).kept(copy)?;
+            let bytes = self.as_it_was(copy)?;
             let (added, removed) = returned::changed_lines(&text, lines);
             if added.is_empty() && removed.is_empty() {
                 return Ok(Some(self.write(path, bytes, Some(kept))));
@@ -434,7 +438,7 @@ impl Files<'_> {
             if given_back.contains(&kept.path) {
                 continue;
             }
-            let old = Journal::of(self.root, Kind::Adopt, self.id).kept(copy)?;
+            let old = self.as_it_was(copy)?;
             if self.root.for_postgres().bytes(&kept.path)?.as_ref() != Some(&old) {
                 self.notes
                     .push(trouble!(at kept.path.display(), "has been changed since the adoption, and stays as it is"));
@@ -450,7 +454,7 @@ impl Files<'_> {
         let text = match find(adopted, &path) {
             Some(kept) => {
                 let Some(copy) = &kept.copy else { return Ok(Some(Change::Remove { path })) };
-                let old = Journal::of(self.root, Kind::Adopt, self.id).kept(copy)?;
+                let old = self.as_it_was(copy)?;
                 if with_word(&String::from_utf8_lossy(&old), "manual") == present || old == present.as_bytes() {
                     return Ok(Some(self.write(&path, old, Some(kept))));
                 }
@@ -469,7 +473,7 @@ impl Files<'_> {
         let path = settings::cluster_file(id);
         let present = root.read(&path)?;
         if let (Some(adopted), Some(kept), Some(present)) = (adopted, find(adopted, &path), &present) {
-            let old = kept.copy.as_ref().map(|copy| Journal::of(root, Kind::Adopt, id).kept(copy)).transpose()?;
+            let old = kept.copy.as_ref().map(|copy| self.as_it_was(copy)).transpose()?;
             let before = String::from_utf8_lossy(old.as_deref().unwrap_or_default()).into_owned();
             if *present != before && *present != with_lines(&before, adopted) {
                 self.notes.push(trouble!(
@@ -523,10 +527,9 @@ fn verify(root: &Root, id: &ClusterId, release: &Release, reporter: &Reporter) -
         let Some(old) = values.get(setting.name.as_str()).filter(|old| old.value != setting.value) else { continue };
         let announced = release.is_changed(&setting.name) || release.is_kept(&setting.name);
         let of_patroni = returned::is_of_patroni_alone(&setting.name);
-        let of_session = ["client", "session"].contains(&setting.source.as_str()) || setting.context == "internal";
         // Only a boot between two runs can have changed what needs a restart.
         let by_boot = release.way == Way::Move && setting.context == "postmaster";
-        if !announced && !of_session && !of_patroni && !by_boot {
+        if !announced && !setting.is_of_session() && !of_patroni && !by_boot {
             reporter.warn(trouble!(at id, "{} was '{}' and is now '{}'", setting.name, old.value, setting.value));
             unsaid = true;
         }
@@ -615,8 +618,7 @@ impl Proposal {
         section("Parameters that keep the value that they have under Patroni:".to_owned(), kept.collect());
         let differences = |restart: bool| {
             let these = release.differences.iter().filter(move |difference| difference.restart == restart);
-            let line = |found: &Difference| format!("{}: {} -> {}", found.name, shown(&found.old), shown(&found.new));
-            these.map(line).collect()
+            these.map(Difference::line).collect()
         };
         section("Parameters that change now:".to_owned(), differences(false));
         section("Parameters that change at the next restart of PostgreSQL:".to_owned(), differences(true));
@@ -657,9 +659,4 @@ impl Proposal {
         });
         Ok(serde_json::to_string_pretty(&value).context("a proposal is JSON")? + "\n")
     }
-}
-
-/// A value as it is shown; an empty one is visible.
-fn shown(value: &str) -> String {
-    if value.is_empty() { "''".to_owned() } else { value.to_owned() }
 }

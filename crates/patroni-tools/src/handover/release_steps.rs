@@ -417,7 +417,7 @@ impl Work<'_> {
         Patronictl::new(self.root, self.id, &self.release.scope)?.remove(leader)
     }
 
-    /// As Patroni's unit does when Patroni was killed: then nobody renews the address.
+    /// As the unit of Patroni does when Patroni was killed, because the address is not renewed any more.
     fn endpoint(&self) -> Result<()> {
         let (root, id) = (self.root, self.id);
         if self.release.endpoint.is_empty() || self.root.read(patroni_file(id))?.is_none() {
@@ -478,7 +478,7 @@ fn is_paused(content: &BTreeMap<String, String>) -> bool {
 }
 
 /// Has a member said that it is paused (`Ha.touch_member`)?
-fn knows_pause(content: &BTreeMap<String, String>, member: &str) -> bool {
+pub(crate) fn knows_pause(content: &BTreeMap<String, String>, member: &str) -> bool {
     let data: Option<Value> =
         content.get(&format!("members/{member}")).and_then(|text| serde_json::from_str(text).ok());
     data.is_some_and(|data| data.get("pause") == Some(&Value::Bool(true)))

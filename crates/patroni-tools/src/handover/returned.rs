@@ -225,21 +225,6 @@ mod tests {
         }
     }
 
-    fn running(settings: Vec<Setting>) -> Running {
-        Running {
-            recovery: false,
-            system: "7".to_owned(),
-            timeline: 1,
-            settings,
-            roles: Vec::new(),
-            slots: Vec::new(),
-            standbys: Vec::new(),
-            tablespaces: Vec::new(),
-            extensions: Vec::new(),
-            prepared: 0,
-        }
-    }
-
     fn row(file: &str, name: &str, value: &str) -> Row {
         Row { file: file.into(), name: name.to_owned(), value: value.to_owned() }
     }
@@ -282,7 +267,7 @@ mod tests {
         wal_log_hints.pending = true;
         let mut max_connections = setting("max_connections", "150", "100");
         max_connections.pending = true;
-        let now = running(vec![
+        let now = Running::with(vec![
             setting("log_directory", "/var/log/postgresql", "log"),
             setting("work_mem", "16MB", "4MB"),
             setting("random_page_cost", "1.1", "4"),
@@ -292,7 +277,7 @@ mod tests {
             max_connections,
             setting("jit", "on", "on"),
         ]);
-        let before = running(vec![
+        let before = Running::with(vec![
             setting("log_directory", "log", "log"),
             setting("work_mem", "8MB", "4MB"),
             setting("wal_log_hints", "off", "off"),
@@ -334,7 +319,7 @@ mod tests {
     #[test]
     fn values_are_quoted_as_postgresql_reads_them() {
         let value = "host=pg1 password='x' options=a\\b";
-        let before = running(vec![setting("primary_conninfo", value, ""), setting("restore_command", "", "")]);
+        let before = Running::with(vec![setting("primary_conninfo", value, ""), setting("restore_command", "", "")]);
         let text = lines(&of_standby(&before));
         assert!(text.ends_with("\nprimary_conninfo = 'host=pg1 password=''x'' options=a\\\\b'\n"), "{text}");
     }

@@ -53,6 +53,13 @@ pub(crate) struct Setting {
     pub(crate) pending: bool,
 }
 
+impl Setting {
+    /// Is the value only that of the session, or not a setting at all?
+    pub(crate) fn is_of_session(&self) -> bool {
+        ["client", "session"].contains(&self.source.as_str()) || self.context == "internal"
+    }
+}
+
 /// A role that can log in for replication, or one whose name Patroni would use.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Role {
@@ -60,7 +67,7 @@ pub(crate) struct Role {
     pub(crate) login: bool,
     pub(crate) replication: bool,
     pub(crate) superuser: bool,
-    /// The stored verifier of its password.
+    /// The verifier that PostgreSQL stores for its password.
     pub(crate) verifier: Option<String>,
 }
 
@@ -183,5 +190,24 @@ pub(crate) fn data_directory(root: &Root, id: &ClusterId) -> Result<PathBuf> {
             fail!("the configuration of {id} names no data directory"; "Set data_directory in its postgresql.conf.")
         }
         None => fail!("there is no cluster {id} on this host"; "See which there are with: pg_lsclusters"),
+    }
+}
+
+#[cfg(test)]
+impl Running {
+    /// A primary with these settings and nothing else, for tests.
+    pub(crate) fn with(settings: Vec<Setting>) -> Self {
+        Self {
+            recovery: false,
+            system: "7".to_owned(),
+            timeline: 1,
+            settings,
+            roles: Vec::new(),
+            slots: Vec::new(),
+            standbys: Vec::new(),
+            tablespaces: Vec::new(),
+            extensions: Vec::new(),
+            prepared: 0,
+        }
     }
 }

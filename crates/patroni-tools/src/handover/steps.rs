@@ -35,7 +35,7 @@ pub(crate) enum Step {
     Roles,
     /// Writes the Patroni file.
     PatroniFile,
-    /// Writes Patroni's copy of the dynamic configuration, by which it is recognised that Patroni manages the data.
+    /// Writes Patroni's copy of the dynamic configuration, which shows that Patroni manages the data.
     DynamicCopy,
     /// Makes the stop of `postgresql@` stop nothing.
     HoldUnit,
@@ -242,6 +242,12 @@ impl Work<'_> {
         install::install(self.root, &patroni_file(self.id), &text, None)
     }
 
+    /// The Patroni file as it was written.
+    pub(crate) fn written(&self) -> Result<Yaml> {
+        let file = patroni_file(self.id);
+        Yaml::parse(&file, &self.root.read(&file)?.unwrap_or_default())
+    }
+
     fn dynamic_copy(&self) -> Result<()> {
         let path = self.decision.data_directory.join("patroni.dynamic.json");
         // One that was there before is of another time, and Patroni would prefer it to its file.
@@ -249,8 +255,7 @@ impl Work<'_> {
         if self.decision.running.recovery || is_present && self.journal.has_done(Step::Start.name())? {
             return Ok(());
         }
-        let file = patroni_file(self.id);
-        let yaml = Yaml::parse(&file, &self.root.read(&file)?.unwrap_or_default())?;
+        let yaml = self.written()?;
         let dynamic = yaml.get(&["bootstrap", "dcs"]).unwrap_or(&Value::Null);
         as_postgres::write(self.root, &path, dynamic.to_string().as_bytes(), 0o600)
     }
@@ -258,8 +263,7 @@ impl Work<'_> {
     /// Until Patroni holds the lock for a primary, or a standby streams.
     fn wait(&self) -> Result<()> {
         const LONGEST: Duration = Duration::from_secs(90);
-        let file = patroni_file(self.id);
-        let yaml = Yaml::parse(&file, &self.root.read(&file)?.unwrap_or_default())?;
+        let yaml = self.written()?;
         let (scope, name) = (yaml.text(&["scope"]).unwrap_or_default(), yaml.text(&["name"]).unwrap_or_default());
         let cluster = Patronictl::new(self.root, self.id, &scope)?;
         let begin = Instant::now();
@@ -293,8 +297,7 @@ impl Work<'_> {
     fn old_slot(&self) -> Result<()> {
         const LONGEST: Duration = Duration::from_secs(60);
         let old = self.decision.running.value("primary_slot_name");
-        let file = patroni_file(self.id);
-        let yaml = Yaml::parse(&file, &self.root.read(&file)?.unwrap_or_default())?;
+        let yaml = self.written()?;
         let cluster = Patronictl::new(self.root, self.id, &yaml.text(&["scope"]).unwrap_or_default())?;
         let has_slot = || -> Result<bool> {
             Ok(!old.is_empty() && cluster.configuration()?.is_some_and(|config| config.get(&["slots", old]).is_some()))

@@ -2,7 +2,7 @@
 //!
 //! Patroni includes the old `postgresql.conf` as `postgresql.base.conf`, so that everything in it, in `conf.d` and in `postgresql.auto.conf`
 //! continues to apply on this host. But the other members do not have these files, and some parameters come from Patroni in any case. So
-//! everything that somebody has set becomes a setting, except for what only concerns this host.
+//! everything that has been set becomes a setting, except for what only concerns this host.
 
 use std::path::Path;
 
@@ -111,7 +111,7 @@ fn is_parameter(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_') && name.chars().all(plain)
 }
 
-/// Has somebody chosen the value, or would Patroni choose another one?
+/// Has the administrator chosen the value, or would Patroni choose another one?
 fn is_set(setting: &Setting) -> bool {
     if let Some((_, patronis)) = PATRONIS.iter().find(|(name, _)| *name == setting.name) {
         return setting.value != *patronis;
@@ -158,7 +158,7 @@ pub(crate) fn listen_addresses(running: &Running, address: &str) -> Option<Line>
     })
 }
 
-/// The roles that Patroni needs: the usual names, or others if somebody else has them. A role that has `ours` as its password already is
+/// The roles that Patroni needs: the usual names, or others if those are in use. A role that has `ours` as its password already is
 /// from an earlier run.
 pub(crate) fn roles(
     running: &Running,
@@ -206,26 +206,11 @@ mod tests {
         }
     }
 
-    fn running(settings: Vec<Setting>) -> Running {
-        Running {
-            recovery: false,
-            system: "7".to_owned(),
-            timeline: 1,
-            settings,
-            roles: Vec::new(),
-            slots: Vec::new(),
-            standbys: Vec::new(),
-            tablespaces: Vec::new(),
-            extensions: Vec::new(),
-            prepared: 0,
-        }
-    }
-
     #[test]
     fn what_somebody_has_set_is_taken_over() {
         let conf = Some("/etc/postgresql/17/main/postgresql.conf");
         let auto = Some("/var/lib/postgresql/17/main/postgresql.auto.conf");
-        let taken = parameters(&running(vec![
+        let taken = parameters(&Running::with(vec![
             setting("work_mem", "8MB", "4MB", conf),
             setting("wal_level", "replica", "replica", conf),
             setting("max_connections", "150", "100", conf),
@@ -263,7 +248,7 @@ mod tests {
             superuser: false,
             verifier: Some(verifier.to_owned()),
         };
-        let mut server = running(Vec::new());
+        let mut server = Running::with(Vec::new());
         let names = |server: &Running| -> Vec<String> {
             roles(server, usual, |_, verifier| verifier == "ours").into_iter().map(|role| role.name).collect()
         };
@@ -278,7 +263,7 @@ mod tests {
     fn addresses_that_nobody_reaches_are_not_taken_over() {
         let listens = |value: &str| {
             let conf = Some("/etc/postgresql/17/main/postgresql.conf");
-            listen_addresses(&running(vec![setting("listen_addresses", value, "localhost", conf)]), "10.0.0.1")
+            listen_addresses(&Running::with(vec![setting("listen_addresses", value, "localhost", conf)]), "10.0.0.1")
         };
         assert_eq!(listens("localhost"), None);
         assert_eq!(listens(""), None);

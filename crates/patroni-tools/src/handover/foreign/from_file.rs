@@ -216,7 +216,7 @@ fn postgresql(source: &Source, mapped: &mut Mapped) {
     }
 }
 
-/// The methods by which a replica is created.
+/// The methods that create a replica.
 fn clone_methods(source: &Source, mapped: &mut Mapped) {
     let Some(postgresql) = source.file.get("postgresql") else { return };
     let list = ["create_replica_methods", "create_replica_method"];
