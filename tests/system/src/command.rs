@@ -106,6 +106,14 @@ impl Task {
         Ok(self.child.try_wait()?.is_none())
     }
 
+    /// An error with what the command said, if it has ended.
+    pub fn still_running(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("it has ended: {}", self.captured(status)?),
+        }
+    }
+
     /// What the command wrote to standard output so far.
     pub fn stdout_so_far(&self) -> Result<String> {
         text(&self.stdout)

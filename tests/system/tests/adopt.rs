@@ -702,7 +702,7 @@ impl<'a> Machine<'a> {
                 let client = self.client(&small, &format!("{}_{number}", small.name))?;
                 let mut task = self.start(&small, *point, "STOP")?;
                 self.lab.wait_until(LIMIT, "the command stands still", || {
-                    ensure!(task.running()?, "it has ended; the journal ends with {:?}", self.last_record(&small)?);
+                    task.still_running()?;
                     let states = self.node.run("ps -o state= -C pg_adoptcluster || true")?;
                     Ok(self.last_record(&small)? == self.record(*point) && states.trim().starts_with(['T', 't']))
                 })?;

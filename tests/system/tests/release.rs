@@ -243,7 +243,7 @@ impl<'a> Machine<'a> {
         let client = self.client(&table)?;
         let mut task = self.node.spawn(&self.traced(steps, step, "STOP")?)?;
         self.lab.wait_until(LIMIT, "the command stands still", || {
-            ensure!(task.running()?, "it has ended; the journal ends with {:?}", self.last_record()?);
+            task.still_running()?;
             Ok(self.last_record()? == format!("done {step}"))
         })?;
         self.node.power_off()?;
