@@ -1,6 +1,6 @@
 //! The command line: Patroni's three arguments, the options of dnscp.sh for root, and further ones.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -93,10 +93,20 @@ const OPTIONS: [(&str, Meaning); 18] = [
 enum Asked {
     Help,
     Version,
-    Event { event: Event, dry_run: bool, verbose: bool, script: Script },
+    Event {
+        event: Event,
+        dry_run: bool,
+        verbose: bool,
+        script: Script,
+    },
     Service(ClusterId),
     Stopped(ClusterId),
-    Status { id: ClusterId, json: bool },
+    /// The same for an instance of `patroni@` that is not named after a cluster.
+    StoppedOther(String),
+    Status {
+        id: ClusterId,
+        json: bool,
+    },
 }
 
 /// The settings that options of dnscp.sh give.
@@ -172,6 +182,14 @@ fn run(asked: Asked, caller: Caller, begin: Moment, reporter: &Reporter) -> Resu
             let locks = Locks::of(&root, &id.dashed());
             let task = Task::new(&root, point, instance, begin, reporter);
             stopped::run(&task, &locks, &stopped::Exit::from_environment())
+        }
+        // patroni@ can be started with any file in /etc/patroni, and only a cluster has an endpoint.
+        Asked::StoppedOther(name) => {
+            let file = Path::new("/etc/patroni").join(format!("{name}.yml"));
+            if name.contains('/') || !root.path(file).exists() {
+                name.parse::<ClusterId>()?;
+            }
+            Ok(())
         }
         Asked::Service(id) => {
             caller.check_acts(&root)?;
@@ -297,6 +315,7 @@ fn parse(words: &[String], caller: Caller) -> Result<Asked, Wrong> {
     }
     match (service, stopped, rest.as_slice()) {
         (true, false, words) => cluster(words).map(Asked::Service),
+        (false, true, [name]) if name.parse::<ClusterId>().is_err() => Ok(Asked::StoppedOther((*name).to_owned())),
         (false, true, words) => cluster(words).map(Asked::Stopped),
         (false, false, ["status", words @ ..]) => Ok(Asked::Status { id: cluster(words)?, json }),
         (false, false, [event, role, scope]) => {
@@ -344,6 +363,7 @@ mod tests {
         let line = "--cluster 16-main on_start primary 17-other";
         assert!(matches!(asked(line, false), Ok(Asked::Event { event, .. }) if event.scope == "16-main"));
         assert!(matches!(asked("--stopped 16-main", false), Ok(Asked::Stopped(_))));
+        assert!(matches!(asked("--stopped acme", false), Ok(Asked::StoppedOther(name)) if name == "acme"));
         for line in [
             "",
             "on_start primary",

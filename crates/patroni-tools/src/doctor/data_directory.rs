@@ -4,6 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use host::trouble::Trouble;
 use host::{PgVersion, clusters, conf, program};
 use nix::unistd::geteuid;
 use serde_json::Value;
@@ -12,6 +13,7 @@ use crate::doctor::cluster::{Cluster, USER};
 use crate::doctor::finding::{Finding, Level};
 use crate::doctor::patroni_yml::method_names;
 use crate::hooks::unmanaged::examine;
+use crate::postgres::programs::{not_installed, server_program};
 
 /// Programs and data.
 pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
@@ -24,7 +26,6 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
 
 fn programs(cluster: &Cluster) -> Vec<Finding> {
     let root = cluster.root;
-    let version = &cluster.id.version;
     let mut findings = Vec::new();
     // A Patroni that is not Debian's has a unit of its own.
     if root.program("patroni").is_err() && !root.path("/usr/local/bin/patroni").exists() {
@@ -32,8 +33,14 @@ fn programs(cluster: &Cluster) -> Vec<Finding> {
     }
     match cluster.text(&["postgresql", "bin_dir"]) {
         Some(bin_dir) if !root.path(Path::new(&bin_dir).join("postgres")).exists() => {
+            let usual = root.inside(&server_program(root, cluster.id, ""));
             let what = format!("bin_dir is {bin_dir}, which has no postgres");
-            findings.push(Finding::fatal(what, format!("Install it with: apt install postgresql-{version}")));
+            findings.push(if root.path(usual.join("postgres")).exists() {
+                Finding::fatal(what, format!("Set postgresql.bin_dir to {}", usual.display()))
+            } else {
+                let Trouble { what: why, hint, .. } = not_installed(root, cluster.id);
+                Finding::fatal(format!("{what}: {why}"), hint.unwrap_or_default())
+            });
         }
         _ => {}
     }

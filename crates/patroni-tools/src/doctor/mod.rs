@@ -16,6 +16,7 @@ mod dcs;
 mod endpoint;
 mod finding;
 mod members;
+mod other_name;
 mod patroni_yml;
 mod ports;
 mod settings;
@@ -40,6 +41,7 @@ use crate::patroni::version::Patroni;
 use cluster::{AS_ROOT, Cluster};
 pub use cluster::{Depth, Options};
 use finding::{Finding, Level};
+pub(crate) use other_name::run as run_other_name;
 
 /// Checks clusters and reports the findings. Fails if one of the clusters cannot work.
 pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter) -> Result<()> {
@@ -65,7 +67,7 @@ pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter
         let findings = distinct;
         let failed = findings.iter().filter(|finding| finding.level > Level::Warning).count();
         if options.json {
-            documents.push(document(id, &path, &findings));
+            documents.push(document(&id.slashed(), &path, &findings));
             if failed > 0 {
                 last = Some(trouble!("{id} cannot work: {failed} of {} findings are errors", findings.len()));
             }
@@ -97,7 +99,7 @@ pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter
     }
 }
 
-fn document(id: &ClusterId, path: &Path, findings: &[Finding]) -> Value {
+fn document(cluster: &str, path: &Path, findings: &[Finding]) -> Value {
     let findings = findings.iter().map(|finding| {
         json!({
             "level": if finding.level == Level::Warning { "warning" } else { "error" },
@@ -108,7 +110,7 @@ fn document(id: &ClusterId, path: &Path, findings: &[Finding]) -> Value {
             "remedy": plain(&finding.hint),
         })
     });
-    json!({"cluster": id.slashed(), "findings": findings.collect::<Vec<_>>()})
+    json!({"cluster": cluster, "findings": findings.collect::<Vec<_>>()})
 }
 
 /// A check that needs only files.

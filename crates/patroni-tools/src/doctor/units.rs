@@ -1,4 +1,5 @@
-//! The unit of postgresql-common, which could run the same cluster, and the cluster that the installation of a server creates.
+//! Who else could run the same cluster: the unit of postgresql-common and another Patroni; and the cluster that the installation of a
+//! server creates.
 
 use std::path::Path;
 
@@ -10,7 +11,9 @@ use crate::doctor::cluster::Cluster;
 use crate::doctor::finding::Finding;
 use crate::hooks::unmanaged::{ADOPT, examine};
 use crate::patroni::paths::{ADOPTIONS, RELEASES, TAKE_OVERS};
-use crate::postgres::units::is_active;
+use crate::patroni::rival::{self, Own};
+use crate::postgres::data_dir::running_server;
+use crate::postgres::units::{is_active, is_active_beside};
 
 /// The units that `systemctl enable` enabled.
 const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants";
@@ -39,9 +42,22 @@ fn interrupted(cluster: &Cluster) -> Option<Finding> {
     (is_open(ADOPTIONS) && !adopted()).then(|| found("the adoption of this cluster was interrupted", ADOPTIONS, ADOPT))
 }
 
-/// A postgresql@ unit that is running, or would start at boot; a handover that has not been completed.
+/// Another Patroni that runs this data. In the unit, the check is that of user postgres, who sees all of his own processes; those of others
+/// do not count.
+fn rival(cluster: &Cluster) -> Option<Finding> {
+    let (root, data) = (cluster.root, cluster.text(&["postgresql", "data_dir"])?);
+    let (unit, data) = (format!("patroni@{}.service", cluster.id.dashed()), Path::new(&data));
+    let rival = rival::find(root, &Own { unit: &unit, file: &cluster.path, data }, running_server(root, data))?;
+    let trouble = rival.trouble(root, cluster.id, is_active_beside(root, &unit));
+    Some(Finding::fatal(trouble.what, trouble.hint.unwrap_or_default()).at(""))
+}
+
+/// Another Patroni on this data, a postgresql@ unit that is running, or would start at boot, or a handover that has not been completed.
 pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
     if let Some(finding) = interrupted(cluster) {
+        return Ok(vec![finding]);
+    }
+    if let Some(finding) = rival(cluster) {
         return Ok(vec![finding]);
     }
     let root = cluster.root;

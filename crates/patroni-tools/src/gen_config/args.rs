@@ -13,7 +13,7 @@ use host::{ClusterId, Root, fail};
 
 use crate::doctor::{self, Depth};
 use crate::integrations::{self, Output, Program};
-use crate::patroni::paths::instances;
+use crate::patroni::paths::{Instance, instances, other_instance};
 use crate::patroni_yml::inputs::Overrides;
 
 /// Writes the Patroni file of a PostgreSQL cluster from /etc/default/patroni and this host.
@@ -237,6 +237,11 @@ fn joined(word: &OsStr, option: &str) -> Option<OsString> {
 }
 
 impl Which {
+    /// An instance of `patroni@` that is not named after a cluster.
+    pub fn other_instance(&self, root: &Root) -> Option<Instance> {
+        other_instance(root, &self.cluster)
+    }
+
     /// The clusters.
     pub fn ids(&self, root: &Root) -> Result<Vec<ClusterId>> {
         match self.cluster.as_slice() {

@@ -36,7 +36,10 @@ pub fn main() -> ExitCode {
 
 fn run(root: &Root, verb: Verb, reporter: &Reporter) -> Result<()> {
     match verb {
-        Verb::Check(check) => doctor::run(root, check.options(), &check.which.ids(root)?, reporter),
+        Verb::Check(check) => match check.which.other_instance(root) {
+            Some(instance) => doctor::run_other_name(root, check.options(), &instance, reporter),
+            None => doctor::run(root, check.options(), &check.which.ids(root)?, reporter),
+        },
         Verb::For(wanted) => {
             let (program, ids) = (wanted.program, wanted.ids(root)?);
             integrations::run(root, &wanted.options(), program, &ids, reporter)

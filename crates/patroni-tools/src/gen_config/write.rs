@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use host::keys::SiteKey;
 use host::report::{self, Level, Reporter};
+use host::trouble::Trouble;
 use host::{ClusterId, Root, fail, trouble};
 
 use crate::files::header::{Author, author};
@@ -12,10 +13,13 @@ use crate::files::yaml::Yaml;
 use crate::files::{diff, install};
 use crate::hooks::unmanaged::{Unmanaged, examine};
 use crate::patroni::paths::patroni_file;
+use crate::patroni::rival::{self, Own};
 use crate::patroni::version::Patroni;
 use crate::patroni_yml::config::Config;
 use crate::patroni_yml::dnscp_file;
 use crate::patroni_yml::inputs::{Overrides, render, settings, site_key, site_key_path};
+use crate::postgres::data_dir::running_server;
+use crate::postgres::units::is_active;
 
 /// Prints what would be written, without its secrets.
 pub(crate) fn show(root: &Root, overrides: &Overrides, id: &ClusterId, reporter: &Reporter) -> Result<()> {
@@ -42,7 +46,9 @@ fn wanted(root: &Root, overrides: &Overrides, id: &ClusterId, reporter: &Reporte
     let settings = settings(root, overrides, Some(id))?;
     let key = site_key(root, &settings)?.unwrap_or_else(SiteKey::placeholder);
     let (config, text) = render(root, overrides, id, &settings, &key, present.as_deref())?;
-    if present.is_none() {
+    if let Some(rival) = rival(root, &config) {
+        reporter.warn(rival);
+    } else if present.is_none() {
         if let Some(unmanaged) = examine(root, id, &config.data_directory) {
             reporter.warn(unmanaged.without_file(id, &config.data_directory));
         }
@@ -73,6 +79,9 @@ pub(crate) fn write(
         known_key.as_ref().unwrap_or(&SiteKey::placeholder()),
         present.as_deref(),
     )?;
+    if let Some(rival) = rival(root, &config) {
+        return Err(rival.into());
+    }
     if present.is_none() {
         refuse_unmanaged(root, &config, force, known_key.is_some(), &key_path)?;
     }
@@ -131,6 +140,14 @@ pub(crate) fn write(
 
 fn written(path: &Path, config: &Config) -> String {
     format!("{}: written (port {}, REST API {})\n", path.display(), config.port, config.rest_port)
+}
+
+/// Another Patroni that runs the data.
+fn rival(root: &Root, config: &Config) -> Option<Trouble> {
+    let (id, data) = (&config.id, config.data_directory.as_path());
+    let (unit, file) = (format!("patroni@{}.service", id.dashed()), patroni_file(id));
+    let rival = rival::find(root, &Own { unit: &unit, file: &file, data }, running_server(root, data))?;
+    Some(rival.trouble(root, id, is_active(root, &unit)))
 }
 
 /// Is there a cluster in the data directory?

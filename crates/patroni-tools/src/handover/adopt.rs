@@ -30,7 +30,7 @@ use crate::handover::returned;
 use crate::handover::running::{Place, Running, data_directory};
 use crate::handover::steps::{Step, Work};
 use crate::handover::taken_over;
-use crate::patroni::paths::{DIRECTORY, patroni_file};
+use crate::patroni::paths::{DIRECTORY, other_instance, patroni_file};
 use crate::patroni_yml::auth_files;
 use crate::patroni_yml::authentication::password_scope;
 use crate::patroni_yml::inputs::{Overrides, render, site_key, site_key_path};
@@ -86,6 +86,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(root: &Root, args: &Args, reporter: &Reporter) -> Result<()> {
+    if args.only_continue && other_instance(root, &args.cluster).is_some() {
+        return Ok(());
+    }
     let id = ClusterId::from_words(&args.cluster)?;
     if !Uid::effective().is_root() {
         fail!("only root can adopt a cluster"; "Run this program as root.");

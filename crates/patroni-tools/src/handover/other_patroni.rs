@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use host::{Root, envfile, fail, program};
 
 use crate::handover::groups;
+use crate::patroni::process;
 
 /// Debian's file of variables for Patroni's unit.
 const ENVIRONMENT: &str = "/etc/patroni/env.conf";
@@ -56,26 +57,19 @@ fn main_process(root: &Root, unit: &str) -> Result<Option<u32>> {
     Ok(printed.trim().parse().ok().filter(|pid| *pid != 0))
 }
 
+/// The process that runs with the file; one of user postgres rather than another that calls itself Patroni.
 fn process_with(root: &Root, file: &Path) -> Result<Option<u32>> {
+    let postgres = root.user_id("postgres")?;
     let own = root.path(file).canonicalize().ok();
-    let entries = std::fs::read_dir(root.path("/proc")).context("could not list the processes")?;
-    for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
-        let line = std::fs::read(root.path(format!("/proc/{pid}/cmdline"))).unwrap_or_default();
-        let words: Vec<String> =
-            line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-        // `python3 /usr/bin/patroni FILE`, or `python3 -m patroni FILE`.
-        let is_patroni = words.iter().take(4).any(|word| {
-            matches!(Path::new(word).file_name().and_then(|name| name.to_str()), Some("patroni" | "patroni.py"))
-        });
-        let has_file = words.iter().any(|word| {
-            word.starts_with('/')
-                && (Path::new(word) == file || own.is_some() && root.path(word).canonicalize().ok() == own)
-        });
-        if is_patroni && has_file {
-            return Ok(Some(pid));
-        }
-    }
-    Ok(None)
+    let mut found = process::all(root);
+    found.retain(|process| {
+        process
+            .file
+            .as_deref()
+            .is_some_and(|other| other == file || own.is_some() && root.path(other).canonicalize().ok() == own)
+    });
+    found.sort_by_key(|process| process.user != postgres);
+    Ok(found.first().map(|process| process.pid))
 }
 
 /// Variables override the file, and `patroni@` has none but those in its own file.

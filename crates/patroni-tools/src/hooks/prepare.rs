@@ -14,7 +14,7 @@ use crate::context::Context;
 use crate::hooks::arguments::{self, Arguments};
 use crate::hooks::hook::{self, Hook, initialize_key};
 use crate::hooks::marker::{Content, Kind, Marker, remove_remains};
-use crate::patroni::paths::{patroni_file, read_patroni_file};
+use crate::patroni::paths::{other_instance, patroni_file, read_patroni_file};
 use crate::postgres::conf_dir;
 
 const HOOK: Hook = Hook {
@@ -45,6 +45,10 @@ pub fn main() -> ExitCode {
 fn work(context: &Context, arguments: &Arguments) -> Result<()> {
     if let Some((option, _)) = arguments.options().next() {
         fail!("unknown option --{option}"; "See {} --help.", HOOK.name);
+    }
+    // The check has reported that such an instance has no cluster.
+    if other_instance(&context.root, &arguments.words).is_some() {
+        return Ok(());
     }
     let id = ClusterId::from_words(&arguments.words)?;
     let file = patroni_file(&id);

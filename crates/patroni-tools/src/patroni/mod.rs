@@ -2,4 +2,6 @@
 
 pub(crate) mod paths;
 pub(crate) mod patronictl;
+pub(crate) mod process;
+pub(crate) mod rival;
 pub(crate) mod version;

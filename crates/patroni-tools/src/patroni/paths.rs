@@ -35,6 +35,25 @@ pub fn patroni_file(id: &ClusterId) -> PathBuf {
     PathBuf::from(format!("{}/{}.yml", DIRECTORY, id.dashed()))
 }
 
+/// An instance of `patroni@` that is not named after a cluster, and its file.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    /// As in `patroni@acme`.
+    pub(crate) name: String,
+    /// `/etc/patroni/acme.yml`.
+    pub(crate) file: PathBuf,
+}
+
+/// The instance that one word names if it is not a cluster's and has a file. Debian's `patroni@.service` runs any name.
+pub(crate) fn other_instance(root: &Root, words: &[String]) -> Option<Instance> {
+    let [name] = words else { return None };
+    if name.parse::<ClusterId>().is_ok() || name.is_empty() || name.starts_with(['-', '.']) || name.contains('/') {
+        return None;
+    }
+    let file = PathBuf::from(format!("{DIRECTORY}/{name}.yml"));
+    root.path(&file).is_file().then(|| Instance { name: name.clone(), file })
+}
+
 /// All clusters that have a Patroni file.
 pub(crate) fn instances(root: &Root) -> Result<Vec<ClusterId>> {
     let names = root.list(DIRECTORY)?;

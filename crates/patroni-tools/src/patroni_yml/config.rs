@@ -135,7 +135,7 @@ impl Config {
             pg_ident: access.ident,
             parameters: parameters.of_cluster(id),
             postgresql: PostgreSql::of(id, &location, parameters.of_member(root, id, settings, access.tls)?)?,
-            clone: clone_method(settings, id)?,
+            clone: clone_method(root, settings, id)?,
             roles: access.roles,
             tags: member::tags(settings, &patroni, &key.fingerprint(&password_scope(settings, id)?))?,
             watchdog,

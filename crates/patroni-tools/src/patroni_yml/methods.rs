@@ -1,13 +1,15 @@
 //! The commands of this package that Patroni calls: to bootstrap a cluster, to create a replica, and after a change of role.
 
 use anyhow::Result;
+use host::createcluster::CreateCluster;
 use host::settings::Settings;
-use host::{ClusterId, fail};
+use host::{ClusterId, Root, fail};
 use serde::Serialize;
 
 use crate::patroni::paths::HOOKS;
 use crate::patroni::version::Patroni;
 use crate::patroni_yml::role_names::RoleNames;
+use crate::patroni_yml::values::path_text;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Callbacks {
@@ -24,6 +26,8 @@ pub(crate) struct Command {
 pub(crate) struct CloneMethod {
     pub(crate) command: String,
     options: Vec<(&'static str, String)>,
+    /// The same for Patroni's own method, which `patronictl reinit --from-leader` of Patroni 4.1 always uses (`Bootstrap.create_replica`).
+    basebackup: Vec<(&'static str, String)>,
 }
 
 /// The callbacks. Patroni appends event, role and scope to the command, but nothing to `before_stop`. A scope that is set does not
@@ -69,7 +73,11 @@ fn hook(settings: &Settings, id: &ClusterId, name: &str) -> String {
     format!("{HOOKS}/{name}{cluster}")
 }
 
-pub(crate) fn clone_method(settings: &Settings, id: &ClusterId) -> Result<CloneMethod> {
+/// Server-side compression is the only one that Patroni allows there, and only from this version of PostgreSQL on
+/// (`Bootstrap.basebackup`).
+const FIRST_WITH_SERVER_COMPRESSION: (u32, u32) = (15, 0);
+
+pub(crate) fn clone_method(root: &Root, settings: &Settings, id: &ClusterId) -> Result<CloneMethod> {
     let mut options = Vec::new();
     let rate = settings.parse("CLONE_MAX_RATE", |text| {
         let digits = text.strip_suffix(['k', 'M']).unwrap_or(text);
@@ -85,8 +93,18 @@ pub(crate) fn clone_method(settings: &Settings, id: &ClusterId) -> Result<CloneM
         Ok(text.to_owned())
     })?;
     let checkpoint = settings.choice("CLONE_CHECKPOINT", &["fast", "spread"])?.map(str::to_owned);
+    let waldir = CreateCluster::read(root)?.waldir(id)?.map(|directory| path_text(&directory)).transpose()?;
+    let by_server = id.version.number() >= FIRST_WITH_SERVER_COMPRESSION;
+    let server_compress = compress.clone().filter(|method| by_server && method.starts_with("server-"));
+    let basebackup = [
+        ("checkpoint", Some(checkpoint.clone().unwrap_or_else(|| "fast".to_owned()))),
+        ("max-rate", rate.clone()),
+        ("waldir", waldir),
+        ("compress", server_compress),
+    ];
+    let basebackup = basebackup.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
     for (name, value) in [("max-rate", rate), ("compress", compress), ("checkpoint", checkpoint)] {
         options.extend(value.map(|value| (name, value)));
     }
-    Ok(CloneMethod { command: hook(settings, id, "pg_clonecluster_patroni"), options })
+    Ok(CloneMethod { command: hook(settings, id, "pg_clonecluster_patroni"), options, basebackup })
 }

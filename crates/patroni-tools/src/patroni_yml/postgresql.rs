@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use host::clusters::{self, Installed};
 use host::createcluster::CreateCluster;
-use host::{ClusterId, Root, facts, fail};
+use host::{ClusterId, Root, facts};
 use serde::Serialize;
 
 use crate::patroni_yml::parameters::Values;
 use crate::patroni_yml::values::path_text;
+use crate::postgres::programs::not_installed;
 
 /// The values of the section.
 #[derive(Debug, Serialize)]
@@ -57,7 +58,7 @@ impl PostgreSql {
 pub fn bin_dir(root: &Root, id: &ClusterId) -> Result<PathBuf> {
     let directory = PathBuf::from("/usr/lib/postgresql").join(id.version.as_str()).join("bin");
     if !root.path(directory.join("initdb")).exists() {
-        fail!("PostgreSQL {} is not installed", id.version; "Install it with: apt install postgresql-{}", id.version);
+        return Err(not_installed(root, id).into());
     }
     Ok(directory)
 }
