@@ -194,6 +194,62 @@ class Table(unittest.TestCase):
         self.assertIsNone(digest("def g():\n  pass\n", "A.f"))
 
 
+class Chosen(unittest.TestCase):
+    """PATRONI_PROGRAM: another Patroni, in another Python."""
+
+    def setUp(self):
+        self.directory = tempfile.TemporaryDirectory()
+        self.addCleanup(self.directory.cleanup)
+        self.home = pathlib.Path(self.directory.name)
+
+    def write(self, name, text):
+        file = self.home / name
+        file.write_text(text)
+        file.chmod(0o755)
+        return str(file)
+
+    def test_the_python_of_a_program_is_found(self):
+        interpreter = launcher().interpreter
+        for head in (f"#!{sys.executable}", f"#! {sys.executable} -sP", f"#!/usr/bin/env -S {sys.executable}",
+                     f"#!/bin/sh\n'''exec' {sys.executable} \"$0\" \"$@\"\n' '''"):
+            self.assertEqual(interpreter(self.write("patroni", head + "\nimport sys\n")), sys.executable, head)
+        self.assertTrue(interpreter(self.write("patroni", "#!/usr/bin/env python3\n")).endswith("/python3"))
+        binary = self.home / "python3.99"
+        binary.write_bytes(b"\x7fELF\xff")
+        self.assertEqual(interpreter(str(binary)), str(binary))
+        for text in ("#!/bin/sh\nexec python3\n", "#!/usr/bin/perl\n", "#!\n", "#!/usr/bin/env\n", "", "\x7fELF"):
+            with self.assertRaises((ValueError, IndexError), msg=text):
+                interpreter(self.write("patroni", text))
+
+    def test_the_setting_is_read_as_the_generator_reads_it(self):
+        module = launcher()
+        module.SETTINGS = str(self.home / "settings")
+        self.assertIsNone(module.chosen_program())
+        for text, value in (("DCS=etcd3\n", None), ("PATRONI_PROGRAM=/a/b\nTTL=30\n", "/a/b"), ("PATRONI_PROGRAM='/a b'\n", "/a b"),
+                            ("PATRONI_PROGRAM=/a\nPATRONI_PROGRAM=\"/b\"\n", "/b"), ("PATRONI_PROGRAM=/a\nPATRONI_PROGRAM=\n", None),
+                            ("#PATRONI_PROGRAM=/a\n", None), ("  PATRONI_PROGRAM=/a\n", "/a")):
+            self.write("settings", text)
+            self.assertEqual(module.chosen_program(), value, text)
+
+    def run_with(self, program):
+        patroni = Patroni()
+        patroni.write("patroni/version.py", "import os\n__version__ = os.environ.get('PICKED', '1.0')\n")
+        text = LAUNCHER.read_text().replace('"/etc/default/patroni"', repr(self.write("settings", program)))
+        copy = self.write("launcher", text)
+        return subprocess.run([sys.executable, "-B", copy, "--about", "json", "none_such"], capture_output=True, text=True, timeout=60,
+                              env={"PYTHONPATH": str(patroni.home), "PATH": os.environ["PATH"]}), patroni
+
+    def test_it_continues_in_the_other_python(self):
+        python = self.write("python3-other", f'#!/bin/sh\nPICKED=4.2.0 exec {sys.executable} -B "$@"\n')
+        program = self.write("patroni", f"#!/usr/bin/env {python}\n")
+        for line, version in (("", "1.0"), (f"PATRONI_PROGRAM={program}\n", "4.2.0")):
+            run, patroni = self.run_with(line)
+            self.assertEqual(run.stdout, f"patroni {version} {patroni.home}/patroni\njson -\n", run.stderr)
+        run, _ = self.run_with("PATRONI_PROGRAM=/none/patroni\n")
+        self.assertEqual(run.returncode, 1)
+        self.assertIn(" names /none/patroni, which cannot be started: ", run.stderr)
+
+
 class Hba(unittest.TestCase):
     def test_only_the_own_user_gets_in_while_a_cluster_is_bootstrapped(self):
         for name, text in texts("replace_pg_hba").items():

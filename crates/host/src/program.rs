@@ -1,12 +1,14 @@
 //! Runs other programs: with a clean environment, without a shell, and with an error that shows the command and how it failed.
 
 use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::unistd::Uid;
 
 use crate::{Root, fail};
 
@@ -28,6 +30,15 @@ pub fn at(program: &Path) -> Command {
         .env_remove("PERL5OPT")
         .stdin(Stdio::null());
     command
+}
+
+/// Makes root run a command as user postgres, because postgres can change the program or what it reads.
+pub fn as_postgres(root: &Root, command: &mut Command) -> Result<()> {
+    if Uid::effective().is_root() {
+        command.uid(root.user_id("postgres")?).gid(root.group_id("postgres")?);
+    }
+    command.current_dir("/");
+    Ok(())
 }
 
 /// The command as it would be typed, for messages.

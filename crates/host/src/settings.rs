@@ -149,6 +149,11 @@ pub const KEYS: &[Key] = &[
         "5432",
         "Only in /etc/default/patroni@16-main: port of PostgreSQL. Default: the existing or next free one.",
     ),
+    example(
+        "PATRONI_PROGRAM",
+        "/opt/patroni/bin/patroni",
+        "Only in this file: the Patroni that patroni@ starts, as its program or its Python. Default: that of /usr/bin/python3.",
+    ),
     default(
         "SITE_KEY_FILE",
         "/etc/patroni/site.key",
@@ -405,6 +410,9 @@ pub const KEYS: &[Key] = &[
 /// Keys that one cluster has for itself: clusters of the same host cannot share them.
 pub const OF_ONE_CLUSTER: [&str; 2] = ["SCOPE", "RESTAPI_PORT"];
 
+/// Keys that hold for the host: units and programs that know no cluster use them, too.
+pub const OF_THE_HOST: [&str; 1] = ["PATRONI_PROGRAM"];
+
 /// The origin of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -463,6 +471,9 @@ impl Settings {
                     "Set it in the file of one cluster, such as {SITE_FILE}@16-main."
                 );
             }
+            if path != Path::new(SITE_FILE) {
+                of_cluster(&assignment.key).at(in_line(path, assignment.line))?;
+            }
             self.put(&assignment.key, assignment.value, Origin::File(path.to_owned(), assignment.line))?;
         }
         Ok(())
@@ -473,6 +484,7 @@ impl Settings {
         let Some((key, value)) = assignment.split_once('=') else {
             fail!(at "--set", "'{assignment}' is not an assignment"; "Write it as --set KEY=VALUE.");
         };
+        of_cluster(key).at("--set")?;
         self.put(key, value.to_owned(), Origin::Option("--set"))
     }
 
@@ -601,6 +613,14 @@ pub fn boolean(text: &str) -> Option<bool> {
 /// The name that is most similar to `wrong`, and the number of characters that differ.
 pub fn nearest<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> Option<(usize, &'n str)> {
     names.map(|name| (strsim::damerau_levenshtein(wrong, name), name)).min()
+}
+
+/// Can a key be set for one cluster?
+fn of_cluster(key: &str) -> Result<(), Trouble> {
+    if OF_THE_HOST.contains(&key) {
+        fail!("{key} cannot be set for one cluster"; "Set it in {SITE_FILE}.");
+    }
+    Ok(())
 }
 
 /// The PostgreSQL parameter that a key sets.

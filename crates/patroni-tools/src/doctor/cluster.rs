@@ -14,6 +14,7 @@ use nix::unistd::geteuid;
 
 use crate::doctor::finding::{Finding, Level};
 use crate::files::yaml::Yaml;
+use crate::patroni::installed::Ask;
 use crate::patroni::version::Patroni;
 
 /// How far the checks go.
@@ -27,6 +28,13 @@ pub enum Depth {
     Dcs,
     /// Only whether the ports are free.
     Ports,
+}
+
+impl Depth {
+    /// What may be done to find out what Patroni can do.
+    pub(crate) fn ask(self) -> Ask {
+        if matches!(self, Self::Full | Self::Dcs) { Ask::Programs } else { Ask::Files }
+    }
 }
 
 /// The options of the check.

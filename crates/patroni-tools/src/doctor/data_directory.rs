@@ -11,13 +11,15 @@ use serde_json::Value;
 
 use crate::doctor::cluster::{Cluster, USER};
 use crate::doctor::finding::{Finding, Level};
+use crate::doctor::patroni;
 use crate::doctor::patroni_yml::method_names;
 use crate::hooks::unmanaged::examine;
 use crate::postgres::programs::{not_installed, server_program};
 
 /// Programs and data.
 pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
-    let mut findings = programs(cluster);
+    let mut findings = patroni::check(cluster);
+    findings.extend(programs(cluster));
     if let Some(data) = cluster.text(&["postgresql", "data_dir"]).map(PathBuf::from) {
         findings.extend(data_directory(cluster, &data)?);
     }
@@ -27,10 +29,6 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
 fn programs(cluster: &Cluster) -> Vec<Finding> {
     let root = cluster.root;
     let mut findings = Vec::new();
-    // A Patroni that is not Debian's has a unit of its own.
-    if root.program("patroni").is_err() && !root.path("/usr/local/bin/patroni").exists() {
-        findings.push(Finding::error("Patroni is not installed", "Install it with: apt install patroni").at(""));
-    }
     match cluster.text(&["postgresql", "bin_dir"]) {
         Some(bin_dir) if !root.path(Path::new(&bin_dir).join("postgres")).exists() => {
             let usual = root.inside(&server_program(root, cluster.id, ""));

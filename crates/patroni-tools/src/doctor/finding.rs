@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use host::report::plain;
 use host::trouble::Trouble;
+use serde_json::{Value, json};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,6 +116,21 @@ impl Level {
     pub(crate) fn offline(self) -> Self {
         if self == Self::Fatal { Self::Fatal } else { Self::Warning }
     }
+}
+
+/// The findings about a cluster, as JSON.
+pub(crate) fn document(cluster: &str, path: &Path, findings: &[Finding]) -> Value {
+    let findings = findings.iter().map(|finding| {
+        json!({
+            "level": if finding.level == Level::Warning { "warning" } else { "error" },
+            "place": plain(&finding.place.clone().unwrap_or_else(|| path.display().to_string())),
+            "what": plain(&finding.what),
+            "hint": plain(&finding.hint),
+            // The name of the hint before version 0.2.0.
+            "remedy": plain(&finding.hint),
+        })
+    });
+    json!({"cluster": cluster, "findings": findings.collect::<Vec<_>>()})
 }
 
 #[cfg(test)]

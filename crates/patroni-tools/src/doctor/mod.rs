@@ -17,6 +17,7 @@ mod endpoint;
 mod finding;
 mod members;
 mod other_name;
+mod patroni;
 mod patroni_yml;
 mod ports;
 mod settings;
@@ -28,19 +29,20 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::Result;
-use host::report::{self, Reporter, plain};
+use host::report::{self, Reporter};
 use host::settings::Settings;
 use host::trouble::in_line;
 use host::{ClusterId, Root, fail, trouble};
 use nix::unistd::geteuid;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::files::yaml::Yaml;
+use crate::patroni::installed::Ask;
 use crate::patroni::paths::patroni_file;
 use crate::patroni::version::Patroni;
 use cluster::{AS_ROOT, Cluster};
 pub use cluster::{Depth, Options};
-use finding::{Finding, Level};
+use finding::{Finding, Level, document};
 pub(crate) use other_name::run as run_other_name;
 
 /// Checks clusters and reports the findings. Fails if one of the clusters cannot work.
@@ -97,20 +99,6 @@ pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter
         Some(trouble) => Err(trouble.into()),
         None => Ok(()),
     }
-}
-
-fn document(cluster: &str, path: &Path, findings: &[Finding]) -> Value {
-    let findings = findings.iter().map(|finding| {
-        json!({
-            "level": if finding.level == Level::Warning { "warning" } else { "error" },
-            "place": plain(&finding.place.clone().unwrap_or_else(|| path.display().to_string())),
-            "what": plain(&finding.what),
-            "hint": plain(&finding.hint),
-            // The name of the hint before version 0.2.0.
-            "remedy": plain(&finding.hint),
-        })
-    });
-    json!({"cluster": cluster, "findings": findings.collect::<Vec<_>>()})
 }
 
 /// A check that needs only files.
@@ -213,7 +201,10 @@ fn read<'a>(root: &'a Root, id: &'a ClusterId, path: &Path, depth: Depth) -> Res
         let hint = format!("Create it again with: patroni-gen-config --force {id}");
         return Err(Finding::fatal("the file is empty or not a mapping", hint).at(in_line(path, 1)));
     };
-    let patroni = Patroni::of(root).unwrap_or(Patroni::UNKNOWN);
+    let patroni = match depth.ask() {
+        Ask::Files => Patroni::from_files(root),
+        Ask::Programs => Patroni::of(root).unwrap_or(Patroni::UNKNOWN),
+    };
     let settings = Settings::read(root, id);
     Ok(Cluster { root, id, path: path.to_owned(), text, yaml, patroni, settings, depth })
 }

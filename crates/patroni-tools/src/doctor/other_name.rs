@@ -9,8 +9,7 @@ use host::{ClusterId, Root, clusters};
 use serde_json::Value;
 
 use crate::doctor::cluster::{AS_ROOT, Depth, Options};
-use crate::doctor::document;
-use crate::doctor::finding::{Finding, Level};
+use crate::doctor::finding::{Finding, Level, document};
 use crate::files::yaml::Yaml;
 use crate::hooks::unmanaged::ADOPT;
 use crate::patroni::paths::Instance;

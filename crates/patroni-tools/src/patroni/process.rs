@@ -46,16 +46,14 @@ fn read(root: &Root, pid: u32) -> Option<Process> {
         return None;
     }
     let user = directory.metadata().ok()?.uid();
-    let file = argument.map(|file| {
-        let current = std::fs::read_link(directory.join("cwd")).unwrap_or_else(|_| "/".into());
-        current.join(file)
-    });
+    let current = || std::fs::read_link(directory.join("cwd")).unwrap_or_else(|_| "/".into());
+    let file = (argument != Path::new("")).then(|| current().join(argument));
     Some(Process { pid, user, file })
 }
 
 /// The argument of Patroni, if the command line is Patroni's: `python3 /usr/bin/patroni FILE`, `python3 -m patroni FILE`, or a program
-/// `patroni` that needs no interpreter. Calls that only print or check something do not count.
-fn argument<'w>(words: &'w [&'w OsStr]) -> Option<Option<&'w Path>> {
+/// `patroni` that needs no interpreter; empty without a file. Calls that only print or check something do not count.
+fn argument<'w>(words: &'w [&'w OsStr]) -> Option<&'w Path> {
     const ONLY_PRINT: [&str; 7] =
         ["--version", "--help", "-h", "--validate-config", "--generate-config", "--generate-sample-config", "--print"];
     let name = |word: &OsStr| Path::new(word).file_name().and_then(OsStr::to_str).unwrap_or_default().to_owned();
@@ -86,11 +84,8 @@ fn argument<'w>(words: &'w [&'w OsStr]) -> Option<Option<&'w Path>> {
     if rest.iter().any(|word| ONLY_PRINT.iter().any(|option| word == option)) {
         return None;
     }
-    Some(
-        rest.iter()
-            .map(Path::new)
-            .find(|word| !word.as_os_str().is_empty() && !word.as_os_str().as_bytes().starts_with(b"-")),
-    )
+    let mut words = rest.iter().filter(|word| !word.is_empty() && !word.as_bytes().starts_with(b"-"));
+    Some(Path::new(words.next().copied().unwrap_or_default()))
 }
 
 impl Process {
@@ -107,8 +102,8 @@ impl Process {
         let directory = root.path(format!("/proc/{}", self.pid));
         let environment = std::fs::read(directory.join("environ")).unwrap_or_default();
         let variable = |name: &str| {
-            let words = environment.split(|byte| *byte == 0);
-            let value = words.filter_map(|word| word.strip_prefix(name.as_bytes())?.strip_prefix(b"=")).next()?;
+            let mut words = environment.split(|byte| *byte == 0);
+            let value = words.find_map(|word| word.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
             Some(String::from_utf8_lossy(value).into_owned()).filter(|value| !value.is_empty())
         };
         let documents = match &self.file {
@@ -136,7 +131,7 @@ fn documents(root: &Root, file: &Path) -> Vec<(PathBuf, String)> {
         let names = reader.list(file).unwrap_or_default();
         names
             .iter()
-            .filter(|name| name.ends_with(".yml") || name.ends_with(".yaml"))
+            .filter(|name| matches!(Path::new(name).extension().and_then(OsStr::to_str), Some("yml" | "yaml")))
             .map(|name| file.join(name))
             .collect()
     } else {
@@ -157,14 +152,14 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn argument_of(line: &str) -> Option<Option<String>> {
+    fn argument_of(line: &str) -> Option<String> {
         let words: Vec<&OsStr> = line.split(' ').map(OsStr::new).collect();
-        argument(&words).map(|file| file.map(|file| file.display().to_string()))
+        argument(&words).map(|file| file.display().to_string())
     }
 
     #[test]
     fn the_command_line_of_patroni_is_recognized() {
-        let file = Some(Some("/etc/patroni/config.yml".to_owned()));
+        let file = Some("/etc/patroni/config.yml".to_owned());
         for start in [
             "/usr/bin/python3 /usr/bin/patroni",
             "/usr/bin/python3 /usr/libexec/patroni-tools/patroni",
@@ -176,7 +171,7 @@ mod tests {
         ] {
             assert_eq!(argument_of(&format!("{start} /etc/patroni/config.yml ")), file, "{start}");
             assert_eq!(argument_of(&format!("{start} --ignore-listen-port /etc/patroni/config.yml")), file, "{start}");
-            assert_eq!(argument_of(start), Some(None), "{start}");
+            assert_eq!(argument_of(start).as_deref(), Some(""), "{start}");
             assert_eq!(argument_of(&format!("{start} --validate-config /etc/patroni/config.yml")), None, "{start}");
         }
         for other in [

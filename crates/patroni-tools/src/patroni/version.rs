@@ -1,40 +1,15 @@
 //! Which Patroni is installed here and what this release can do; likewise its Python modules and the servers that it uses.
-//! This is the only place that compares versions, and each comparison names its source. Everything is read from files,
-//! without running Python.
+//! This is the only place that compares versions, and each comparison names its source. Where it is installed, [`installed`] knows.
 
-use std::fmt;
 use std::path::Path;
 
 use anyhow::Result;
 use host::Root;
 
-/// The directory of Debian's Python modules.
-const PACKAGES: &str = "/usr/lib/python3/dist-packages";
+use crate::patroni::installed::{self, Ask, PACKAGES};
+use crate::patroni::release::Version;
 
-/// A version such as `4.0.7`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version(u32, u32, u32);
-
-impl Version {
-    /// The leading numbers of `4.0.7` or `4.1.5-2`; missing numbers are 0.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut numbers = text.trim().split('.').map_while(|part| {
-            let digits = part.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
-            digits.parse().ok()
-        });
-        let first = numbers.next()?;
-        Some(Self(first, numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)))
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.0, self.1, self.2)
-    }
-}
-
-/// The installed Patroni. The version is unknown if it is not Debian's package; it is then treated as a new one.
+/// The installed Patroni. One whose version is unknown is treated as a new one.
 #[derive(Debug, Clone, Copy)]
 pub struct Patroni(Option<Version>);
 
@@ -42,12 +17,24 @@ impl Patroni {
     /// A Patroni of unknown version.
     pub const UNKNOWN: Self = Self(None);
 
-    /// Reads the version of Debian's package.
+    /// The one that `patroni@` starts. An error only if `PATRONI_PROGRAM` names none; else, if it does not answer, the files count.
     pub fn of(root: &Root) -> Result<Self> {
-        let text = root.read(Path::new(PACKAGES).join("patroni/version.py"))?.unwrap_or_default();
-        // `__version__ = '4.0.7'`; the docstring above it contains quotes, too.
-        let line = text.lines().find_map(|line| line.strip_prefix("__version__"));
-        Ok(Self(line.and_then(|line| line.split(['"', '\'']).nth(1)).and_then(Version::parse)))
+        if installed::only_debians(root) {
+            return Ok(Self::from_files(root));
+        }
+        match installed::chosen(root)? {
+            Some(_) => Ok(Self(Some(installed::ask(root)?.version))),
+            None => Ok(installed::ask(root).map_or_else(|_| Self::from_files(root), |about| Self(Some(about.version)))),
+        }
+    }
+
+    /// The same as far as files say it: that of `PATRONI_PROGRAM` is unknown.
+    #[must_use]
+    pub fn from_files(root: &Root) -> Self {
+        match installed::chosen(root) {
+            Ok(None) => Self(installed::copies(root).first().and_then(|copy| copy.version)),
+            _ => Self::UNKNOWN,
+        }
     }
 
     /// A Patroni of this version.
@@ -133,9 +120,12 @@ pub fn etcd_gateway(etcd: Version) -> Option<&'static str> {
     }
 }
 
-/// Can Debian's Patroni import this Python module, from a package or from pip? True if Patroni is not Debian's, because the
-/// location of its modules is then unknown.
-pub fn finds_module(root: &Root, module: &str) -> Result<bool> {
+/// Can Patroni import this Python module? True if that is unknown.
+pub fn finds_module(root: &Root, module: &str, ask: Ask) -> Result<bool> {
+    if !installed::only_debians(root) {
+        let about = if ask == Ask::Programs { installed::ask(root).ok() } else { None };
+        return Ok(about.is_none_or(|about| about.module(module).is_some()));
+    }
     let there = |packages: &Path| {
         root.path(packages.join(module)).exists() || root.path(packages.join(format!("{module}.py"))).exists()
     };
@@ -150,15 +140,30 @@ pub fn finds_module(root: &Root, module: &str) -> Result<bool> {
         .any(|name| name.starts_with("python3") && there(&local.join(name).join("dist-packages"))))
 }
 
+/// Has Debian's directory a distribution whose name and version begin so? `None` if Patroni may use another one.
+fn debian_has(root: &Root, start: &str) -> Result<Option<bool>> {
+    if !installed::only_debians(root) {
+        return Ok(None);
+    }
+    Ok(Some(root.list(PACKAGES)?.iter().any(|name| name.starts_with(start))))
+}
+
+/// The major version of a module that Patroni uses; `None` if that is unknown.
+fn major(root: &Root, module: &str) -> Option<u32> {
+    Version::parse(installed::ask(root).ok()?.module(module)?).map(|Version(major, ..)| major)
+}
+
 /// python-consul 0.7 (Debian 12) reads host, port, scheme and verification from the environment, and fails on an address
 /// such as `http://HOST:PORT` (`Consul.__init__` in `consul/base.py`); 1.x does not.
-pub fn consul_client_reads_environment(root: &Root) -> Result<bool> {
-    Ok(root.list(PACKAGES)?.iter().any(|name| name.starts_with("python_consul-0.")))
+pub fn consul_client_reads_environment(root: &Root, ask: Ask) -> Result<bool> {
+    let of_debian = debian_has(root, "python_consul-0.")?;
+    Ok(of_debian.unwrap_or_else(|| ask == Ask::Programs && major(root, "consul") == Some(0)))
 }
 
 /// urllib3 verifies certificates by default since 2.0 (its release notes), which Debian 13 has.
 pub fn urllib3_verifies(root: &Root) -> Result<bool> {
-    Ok(!root.list(PACKAGES)?.iter().any(|name| name.starts_with("urllib3-1.")))
+    let of_debian = debian_has(root, "urllib3-1.")?;
+    Ok(!of_debian.unwrap_or_else(|| major(root, "urllib3") == Some(1)))
 }
 
 #[cfg(test)]
@@ -171,7 +176,7 @@ mod tests {
         let root = Root::new(folder.path());
         assert_eq!(Patroni::of(&root).unwrap().0, None);
         assert!(Patroni::of(&root).unwrap().has_before_stop());
-        assert!(finds_module(&root, "kazoo").unwrap());
+        assert!(finds_module(&root, "kazoo", Ask::Files).unwrap());
         let packages = root.path(PACKAGES);
         std::fs::create_dir_all(packages.join("patroni")).unwrap();
         let text = "\"\"\"This module specifies the current Patroni version.\n\n:var __version__: the current Patroni \
@@ -180,17 +185,9 @@ mod tests {
         assert_eq!(Patroni::of(&root).unwrap().0, Some(Version(4, 0, 7)));
         std::fs::write(packages.join("patroni/version.py"), text.replace("4.0.7", "3.0.2")).unwrap();
         assert!(!Patroni::of(&root).unwrap().has_before_stop());
-        assert!(!finds_module(&root, "kazoo").unwrap());
+        assert!(!finds_module(&root, "kazoo", Ask::Files).unwrap());
         std::fs::create_dir_all(root.path("/usr/local/lib/python3.11/dist-packages/kazoo")).unwrap();
-        assert!(finds_module(&root, "kazoo").unwrap());
-    }
-
-    #[test]
-    fn versions_have_an_order() {
-        assert!(Version::parse("3.0.10") > Version::parse("3.0.2"));
-        assert_eq!(Version::parse("4.1.5-2"), Some(Version(4, 1, 5)));
-        assert_eq!(Version::parse("3.5"), Some(Version(3, 5, 0)));
-        assert_eq!(Version::parse("v1"), None);
+        assert!(finds_module(&root, "kazoo", Ask::Files).unwrap());
     }
 
     #[test]

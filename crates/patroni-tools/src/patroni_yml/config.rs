@@ -12,6 +12,7 @@ use host::trouble::{Explain, Trouble};
 use host::{ClusterId, Root};
 use serde::Serialize;
 
+use crate::patroni::installed::Ask;
 use crate::patroni::version::Patroni;
 use crate::patroni_yml::authentication::{Access, Roles, password_scope};
 use crate::patroni_yml::bootstrap_dcs::Dynamic;
@@ -93,7 +94,7 @@ impl Config {
         let patroni = Patroni::of(root)?;
         let member = dcs::Member { cluster: &cluster, address, port, patroni: &patroni, taken: &taken };
         let Dcs { kind, options, mut warnings } = Dcs::resolve(root, settings, &member)?;
-        warnings.extend(dcs::host_limits(root, kind)?.into_iter().map(|limit| limit.trouble));
+        warnings.extend(dcs::host_limits(root, kind, Ask::Programs)?.into_iter().map(|limit| limit.trouble));
         warnings.extend(endpoint.iter().flat_map(|endpoint| endpoint::missing_programs(root, endpoint)));
         warnings.extend(outsiders(settings, members.as_deref().unwrap_or_default(), &networks));
         let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();

@@ -1,13 +1,11 @@
 //! Writes a file in a directory of postgres, as postgres: whatever postgres has put there, root follows none of it.
 
 use std::io::{Seek, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use host::{Root, fail, program};
-use nix::unistd::Uid;
 
 use crate::files::install;
 
@@ -57,10 +55,7 @@ pub(crate) fn remove(root: &Root, path: &Path) -> Result<()> {
 
 fn command(root: &Root, name: &str) -> Result<Command> {
     let mut command = program::command(root, name)?;
-    if Uid::effective().is_root() {
-        command.uid(root.user_id("postgres")?).gid(root.group_id("postgres")?);
-    }
-    command.current_dir("/");
+    program::as_postgres(root, &mut command)?;
     Ok(command)
 }
 

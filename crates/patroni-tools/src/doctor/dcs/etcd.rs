@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::doctor::dcs::question::{Content, Question, Served, authority, endpoint};
 use crate::doctor::finding::Finding;
-use crate::patroni::version::{Version, etcd_gateway};
+use crate::patroni::release::Version;
+use crate::patroni::version::etcd_gateway;
 use crate::patroni_yml::dcs::{Kind, users_need};
 
 struct Session<'a> {

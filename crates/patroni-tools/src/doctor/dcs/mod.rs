@@ -55,7 +55,7 @@ pub fn section(cluster: &Cluster) -> Result<Vec<Finding>> {
         findings.push(Finding::fatal(format!("{} has no options", kind.name()), "Add its hosts."));
         return Ok(findings);
     };
-    let on_host = dcs::host_limits(cluster.root, kind)?;
+    let on_host = dcs::host_limits(cluster.root, kind, cluster.depth.ask())?;
     for Limit { fatal, trouble, .. } in dcs::limits(kind, options, &cluster.patroni).into_iter().chain(on_host) {
         let finding = Finding::of(if fatal { Level::Fatal } else { Level::Warning }, &trouble.into());
         findings.push(Finding { place: finding.place.clone().filter(|place| !place.is_empty()), ..finding });

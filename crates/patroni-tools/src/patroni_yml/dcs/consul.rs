@@ -6,6 +6,7 @@ use host::trouble::in_line;
 use host::{Root, envfile, fail, trouble};
 use serde_json::json;
 
+use crate::patroni::installed::Ask;
 use crate::patroni::version;
 use crate::patroni_yml::dcs::hosts::{is_name, server};
 use crate::patroni_yml::dcs::limits::Limit;
@@ -68,8 +69,8 @@ fn word(text: &str, what: &str) -> Result<String> {
 
 /// Variables in Patroni's environment that override its file: with every client the token; with an old python-consul also
 /// others (see [`version::consul_client_reads_environment`]).
-pub fn environment(root: &Root) -> Result<Vec<Limit>> {
-    let old = version::consul_client_reads_environment(root)?;
+pub fn environment(root: &Root, ask: Ask) -> Result<Vec<Limit>> {
+    let old = version::consul_client_reads_environment(root, ask)?;
     // systemd reports a file that it cannot parse.
     let variables = envfile::parse(ENVIRONMENT, &root.read(ENVIRONMENT)?.unwrap_or_default()).unwrap_or_default();
     let variables =

@@ -7,7 +7,8 @@ use host::trouble::Trouble;
 use host::{Root, fail, trouble};
 use serde_json::json;
 
-use crate::patroni::version::{Patroni, Version};
+use crate::patroni::release::Version;
+use crate::patroni::version::Patroni;
 use crate::patroni_yml::dcs::hosts::{is_name, server};
 use crate::patroni_yml::dcs::kind::Kind;
 use crate::patroni_yml::dcs::section::{Options, credentials, push};

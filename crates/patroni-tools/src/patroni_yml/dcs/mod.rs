@@ -22,6 +22,7 @@ mod tls;
 
 mod zookeeper;
 
+use crate::patroni::installed::{self, Ask};
 use crate::patroni::version::{self, Patroni};
 use anyhow::Result;
 pub use etcd::users_need;
@@ -87,19 +88,25 @@ impl Dcs {
 }
 
 /// What Patroni lacks on this host to use the DCS, and what on this host overrides its file.
-pub fn host_limits(root: &Root, kind: Kind) -> Result<Vec<Limit>> {
+pub fn host_limits(root: &Root, kind: Kind, ask: Ask) -> Result<Vec<Limit>> {
     let mut limits = Vec::new();
     if let Some((module, package)) = kind.client() {
-        if !version::finds_module(root, module)? {
-            let trouble = trouble!(
-                "Patroni cannot use {} without {package}", kind.name();
-                "Install it with: apt install {package}"
-            );
+        if !version::finds_module(root, module, ask)? {
+            let missing = trouble!("Patroni cannot use {} without {package}", kind.name());
+            let trouble = match installed::chosen(root)? {
+                None => missing.hint(format!("Install it with: apt install {package}")),
+                // Its Python does not find Debian's modules.
+                Some(chosen) => missing.hint(format!(
+                    "Install it for {} with the pip of the same Python: pip install 'patroni[{}]'",
+                    chosen.path.display(),
+                    kind.name()
+                )),
+            };
             limits.push(Limit { fatal: true, option: kind.name(), trouble });
         }
     }
     if kind == Kind::Consul {
-        limits.extend(consul::environment(root)?);
+        limits.extend(consul::environment(root, ask)?);
     }
     Ok(limits)
 }
