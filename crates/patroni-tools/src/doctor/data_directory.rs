@@ -13,8 +13,11 @@ use crate::doctor::cluster::{Cluster, USER};
 use crate::doctor::finding::{Finding, Level};
 use crate::doctor::patroni;
 use crate::doctor::patroni_yml::method_names;
+use crate::hooks::marker::Marker;
 use crate::hooks::unmanaged::examine;
+use crate::postgres::conf_dir;
 use crate::postgres::programs::{not_installed, server_program};
+use crate::postgres::units::is_active_beside;
 
 /// Programs and data.
 pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
@@ -75,7 +78,7 @@ fn data_directory(cluster: &Cluster, data: &Path) -> Result<Vec<Finding>> {
         cluster.text(&["postgresql", "config_dir"]).map_or_else(|| clusters::config_directory(id), PathBuf::from);
     let base = ["postgresql.base.conf", "postgresql.conf"].map(|name| config.join(name));
     // pg_preparecluster_patroni moves the remains of a dropped cluster aside.
-    let dropped = crate::postgres::conf_dir::is_dropped(root, id, data);
+    let dropped = conf_dir::is_dropped(root, id, data);
     if let Some(base) = base.iter().find(|base| !dropped && root.path(base).exists()) {
         let conf = conf::read(root, base)?;
         if let Some(other) = conf.get("data_directory").filter(|other| Path::new(other) != data) {
@@ -93,6 +96,7 @@ fn data_directory(cluster: &Cluster, data: &Path) -> Result<Vec<Finding>> {
         let hint = format!("Set data_dir to the directory of {id}, or upgrade the cluster with: pg_upgradecluster");
         findings.push(Finding::fatal(what, hint));
     }
+    findings.extend(lost_configuration(cluster, &config));
     if let Some(unmanaged) = examine(root, id, data) {
         let trouble = unmanaged.with_file(id, data);
         findings.push(Finding::error(trouble.what, trouble.hint.unwrap_or_default()).at(""));
@@ -109,4 +113,16 @@ fn data_directory(cluster: &Cluster, data: &Path) -> Result<Vec<Finding>> {
         findings.push(Finding::new(level, what, format!("Run: chown -R {USER}: {word} && chmod 0700 {word}")).at(""));
     }
     Ok(findings)
+}
+
+/// The configuration was lost while Patroni runs, which then cannot start PostgreSQL again. The unit creates it before a start, and the hook with
+/// a replica, but `reinit --from-leader` does not call the hook.
+fn lost_configuration(cluster: &Cluster, config: &Path) -> Option<Finding> {
+    let Cluster { root, id, .. } = cluster;
+    let unit = format!("patroni@{}", id.dashed());
+    let lost = config == clusters::config_directory(id) && !conf_dir::exists(root, id) && !Marker::exists(root, id);
+    (lost && is_active_beside(root, &format!("{unit}.service"))).then(|| {
+        let what = format!("{} has no configuration, so Patroni cannot start PostgreSQL", config.display());
+        Finding::error(what, format!("Create it again with: systemctl restart {unit}")).at("")
+    })
 }

@@ -31,12 +31,14 @@ use crate::handover::running::{Place, Running, data_directory};
 use crate::handover::steps::{Step, Work};
 use crate::handover::taken_over;
 use crate::patroni::paths::{DIRECTORY, other_instance, patroni_file};
+use crate::patroni::rival::{self, Own};
 use crate::patroni_yml::auth_files;
 use crate::patroni_yml::authentication::password_scope;
 use crate::patroni_yml::inputs::{Overrides, render, site_key, site_key_path};
 use crate::patroni_yml::network::address_and_networks;
 use crate::patroni_yml::role_names::{REPLICATION, REWIND, RoleNames};
 use crate::patroni_yml::values::member_name;
+use crate::postgres::data_dir;
 
 pub(crate) const NAME: &str = "pg_adoptcluster_patroni";
 
@@ -358,7 +360,11 @@ fn find_server(root: &Root, id: &ClusterId, data: &Path, superuser: &str, way: W
     if !groups::processes(root, &patroni)?.is_empty() {
         fail!("{id} is already managed by Patroni"; "See its state with: pg_patronictl {id} list");
     }
-    if root.path(patroni_file(id)).exists() {
+    let (file, server) = (patroni_file(id), data_dir::running_server(root, data));
+    if let Some(rival) = rival::find(root, &Own { unit: &patroni, file: &file, data }, server) {
+        return Err(rival.trouble(root, id, false).into());
+    }
+    if root.path(&file).exists() {
         fail!(
             "{} exists already", patroni_file(id).display();
             "If an earlier attempt left it behind, move it away and run this again."

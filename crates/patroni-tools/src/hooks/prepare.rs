@@ -205,6 +205,27 @@ mod tests {
     }
 
     #[test]
+    fn an_instance_that_is_not_a_cluster_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let context = Context { root: Root::new(folder.path()), reporter: host::report::Reporter::new(HOOK.name) };
+        let prepare = |word: &str| {
+            let mut arguments = Arguments::default();
+            arguments.words.push(word.to_owned());
+            work(&context, &arguments)
+        };
+        let error = prepare("acme").unwrap_err().to_string();
+        assert!(error.contains("'acme' does not name a cluster"), "{error}");
+        std::fs::create_dir_all(context.root.path("/etc/patroni")).unwrap();
+        for name in ["acme", "17-main"] {
+            std::fs::write(context.root.path(format!("/etc/patroni/{name}.yml")), "scope: acme\n").unwrap();
+        }
+        prepare("acme").unwrap();
+        assert!(prepare("../patroni/acme").is_err());
+        let error = format!("{:#}", prepare("17-main").unwrap_err());
+        assert!(error.contains("data_dir is missing"), "{error}");
+    }
+
+    #[test]
     fn the_statistics_directory_of_postgresql_14_is_created() {
         let folder = tempfile::tempdir().unwrap();
         let context = Context { root: Root::new(folder.path()), reporter: host::report::Reporter::new(HOOK.name) };
