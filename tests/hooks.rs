@@ -564,6 +564,54 @@ fn the_preparation_refuses_and_warns() {
 }
 
 #[test]
+fn another_patroni_is_found_by_what_the_kernel_says_of_it() {
+    let Some(machine) = Machine::new() else { return };
+    if !machine.root("python3", &["--version"]).status.success() {
+        return skip("python3").unwrap_or_default();
+    }
+    machine.patroni_file("main", &machine.data("main"));
+    machine.put("/mnt/patroni-gen-config", &std::fs::read(OURS).unwrap());
+    machine.put("/mnt/patroni", b"import time\ntime.sleep(60)\n");
+    // Another path to the same directory, in a file that is named without its directory.
+    let other = format!("scope: other\npostgresql: {{data_dir: /mnt/link/{}/main}}\n", machine.version);
+    machine.put("/mnt/other.yml", other.as_bytes());
+    machine.root("ln", &["-s", "/var/lib/postgresql", "/mnt/link"]);
+    assert!(machine.root("chmod", &["755", "/mnt/patroni-gen-config"]).status.success());
+    machine.shell(&format!("mkdir -p {}", machine.data("main")));
+    let cluster = format!("{}/main", machine.version);
+    let check = || {
+        let words = ["/mnt/patroni-gen-config", "check", "--offline", &cluster];
+        String::from_utf8(machine.postgres("0022").args(words).output().unwrap().stderr).unwrap()
+    };
+    let rival = |user: &str, environment: &str, line: &str| {
+        let mut command = machine.enter();
+        let group = if user == "nobody" { "nogroup" } else { user };
+        command.args(["setpriv", &format!("--reuid={user}"), &format!("--regid={group}"), "--clear-groups"]);
+        command.args(["env", "-i", "-C", "/mnt", environment]);
+        let child = command.args(["python3", "/mnt/patroni"]).args(line.split_whitespace()).spawn().unwrap();
+        until("it runs", Duration::from_secs(10), || machine.alive("python3").len() == 1);
+        child
+    };
+    let data = format!("PATRONI_POSTGRESQL_DATA_DIR={}", machine.data("main"));
+    for (user, environment, line, found) in [
+        ("postgres", "X=1", "other.yml", true),
+        ("postgres", "X=1", "--validate-config other.yml", false),
+        ("postgres", &data, "none.yml", true),
+        ("postgres", "X=1", "none.yml", false),
+        ("nobody", &data, "other.yml", false),
+    ] {
+        let mut child = rival(user, environment, line);
+        let pid = machine.alive("python3").remove(0);
+        let said = check();
+        assert_eq!(said.contains("another Patroni runs on"), found, "{user} {environment} {line}: {said}");
+        assert!(!found || said.contains(&format!("process {pid}")), "{said}");
+        machine.root("kill", &[&pid]);
+        child.wait().unwrap();
+    }
+    assert!(!check().contains("another Patroni"));
+}
+
+#[test]
 fn a_full_disk_is_named_and_the_next_attempt_has_all_of_it() {
     let Some(machine) = Machine::new() else { return };
     machine.primary();
