@@ -230,6 +230,9 @@ class Chosen(unittest.TestCase):
                             ("#PATRONI_PROGRAM=/a\n", None), ("  PATRONI_PROGRAM=/a\n", "/a")):
             self.write("settings", text)
             self.assertEqual(module.chosen_program(), value, text)
+        # Settings that postgres cannot read have been no reason to stay down.
+        module.SETTINGS = str(self.home)
+        self.assertIsNone(module.chosen_program())
 
     def run_with(self, program):
         patroni = Patroni()

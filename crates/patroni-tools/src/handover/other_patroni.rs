@@ -61,7 +61,7 @@ fn main_process(root: &Root, unit: &str) -> Result<Option<u32>> {
 fn process_with(root: &Root, file: &Path) -> Result<Option<u32>> {
     let postgres = root.user_id("postgres")?;
     let own = root.path(file).canonicalize().ok();
-    let mut found = process::all(root);
+    let mut found = process::all(root, None);
     found.retain(|process| {
         process
             .file

@@ -26,18 +26,22 @@ pub(crate) struct Told {
     pub(crate) data: Option<PathBuf>,
 }
 
-/// All processes that run Patroni on this host; those in containers have other process numbers and directories, and are left out. Any
-/// user can call a process so.
-pub(crate) fn all(root: &Root) -> Vec<Process> {
+/// The processes that run Patroni on this host, those of one user or of all; those in containers have other process numbers and
+/// directories, and are left out. Any user can call a process so.
+pub(crate) fn all(root: &Root, of: Option<u32>) -> Vec<Process> {
     let entries = std::fs::read_dir(root.path("/proc")).into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let mut found: Vec<Process> = pids.filter_map(|pid| read(root, pid)).collect();
+    let mut found: Vec<Process> = pids.filter_map(|pid| read(root, pid, of)).collect();
     found.sort_by_key(|process| process.pid);
     found
 }
 
-fn read(root: &Root, pid: u32) -> Option<Process> {
+fn read(root: &Root, pid: u32, of: Option<u32>) -> Option<Process> {
     let directory = root.path(format!("/proc/{pid}"));
+    let user = directory.metadata().ok()?.uid();
+    if of.is_some_and(|of| of != user) {
+        return None;
+    }
     let line = std::fs::read(directory.join("cmdline")).ok()?;
     let words: Vec<&OsStr> = line.split(|byte| *byte == 0).map(OsStr::from_bytes).collect();
     let argument = argument(&words)?;
@@ -45,7 +49,6 @@ fn read(root: &Root, pid: u32) -> Option<Process> {
     if matches!((namespace("self"), namespace(&pid.to_string())), (Some(own), Some(other)) if own != other) {
         return None;
     }
-    let user = directory.metadata().ok()?.uid();
     let current = || std::fs::read_link(directory.join("cwd")).unwrap_or_else(|_| "/".into());
     let file = (argument != Path::new("")).then(|| current().join(argument));
     Some(Process { pid, user, file })

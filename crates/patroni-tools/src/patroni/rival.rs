@@ -37,7 +37,7 @@ pub(crate) fn find(root: &Root, own: &Own, server: Option<u32>) -> Option<Rival>
     let wanted = real(root, own.data);
     let group_of_server =
         || process::control_group(root, server?).filter(|group| group.contains(".service") || group.contains(".scope"));
-    process::all(root).into_iter().filter(|process| process.user == postgres).find_map(|process| {
+    process::all(root, Some(postgres)).into_iter().find_map(|process| {
         let unit = process.unit(root);
         // Without systemd, Patroni is started with this file in another way.
         let by_hand = unit.is_none() && !root.path("/run/systemd/system").exists();

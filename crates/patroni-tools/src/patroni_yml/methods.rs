@@ -108,3 +108,34 @@ pub(crate) fn clone_method(root: &Root, settings: &Settings, id: &ClusterId) -> 
     }
     Ok(CloneMethod { command: hook(settings, id, "pg_clonecluster_patroni"), options, basebackup })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_copy_of_the_leader_has_the_options_of_every_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        let basebackup = |cluster: &str, set: &[&str]| {
+            let mut settings = Settings::default();
+            for assignment in set {
+                settings.set(assignment).unwrap();
+            }
+            let method = clone_method(&root, &settings, &cluster.parse().unwrap()).unwrap();
+            method.basebackup.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(basebackup("17/main", &[]), "checkpoint=fast");
+        let directory = root.path("/etc/postgresql-common");
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("createcluster.conf"), "waldir = '/srv/wal/%v/%c'\n").unwrap();
+        let all = ["CLONE_MAX_RATE=5M", "CLONE_CHECKPOINT=spread", "CLONE_COMPRESS=server-lz4"];
+        assert_eq!(
+            basebackup("17/main", &all),
+            "checkpoint=spread max-rate=5M waldir=/srv/wal/17/main compress=server-lz4"
+        );
+        assert_eq!(basebackup("14/main", &all), "checkpoint=spread max-rate=5M waldir=/srv/wal/14/main");
+        assert_eq!(basebackup("17/main", &["CLONE_COMPRESS=client-zstd"]), "checkpoint=fast waldir=/srv/wal/17/main");
+    }
+}
