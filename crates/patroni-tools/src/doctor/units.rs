@@ -1,16 +1,18 @@
 //! Who else could run the same cluster: the unit of postgresql-common and another Patroni; and the cluster that the installation of a
 //! server creates.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::Result;
 use host::clusters;
 use host::createcluster::{self, CreateCluster};
 
-use crate::doctor::cluster::Cluster;
+use crate::doctor::cluster::{Cluster, USER};
 use crate::doctor::finding::Finding;
 use crate::hooks::unmanaged::{ADOPT, examine};
 use crate::patroni::paths::{ADOPTIONS, RELEASES, TAKE_OVERS};
+use crate::patroni::process;
 use crate::patroni::rival::{self, Own};
 use crate::postgres::data_dir::running_server;
 use crate::postgres::units::{is_active, is_active_beside};
@@ -52,6 +54,19 @@ fn rival(cluster: &Cluster) -> Option<Finding> {
     Some(Finding::fatal(trouble.what, trouble.hint.unwrap_or_default()).at(""))
 }
 
+/// A server that another unit has started, and would stop without Patroni. One that was started in a session is not known to be wrong.
+fn foreign_server(cluster: &Cluster, server: u32) -> Option<Finding> {
+    let root = cluster.root;
+    let owner = root.path(format!("/proc/{server}")).metadata().ok()?.uid();
+    let unit = process::unit(root, server).filter(|_| root.user_id(USER).ok() == Some(owner))?;
+    let own = ["patroni", "postgresql"].map(|kind| format!("{kind}@{}.service", cluster.id.dashed()));
+    (!own.contains(&unit)).then(|| {
+        let what = format!("PostgreSQL (process {server}) is run by {unit}, which can stop it without Patroni");
+        Finding::warning(what, format!("Stop it, so that Patroni starts it, with: systemctl disable --now {unit}"))
+            .at("")
+    })
+}
+
 /// Another Patroni on this data, a postgresql@ unit that is running, or would start at boot, or a handover that has not been completed.
 pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
     if let Some(finding) = interrupted(cluster) {
@@ -61,6 +76,10 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
         return Ok(vec![finding]);
     }
     let root = cluster.root;
+    if let Some(finding) = running_server(root, &cluster.data_directory()).and_then(|pid| foreign_server(cluster, pid))
+    {
+        return Ok(vec![finding]);
+    }
     let unit = format!("postgresql@{}.service", cluster.id.dashed());
     let name = unit.trim_end_matches(".service");
     if is_active(root, &unit) {

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use host::settings::Settings;
+use host::settings::{SITE_FILE, Settings};
 use host::trouble::Explain;
 use host::{Root, fail, program};
 
@@ -126,12 +126,12 @@ pub(crate) fn ask(root: &Root) -> Result<About> {
         return Ok(about.clone());
     }
     let place = chosen(root).ok().flatten().map_or_else(String::new, |chosen| chosen.place);
-    let about = ask_now(root).at(place)?;
+    let about = ask_now(root, !place.is_empty()).at(place)?;
     *known = Some((key, about.clone()));
     Ok(about)
 }
 
-fn ask_now(root: &Root) -> Result<About> {
+fn ask_now(root: &Root, chosen: bool) -> Result<About> {
     let path = Path::new(HOOKS).join("patroni");
     let mut command = program::at(&root.path(&path));
     command.env_remove("PYTHONPATH").env_remove("PYTHONHOME").env_remove("HOME").arg("--about").args(MODULES);
@@ -144,6 +144,9 @@ fn ask_now(root: &Root) -> Result<About> {
             Some(ours) => ours.to_owned(),
             None => format!("Patroni cannot be started ({})", last.trim()),
         };
+        if chosen {
+            fail!("{what}"; "Correct {KEY} in {SITE_FILE}. For details, run: runuser -u postgres -- {} --about", path.display());
+        }
         fail!("{what}"; "See: runuser -u postgres -- {} --about", path.display());
     }
     parse(&String::from_utf8_lossy(&output.stdout))

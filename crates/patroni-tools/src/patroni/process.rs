@@ -92,13 +92,6 @@ fn argument<'w>(words: &'w [&'w OsStr]) -> Option<&'w Path> {
 }
 
 impl Process {
-    /// The unit of systemd that runs it. The name of a unit in the tree of a user's own systemd says nothing about the host's.
-    pub(crate) fn unit(&self, root: &Root) -> Option<String> {
-        let group = control_group(root, self.pid)?;
-        let unit = group.split('/').rfind(|part| part.ends_with(".service"))?;
-        (!group.starts_with("/user.slice/")).then(|| unit.to_owned())
-    }
-
     /// What it was told by its file or directory, or else by a document in its environment, and by the variables that override both
     /// (`Config.__init__` and `load_config_path` in `patroni/config.py`). The file is read as postgres could.
     pub(crate) fn told(&self, root: &Root) -> Told {
@@ -141,6 +134,13 @@ fn documents(root: &Root, file: &Path) -> Vec<(PathBuf, String)> {
         vec![file.to_owned()]
     };
     files.into_iter().filter_map(|file| reader.read(&file).ok().flatten().map(|text| (file, text))).collect()
+}
+
+/// The unit of systemd that runs a process. The name of a unit in the tree of a user's own systemd says nothing about the host's.
+pub(crate) fn unit(root: &Root, pid: u32) -> Option<String> {
+    let group = control_group(root, pid)?;
+    let unit = group.split('/').rfind(|part| part.ends_with(".service"))?;
+    (!group.starts_with("/user.slice/")).then(|| unit.to_owned())
 }
 
 /// The control group of a process, as `/proc/PID/cgroup` shows it: that of version 2, or that by which systemd knows units with version 1.

@@ -38,7 +38,7 @@ pub(crate) fn find(root: &Root, own: &Own, server: Option<u32>) -> Option<Rival>
     let group_of_server =
         || process::control_group(root, server?).filter(|group| group.contains(".service") || group.contains(".scope"));
     process::all(root, Some(postgres)).into_iter().find_map(|process| {
-        let unit = process.unit(root);
+        let unit = process::unit(root, process.pid);
         // Without systemd, Patroni is started with this file in another way.
         let by_hand = unit.is_none() && !root.path("/run/systemd/system").exists();
         let is_own = unit.as_deref() == Some(own.unit) || by_hand && process.file.as_deref() == Some(own.file);
