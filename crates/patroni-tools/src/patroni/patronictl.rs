@@ -42,6 +42,8 @@ pub struct Member {
     pub timeline: Option<u64>,
     /// Its replication lag in megabytes, or `unknown`; a leader has none.
     pub lag: Option<Value>,
+    /// Does a parameter take effect only when PostgreSQL restarts?
+    pub pending_restart: bool,
     /// The fingerprint of its site key.
     pub fingerprint: Option<String>,
 }
@@ -121,6 +123,7 @@ impl<'a> Patronictl<'a> {
                 timeline: row.get("TL").and_then(Value::as_u64),
                 // Patroni 4.1 has two lags.
                 lag: row.get("Lag in MB").or_else(|| row.get("Replay Lag")).filter(|lag| *lag != "").cloned(),
+                pending_restart: !text(row, "Pending restart").is_empty(),
                 fingerprint: row
                     .get("Tags")
                     .and_then(|tags| tags.get(FINGERPRINT_TAG))
@@ -216,6 +219,7 @@ mod tests {
                 state: String::new(),
                 timeline: None,
                 lag: None,
+                pending_restart: false,
                 fingerprint: None,
             };
             assert_eq!(member.address_and_port(), found, "{host}");
