@@ -25,6 +25,7 @@ mod watchdog;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use host::report::{self, Reporter, plain};
@@ -111,6 +112,12 @@ fn document(id: &ClusterId, path: &Path, findings: &[Finding]) -> Value {
     json!({"cluster": id.slashed(), "findings": findings.collect::<Vec<_>>()})
 }
 
+/// How often a decision that depends on the DCS asks it, since its servers may be electing a leader, or be slow for a moment.
+const ATTEMPTS: u32 = 4;
+
+/// The time between two attempts.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// A check that needs only files.
 type Check = fn(&Cluster) -> Result<Vec<Finding>>;
 
@@ -173,32 +180,54 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
 /// What the DCS of a Patroni file contains about its cluster, by the names of the keys below that of the scope. An error if no server of
 /// the DCS responds, or if it is of a kind that cannot be asked.
 pub(crate) fn dcs_content(root: &Root, id: &ClusterId, text: &str) -> Result<BTreeMap<String, String>> {
-    let answered = ask_dcs(root, id, text)?;
-    if let Some(content) = answered.content {
-        return Ok(content);
-    }
-    match answered.findings.into_iter().max_by_key(|finding| finding.level) {
-        Some(finding) => Err(finding.trouble(&patroni_file(id)).into()),
-        None => {
-            fail!("this kind of DCS cannot be asked whether it has the cluster already"; "Use etcd, Consul or ZooKeeper.")
+    let mut left = ATTEMPTS;
+    loop {
+        let answered = ask_dcs(root, id, text)?;
+        if let Some(content) = answered.content {
+            return Ok(content);
         }
+        let Some(finding) = answered.findings.into_iter().max_by_key(|finding| finding.level) else {
+            fail!("this kind of DCS cannot be asked whether it has the cluster already"; "Use etcd, Consul or ZooKeeper.")
+        };
+        left -= 1;
+        if left == 0 {
+            return Err(finding.trouble(&patroni_file(id)).into());
+        }
+        thread::sleep(PAUSE);
     }
 }
 
-/// The same if a server of the DCS can be asked and gives it to this caller. An error if no server can be reached or responds, or if none
-/// has a certificate that Patroni accepts: then `patronictl` would try for ever. It takes no longer than a check of the DCS.
-pub(crate) fn dcs_content_unless_down(root: &Root, id: &ClusterId, text: &str) -> Result<Option<BTreeMap<String, String>>> {
-    let answered = ask_dcs(root, id, text)?;
+/// The same, asked once: `None` if no server gives it to this caller.
+pub(crate) fn dcs_content_now(root: &Root, id: &ClusterId, text: &str) -> Option<BTreeMap<String, String>> {
+    ask_dcs(root, id, text).ok()?.content
+}
+
+/// How long servers of the DCS that cannot be reached are asked again.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The same if a server of the DCS can be asked and gives it to this caller. An error if for some seconds no server can be reached or
+/// responds, or none has a certificate that Patroni accepts: then `patronictl` would try for ever.
+pub(crate) fn dcs_content_unless_down(
+    root: &Root,
+    id: &ClusterId,
+    text: &str,
+) -> Result<Option<BTreeMap<String, String>>> {
     let is_certain = |finding: &Finding| {
         finding.level > Level::Warning
             && matches!(finding.subject, Some(Subject::Connection | Subject::ServerCertificate))
     };
-    if answered.content.is_none() && answered.findings.iter().all(is_certain) {
-        if let Some(finding) = answered.findings.into_iter().next() {
+    let begin = Instant::now();
+    loop {
+        let answered = ask_dcs(root, id, text)?;
+        if answered.content.is_some() || !answered.findings.iter().all(is_certain) {
+            return Ok(answered.content);
+        }
+        let Some(finding) = answered.findings.into_iter().next() else { return Ok(None) };
+        if begin.elapsed() > PATIENCE {
             return Err(finding.trouble(&patroni_file(id)).into());
         }
+        thread::sleep(PAUSE);
     }
-    Ok(answered.content)
 }
 
 fn ask_dcs(root: &Root, id: &ClusterId, text: &str) -> Result<dcs::Answered> {

@@ -1,12 +1,11 @@
 //! What comes next after a Patroni file was written, as it is to be typed, and only if it is needed.
 
-use anyhow::Result;
 use host::report::Reporter;
 use host::trouble::Trouble;
 use host::{ClusterId, Root, trouble};
 use serde_json::Value;
 
-use crate::doctor::dcs_content;
+use crate::doctor::dcs_content_now;
 use crate::files::yaml::Yaml;
 use crate::gen_config::write::Change;
 use crate::patroni::paths::patroni_file;
@@ -40,7 +39,7 @@ pub(crate) fn explain(root: &Root, change: &Change, reporter: &Reporter) {
         }
     }
     if effect.dynamic && exists {
-        if let Some(step) = in_the_cluster(id, &new, running(root, id, &change.new)) {
+        if let Some(step) = in_the_cluster(id, &new, &running(root, id, &change.new)) {
             match step {
                 Step::Do(what) => reporter.info(what),
                 Step::Beware(trouble) => reporter.warn(trouble),
@@ -87,21 +86,36 @@ enum Step {
     Beware(Trouble),
 }
 
-/// The dynamic configuration in the DCS; `None` if the cluster has none yet.
-fn running(root: &Root, id: &ClusterId, text: &str) -> Result<Option<Value>> {
-    let content = dcs_content(root, id, text)?;
-    Ok(content.get("config").and_then(|config| serde_json::from_str(config).ok()))
+/// The dynamic configuration in the DCS.
+enum Running {
+    Has(Value),
+    /// The cluster has none yet.
+    Nothing,
+    /// The DCS cannot be asked, or does not respond.
+    Unknown,
+}
+
+fn running(root: &Root, id: &ClusterId, text: &str) -> Running {
+    let Some(content) = dcs_content_now(root, id, text) else { return Running::Unknown };
+    match content.get("config").and_then(|config| serde_json::from_str(config).ok()) {
+        Some(config) => Running::Has(config),
+        None => Running::Nothing,
+    }
 }
 
 /// What a change below `bootstrap.dcs` means for a cluster that exists, on which it has no effect by itself.
-fn in_the_cluster(id: &ClusterId, new: &Yaml, running: Result<Option<Value>>) -> Option<Step> {
-    let Ok(running) = running else {
-        return Some(Step::Do(format!(
-            "{id}: if 'patroni-gen-config apply --dry-run {id}' shows a difference, change the running cluster with: patroni-gen-config \
-             apply {id}"
-        )));
+fn in_the_cluster(id: &ClusterId, new: &Yaml, running: &Running) -> Option<Step> {
+    let running = match running {
+        Running::Has(running) => running,
+        Running::Nothing => return None,
+        Running::Unknown => {
+            return Some(Step::Do(format!(
+                "{id}: if 'patroni-gen-config apply --dry-run {id}' shows a difference, change the running cluster with: \
+                 patroni-gen-config apply {id}"
+            )));
+        }
     };
-    let difference = Difference::new(&running?, new.get(&["bootstrap", "dcs"])?);
+    let difference = Difference::new(running, new.get(&["bootstrap", "dcs"])?);
     let keys = difference.keys();
     if keys.is_empty() {
         return None;
@@ -151,7 +165,6 @@ fn protocol(root: &Root, unit: &str, old: &Yaml, new: &Yaml) -> Option<Trouble> 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use anyhow::anyhow;
     use serde_json::json;
     use std::path::Path;
 
@@ -182,22 +195,22 @@ mod tests {
     #[test]
     fn the_running_cluster_is_changed_only_if_it_differs() {
         let id: ClusterId = "16/main".parse().unwrap();
-        let of = |running: Result<Option<Value>>, wanted: &str| {
+        let of = |running: Running, wanted: &str| {
             let new = Yaml::parse(Path::new("f"), &format!("bootstrap: {{dcs: {wanted}}}")).unwrap();
-            match in_the_cluster(&id, &new, running) {
+            match in_the_cluster(&id, &new, &running) {
                 None => String::new(),
                 Some(Step::Do(what)) => what,
                 Some(Step::Beware(trouble)) => format!("{} | {}", trouble.what, trouble.hint.unwrap()),
             }
         };
-        let ttl = || Ok(Some(json!({"ttl": 30, "pause": true, "postgresql": {"parameters": {"work_mem": "4MB"}}})));
+        let ttl = || Running::Has(json!({"ttl": 30, "pause": true, "postgresql": {"parameters": {"work_mem": "4MB"}}}));
         assert_eq!(of(ttl(), "{ttl: '30'}"), "");
-        assert_eq!(of(Ok(None), "{ttl: 40}"), "");
+        assert_eq!(of(Running::Nothing, "{ttl: 40}"), "");
         assert_eq!(
             of(ttl(), "{ttl: 40}"),
             "16/main: the running cluster has another ttl. Change it with: patroni-gen-config apply 16/main"
         );
-        assert!(of(Err(anyhow!("away")), "{ttl: 40}").starts_with("16/main: if 'patroni-gen-config apply --dry-run 16/main'"));
+        assert!(of(Running::Unknown, "{ttl: 40}").starts_with("16/main: if 'patroni-gen-config apply --dry-run 16/main'"));
         assert!(of(ttl(), "{ttl: 40, standby_cluster: {host: a}}").contains("remove STANDBY_HOST"));
     }
 }
