@@ -62,7 +62,9 @@ pub fn compare(cluster: &Cluster, generated: &Generated, content: Option<&Conten
             format!("See patroni-gen-config diff {0}, then run: patroni-gen-config {0}", cluster.id),
         ));
     }
-    findings.extend(running.and_then(|running| drift(cluster, &Difference::new(&running, wanted.get(&["bootstrap", "dcs"])?))));
+    findings.extend(
+        running.and_then(|running| drift(cluster, &Difference::new(&running, wanted.get(&["bootstrap", "dcs"])?))),
+    );
     findings
 }
 

@@ -9,9 +9,9 @@ use serde_json::Value;
 use crate::context::agree;
 use crate::files::diff;
 use crate::files::yaml::Yaml;
+use crate::gen_config::restart;
 use crate::patroni::paths::patroni_file;
 use crate::patroni::patronictl::Patronictl;
-use crate::gen_config::restart;
 use crate::patroni_yml::drift::{Difference, merge};
 use crate::patroni_yml::inputs::{Overrides, render, settings};
 

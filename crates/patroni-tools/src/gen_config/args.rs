@@ -384,9 +384,14 @@ mod tests {
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
-        for line in
-            ["--check --store 16/main", "--diff --apply 16/main", "apply --dry-run --prune 16/main", "--for tls", "--for haproxy 16/main 17/main 17/other", "rotate --force 16/main"]
-        {
+        for line in [
+            "--check --store 16/main",
+            "--diff --apply 16/main",
+            "apply --dry-run --prune 16/main",
+            "--for tls",
+            "--for haproxy 16/main 17/main 17/other",
+            "rotate --force 16/main",
+        ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
         }
     }

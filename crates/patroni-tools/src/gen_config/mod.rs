@@ -47,9 +47,7 @@ pub fn main() -> ExitCode {
 /// Returns whether something would change, of a command that only shows it.
 fn run(root: &Root, verb: Verb, reporter: &Reporter) -> Result<bool> {
     match verb {
-        Verb::Check(check) => {
-            doctor::run(root, check.options(), &check.which.ids(root)?, reporter).map(|()| false)
-        }
+        Verb::Check(check) => doctor::run(root, check.options(), &check.which.ids(root)?, reporter).map(|()| false),
         Verb::For(wanted) => {
             let (program, ids) = (wanted.program, wanted.ids(root)?);
             integrations::run(root, &wanted.options(), program, &ids, reporter)

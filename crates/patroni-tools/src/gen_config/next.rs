@@ -210,7 +210,9 @@ mod tests {
             of(ttl(), "{ttl: 40}"),
             "16/main: the running cluster has another ttl. Change it with: patroni-gen-config apply 16/main"
         );
-        assert!(of(Running::Unknown, "{ttl: 40}").starts_with("16/main: if 'patroni-gen-config apply --dry-run 16/main'"));
+        assert!(
+            of(Running::Unknown, "{ttl: 40}").starts_with("16/main: if 'patroni-gen-config apply --dry-run 16/main'")
+        );
         assert!(of(ttl(), "{ttl: 40, standby_cluster: {host: a}}").contains("remove STANDBY_HOST"));
     }
 }

@@ -30,8 +30,9 @@ pub(crate) fn explain(
         return Ok(());
     }
     let command = format!("pg_patronictl {id} restart --pending");
-    let unknown =
-        || format!("{id}: if 'pg_patronictl {id} list' then shows a pending restart, restart PostgreSQL with: {command}");
+    let unknown = || {
+        format!("{id}: if 'pg_patronictl {id} list' then shows a pending restart, restart PostgreSQL with: {command}")
+    };
     let Ok(names) = only_at_start(&Server { root, id, yaml }, names) else {
         reporter.info(unknown());
         return Ok(());

@@ -117,10 +117,11 @@ mod tests {
             ("/a", "/b", start("postgresql.data_dir")),
             ("a:5432", "b:5432", Effect { parameters: true, ..member() }),
             ("port: 1", "port: 2", Effect { parameters: true, ..member() }),
-            ("etcd3: {hosts: [a], password: x}\n", "consul: {host: a}\n", Effect {
-                at_start: vec!["consul".to_owned(), "etcd3".to_owned()],
-                ..member()
-            }),
+            (
+                "etcd3: {hosts: [a], password: x}\n",
+                "consul: {host: a}\n",
+                Effect { at_start: vec!["consul".to_owned(), "etcd3".to_owned()], ..member() },
+            ),
         ] {
             assert!(file.contains(from), "{from}");
             let mut effect = Effect::of(&parse(file), &parse(&file.replacen(from, to, 1)));
