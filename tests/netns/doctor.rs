@@ -7,6 +7,7 @@ use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -725,4 +726,204 @@ fn the_others_rest_apis() {
         "{last}"
     );
     assert!(last.ends_with("): Correct RESTAPI_CACERT on this host, or RESTAPI_CERT on that one."), "{last}");
+}
+
+/// patronictl of the image, with the Patroni file of the machine.
+fn real_patronictl() {
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = -c ] || exit 2\nfile=/tmp/$$.yml\ncp \"$2\" {SECOND}$file\nchmod 644 {SECOND}$file\nshift 2\n\
+         exec chroot {SECOND} /usr/bin/patronictl -c $file \"$@\"\n"
+    );
+    write(&format!("{MACHINE}/usr/bin/patronictl"), &script, 0o755);
+}
+
+/// Runs a program of the machine: exit status, stdout, stderr, and how long it took.
+fn called(line: &str) -> (Option<i32>, String, String, Duration) {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let begin = Instant::now();
+    let output = Command::new(PROGRAM)
+        .arg0(words[0])
+        .args(&words[1..])
+        .env_clear()
+        .env("PATRONI_TOOLS_ROOT", MACHINE)
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr), begin.elapsed())
+}
+
+/// What patronictl itself does for ever.
+#[test]
+fn pg_patronictl_ends_without_a_dcs() {
+    if !inside("pg_patronictl_ends_without_a_dcs", Image::Stores13) {
+        return;
+    }
+    real_patronictl();
+    let file = |hosts: &str| {
+        ours(
+            "17-main.yml",
+            &format!(
+                "scope: 17-main\nname: pg1\nnamespace: /lab/\netcd3: {{hosts: [{hosts}]}}\nrestapi: {{listen: '{OWN}:8008', \
+                 connect_address: '{OWN}:8008'}}\npostgresql: {{listen: '{OWN}:5432', connect_address: '{OWN}:5432', data_dir: /data}}\n"
+            ),
+        );
+    };
+    let commands = [
+        "17/main list",
+        "17/main show-config",
+        "17/main version",
+        "17/main switchover --force",
+        "17/main edit-config",
+        "list",
+    ];
+    for (hosts, limit, why) in [
+        (format!("'{SERVER}:2379', '{SERVER}:2381', '{SERVER}:2383'"), 5, "Connection refused"),
+        ("'10.99.0.1:2379', '10.99.0.2:2379', '10.99.0.3:2379'".to_owned(), 15, "no answer"),
+    ] {
+        file(&hosts);
+        for command in commands {
+            let (status, _, said, time) = called(&format!("pg_patronictl {command}"));
+            assert!(time < Duration::from_secs(limit), "{command}: {time:?}");
+            assert_eq!(status, Some(1), "{command}: {said}");
+            let lines: Vec<&str> = said.lines().collect();
+            assert!(
+                lines.len() == 2
+                    && lines[0].contains("17/main: etcd3 at ")
+                    && lines[0].contains(why)
+                    && lines[1].contains("hint: "),
+                "{command}: {said}"
+            );
+        }
+    }
+    let _server = etcd(&url("http"));
+    file(&format!("'{SERVER}:2379'"));
+    let (status, printed, said, _) = called("pg_patronictl 17/main list");
+    assert!(status == Some(0) && printed.contains("17-main"), "{status:?} {printed}{said}");
+    assert_eq!(called("pg_patronictl 17/main list --no-such-option").0, Some(2));
+    // A patronictl that hangs all the same, with what it has started.
+    write(&format!("{MACHINE}/usr/bin/patronictl"), "#!/bin/sh\ntrap '' TERM\nsleep 300\n", 0o755);
+    let (status, _, said, time) = called("pg_patronictl 17/main list");
+    assert!(time < Duration::from_secs(17), "{time:?}");
+    assert_eq!(
+        (status, said.as_str()),
+        (
+            Some(1),
+            "pg_patronictl: error: 17/main: patronictl list was still running after 14 s and was terminated\n\
+             pg_patronictl: hint: See the cause with: patroni-gen-config check 17/main\n"
+        )
+    );
+}
+
+/// The commands of the program that are named, each at the end of a line.
+fn named(said: &str) -> Vec<String> {
+    let commands = said.lines().filter_map(|line| line.rsplit_once(": ").map(|(_, last)| last));
+    let is_command =
+        |text: &&str| ["patroni-gen-config ", "systemctl ", "pg_patronictl "].iter().any(|name| text.starts_with(name));
+    commands.filter(is_command).map(str::to_owned).collect()
+}
+
+/// Follows what a command says, to its end.
+fn follow(command: &str) -> Vec<String> {
+    let mut done = Vec::new();
+    let mut left = vec![command.to_owned()];
+    while !left.is_empty() {
+        let command = left.remove(0);
+        assert!(!done.contains(&command), "{command} is named again after {done:?}");
+        if !command.starts_with("systemctl ") {
+            let line = if command.contains(" apply ") { format!("{command} --yes") } else { command.clone() };
+            let (status, _, said, _) = called(&line);
+            assert!(status == Some(0) || line.contains(" check "), "{line}: {said}");
+            let fresh = named(&said).into_iter().filter(|command| !left.contains(command)).collect::<Vec<_>>();
+            left.extend(fresh);
+        }
+        done.push(command);
+    }
+    done[1..].to_vec()
+}
+
+/// Whatever changes first, the commands that are named end it, and none of them names one that has been followed.
+#[test]
+fn changes_end_where_they_begin() {
+    if !inside("changes_end_where_they_begin", Image::Stores13) {
+        return;
+    }
+    real_patronictl();
+    let _server = etcd(&url("http"));
+    let unit = format!("{MACHINE}/sys/fs/cgroup/system.slice/system-postgresql.slice/patroni@17-main.service");
+    fs::create_dir_all(unit).unwrap();
+    for directory in ["etc/patroni", "run"] {
+        fs::create_dir_all(format!("{MACHINE}/{directory}")).unwrap();
+    }
+    write(&format!("{MACHINE}/var/lib/postgresql/17/main/PG_VERSION"), "17\n", 0o644);
+    write(&format!("{MACHINE}/var/lib/postgresql/17/main/patroni.dynamic.json"), "{}", 0o644);
+    let settings = |more: &str| {
+        let text = format!("HOST_ADDRESS={OWN}\nNETWORK=10.77.0.0/24\nWATCHDOG=off\nDCS_HOSTS={SERVER}:2379\n{more}");
+        write(&format!("{MACHINE}/etc/default/patroni"), &text, 0o644);
+    };
+    let edit_config = |json: &str| {
+        fs::write(format!("{SECOND}/tmp/value"), json).unwrap();
+        sh(&etcdctl("put /postgresql-common/17-main/config < /tmp/value")).unwrap();
+    };
+    let none: [&str; 0] = [];
+    let (check, write_file, apply) =
+        ("patroni-gen-config check 17/main", "patroni-gen-config 17/main", "patroni-gen-config apply 17/main");
+    let reload = "systemctl reload patroni@17-main";
+    settings("");
+    // Patroni runs with the file: it is written anew.
+    assert_eq!(follow(write_file), [reload]);
+    edit_config(r#"{"ttl": 30}"#);
+    assert_eq!(follow(check), [apply]);
+    assert_eq!(follow(check), none);
+    assert_eq!(called("patroni-gen-config apply --dry-run 17/main").0, Some(0));
+
+    // A setting of the cluster: first the file.
+    settings("TTL=40\n");
+    assert_eq!(follow(write_file), [apply]);
+    assert_eq!(follow(check), none);
+    // First the cluster: the doctor says nothing of the file, and writing it ends there.
+    settings("TTL=41\n");
+    assert_eq!(called("patroni-gen-config apply --dry-run 17/main").0, Some(3));
+    assert_eq!(called("patroni-gen-config diff 17/main").0, Some(3));
+    assert_eq!(follow(apply), none);
+    assert_eq!(follow(check), none);
+    assert_eq!(follow(write_file), none);
+    assert_eq!(called("patroni-gen-config diff 17/main").0, Some(0));
+    // First the doctor.
+    settings("TTL=42\n");
+    assert_eq!(follow(check), [apply]);
+    assert_eq!(follow(check), none);
+
+    // A setting of the member, and both.
+    settings("TTL=42\nNOFAILOVER=yes\n");
+    assert_eq!(follow(check), [write_file, reload]);
+    assert_eq!(follow(check), none);
+    settings("TTL=43\nNOFAILOVER=no\n");
+    assert_eq!(follow(write_file), [reload, apply]);
+    assert_eq!(follow(check), none);
+
+    // By hand in the running cluster.
+    edit_config(r#"{"ttl": 50, "loop_wait": 10, "maximum_lag_on_syncnode": 5, "pause": true}"#);
+    assert_eq!(called("patroni-gen-config apply --dry-run 17/main").0, Some(3));
+    assert_eq!(follow(write_file), none);
+    assert_eq!(follow(check), [apply]);
+    assert_eq!(follow(check), none);
+
+    // A standby cluster that was promoted.
+    settings("TTL=43\nNOFAILOVER=no\nSTANDBY_HOST=10.9.0.1\n");
+    let (_, _, said, _) = called(check);
+    assert!(
+        said.contains("STANDBY_HOST: it is set, but the running cluster 17/main is not a standby cluster"),
+        "{said}"
+    );
+    let (_, _, said, _) = called(write_file);
+    assert!(said.contains("remove STANDBY_HOST") && !named(&said).contains(&apply.to_owned()), "{said}");
+
+    // Without the DCS each of them ends, too.
+    settings(&format!("TTL=44\nDCS_HOSTS={SERVER}:1\n"));
+    assert_eq!(called(write_file).0, Some(0));
+    settings(&format!("TTL=45\nDCS_HOSTS={SERVER}:1\n"));
+    let (_, _, said, _) = called(write_file);
+    assert!(said.contains("if 'patroni-gen-config apply --dry-run 17/main' shows a difference"), "{said}");
+    let (_, _, said, _) = called(check);
+    assert!(named(&said).is_empty(), "{said}");
 }

@@ -56,7 +56,7 @@ pub fn compare(cluster: &Cluster, generated: &Generated, content: Option<&Conten
     let running: Option<Value> =
         content.and_then(|content| content.get("config")).and_then(|config| serde_json::from_str(config).ok());
     let mut findings = Vec::new();
-    if effect.member || (running.is_none() && (effect.dynamic || effect.bootstrap)) {
+    if effect.member || (running.is_none() && !effect.bootstrap.is_empty()) {
         findings.push(Finding::warning(
             "the file no longer matches the settings, the site key and this host",
             format!("See patroni-gen-config diff {0}, then run: patroni-gen-config {0}", cluster.id),

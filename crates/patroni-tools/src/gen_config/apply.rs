@@ -35,11 +35,11 @@ pub fn run(root: &Root, overrides: &Overrides, id: &ClusterId, consent: Consent,
     let (config, text) = render(root, overrides, id, &settings, &SiteKey::placeholder(), present.as_deref())?;
     let cluster = Patronictl::new(root, id, &config.scope)?;
     let wanted = Yaml::parse(&path, &text)?;
-    let Some(patch) = change(id, &cluster, &wanted, consent, reporter)? else { return Ok(false) };
+    let Some(changed) = change(id, &cluster, &wanted, consent, reporter)? else { return Ok(false) };
     if consent.dry_run {
         return Ok(true);
     }
-    let names: Vec<String> = patch
+    let names: Vec<String> = changed
         .pointer("/postgresql/parameters")
         .and_then(Value::as_object)
         .map_or_else(Vec::new, |parameters| parameters.keys().cloned().collect());

@@ -38,7 +38,7 @@ pub(crate) fn explain(root: &Root, change: &Change, reporter: &Reporter) {
             reporter.info(step);
         }
     }
-    if effect.dynamic && exists {
+    if effect.is_dynamic() && exists {
         if let Some(step) = in_the_cluster(id, &new, &running(root, id, &change.new)) {
             match step {
                 Step::Do(what) => reporter.info(what),
@@ -68,7 +68,7 @@ fn on_this_member(id: &ClusterId, effect: &Effect, exists: bool) -> Vec<String> 
         )];
     }
     let mut steps = Vec::new();
-    if effect.member || (!exists && (effect.bootstrap || effect.dynamic)) {
+    if effect.member || (!exists && !effect.bootstrap.is_empty()) {
         steps.push(format!("{id}: make Patroni read the file with: systemctl reload {unit}"));
     }
     if effect.parameters {
@@ -186,10 +186,11 @@ mod tests {
         );
         let restart = Effect { at_start: vec!["etcd3".to_owned()], parameters: true, ..member() };
         assert_eq!(of(&restart, true), "systemctl restart patroni@16-main");
-        let dynamic = Effect { dynamic: true, ..Effect::default() };
+        let bootstrap = |key: &str| Effect { bootstrap: vec![key.to_owned()], ..Effect::default() };
+        let dynamic = bootstrap("dcs");
         assert_eq!((of(&dynamic, true).as_str(), of(&dynamic, false).as_str()), ("", reload));
-        let bootstrap = Effect { bootstrap: true, ..Effect::default() };
-        assert_eq!((of(&bootstrap, true).as_str(), of(&bootstrap, false).as_str()), ("", reload));
+        let method = bootstrap("method");
+        assert_eq!((of(&method, true).as_str(), of(&method, false).as_str()), ("", reload));
     }
 
     #[test]

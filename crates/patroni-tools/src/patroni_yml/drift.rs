@@ -78,7 +78,7 @@ impl Difference {
     }
 }
 
-/// Why a cluster that is not a standby cluster should not get settings that make it one: it was promoted, or STANDBY_HOST is a mistake.
+/// Why a cluster that is not a standby cluster should not get settings that make it one: it was promoted, or `STANDBY_HOST` is a mistake.
 pub(crate) fn would_stop_writes(id: &ClusterId) -> Trouble {
     trouble!(
         at "STANDBY_HOST", "it is set, but the running cluster {id} is not a standby cluster";

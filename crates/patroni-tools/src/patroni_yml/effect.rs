@@ -23,13 +23,16 @@ pub(crate) struct Effect {
     pub(crate) at_start: Vec<String>,
     /// Do parameters of PostgreSQL differ, which may require its restart?
     pub(crate) parameters: bool,
-    /// Does `bootstrap.dcs` differ? It only counts when the cluster is bootstrapped (`Patroni.apply_dynamic_configuration`).
-    pub(crate) dynamic: bool,
-    /// Does another key below `bootstrap` differ? It only counts then, too.
-    pub(crate) bootstrap: bool,
+    /// The keys below `bootstrap` that differ. They only count when the cluster is bootstrapped (`Patroni.apply_dynamic_configuration`).
+    pub(crate) bootstrap: Vec<String>,
 }
 
 impl Effect {
+    /// Does the dynamic configuration differ?
+    pub(crate) fn is_dynamic(&self) -> bool {
+        self.bootstrap.iter().any(|key| key == "dcs")
+    }
+
     /// Of the change from one file to another. Comments have none.
     pub(crate) fn of(old: &Yaml, new: &Yaml) -> Self {
         let empty = Map::new();
@@ -40,9 +43,7 @@ impl Effect {
             let kind = Kind::ALL.into_iter().find(|kind| kind.name() == key);
             match (key, kind) {
                 ("bootstrap", _) => {
-                    let keys = below(was, is);
-                    effect.dynamic = keys.iter().any(|key| key == "dcs");
-                    effect.bootstrap = keys.iter().any(|key| key != "dcs");
+                    effect.bootstrap = below(was, is);
                     continue;
                 }
                 ("postgresql", _) => {
@@ -102,6 +103,7 @@ mod tests {
         let file = "scope: a\nname: pg1\netcd3: {hosts: [a], password: x}\nrestapi: {listen: 'a:1'}\nbootstrap: {method: m, dcs: {ttl: 30}}\n\
                     postgresql: {listen: 'a:5432', data_dir: /a, parameters: {port: 1}}\ntags: {nofailover: false}\n";
         let parse = |text: &str| Yaml::parse(Path::new("f"), text).unwrap();
+        let bootstrap = |key: &str| Effect { bootstrap: vec![key.to_owned()], ..Effect::default() };
         let member = || Effect { member: true, ..Effect::default() };
         let start = |key: &str| Effect { at_start: vec![key.to_owned()], ..member() };
         for (from, to, expected) in [
@@ -109,8 +111,8 @@ mod tests {
             ("nofailover: false", "nofailover: true", member()),
             ("a:1", "b:1", member()),
             ("tags: {nofailover: false}\n", "", member()),
-            ("ttl: 30", "ttl: 40", Effect { dynamic: true, ..Effect::default() }),
-            ("method: m", "method: n", Effect { bootstrap: true, ..Effect::default() }),
+            ("ttl: 30", "ttl: 40", bootstrap("dcs")),
+            ("method: m", "method: n", bootstrap("method")),
             ("pg1", "pg2", start("name")),
             ("hosts: [a]", "hosts: [b]", start("etcd3")),
             ("password: x", "password: y", member()),

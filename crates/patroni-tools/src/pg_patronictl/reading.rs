@@ -44,16 +44,14 @@ pub(crate) fn run(id: &ClusterId, name: &str, mut command: Command) -> Result<Ex
             let _ = killpg(group, signal);
         }
     });
-    match wait(&mut child, LIMIT)? {
-        Some(status) => Ok(same(status, signals)),
-        None => {
-            end(&mut child, group)?;
-            fail!(
-                at id, "patronictl {name} was still running after {} s and was terminated", LIMIT.as_secs();
-                "See the cause with: patroni-gen-config check {id}"
-            )
-        }
+    if let Some(status) = wait(&mut child, LIMIT)? {
+        return Ok(same(status, signals));
     }
+    end(&mut child, group)?;
+    fail!(
+        at id, "patronictl {name} was still running after {} s and was terminated", LIMIT.as_secs();
+        "See the cause with: patroni-gen-config check {id}"
+    )
 }
 
 /// The status of a child that ends within a time.
