@@ -44,7 +44,7 @@ pub fn run(root: &Root, overrides: &Overrides, id: &ClusterId, consent: Consent,
         .and_then(Value::as_object)
         .map_or_else(Vec::new, |parameters| parameters.keys().cloned().collect());
     let running = present.and_then(|text| Yaml::parse(&path, &text).ok()).unwrap_or(wanted);
-    restart::explain(root, id, &running, &cluster, &names, reporter)?;
+    restart::explain(root, id, &running, &cluster, &names, reporter);
     Ok(false)
 }
 

@@ -25,9 +25,9 @@ pub(crate) fn explain(
     cluster: &Patronictl,
     names: &[String],
     reporter: &Reporter,
-) -> Result<()> {
+) {
     if names.is_empty() {
-        return Ok(());
+        return;
     }
     let command = format!("pg_patronictl {id} restart --pending");
     let unknown = || {
@@ -35,10 +35,10 @@ pub(crate) fn explain(
     };
     let Ok(names) = only_at_start(&Server { root, id, yaml }, names) else {
         reporter.info(unknown());
-        return Ok(());
+        return;
     };
     if names.is_empty() {
-        return Ok(());
+        return;
     }
     let names = names.join(", ");
     let loops = Duration::from_secs(2 * loop_wait(yaml) + 5);
@@ -46,7 +46,10 @@ pub(crate) fn explain(
     reporter.info(format!("{id}: waiting until the members know whether they need a restart for {names}"));
     let begin = Instant::now();
     loop {
-        let members = cluster.members()?;
+        let Ok(members) = cluster.members() else {
+            reporter.info(unknown());
+            return;
+        };
         let pending: Vec<&str> =
             members.iter().filter(|member| member.pending_restart).map(|member| member.name.as_str()).collect();
         let is_over = begin.elapsed() > limit;
@@ -55,13 +58,13 @@ pub(crate) fn explain(
                 "{id}: {names} will take effect when PostgreSQL restarts on {}. Restart it with: {command}",
                 pending.join(", ")
             ));
-            return Ok(());
+            return;
         }
         if is_over {
             if limit < loops {
                 reporter.info(unknown());
             }
-            return Ok(());
+            return;
         }
         sleep(LOOK_EVERY);
     }

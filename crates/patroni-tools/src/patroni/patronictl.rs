@@ -73,18 +73,19 @@ impl<'a> Patronictl<'a> {
         if !root.path(&file).exists() {
             fail!("{} does not exist", file.display(); "Create it with: patroni-gen-config {id}");
         }
-        Ok(Self::with_file(root, file, scope))
+        let hint = format!("See the cause with: patroni-gen-config check {id}");
+        Ok(Self { hint, ..Self::with_file(root, file, scope) })
     }
 
     /// With any Patroni file.
     pub fn with_file(root: &'a Root, file: PathBuf, scope: &str) -> Self {
-        let hint = format!("Check that the DCS responds, with: patronictl -c {} list", file.display());
+        let hint = format!("Check that the DCS responds, with: timeout 20 patronictl -c {} list", file.display());
         Self { root, file, scope: scope.to_owned(), limit: LIMIT, hint }
     }
 
-    /// The same with another timeout for each call, and another hint if one fails.
-    pub fn within(self, limit: Duration, hint: String) -> Self {
-        Self { limit, hint, ..self }
+    /// The same with another timeout for each call.
+    pub fn within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
     }
 
     /// The dynamic configuration of the running cluster; `None` if there is none yet.

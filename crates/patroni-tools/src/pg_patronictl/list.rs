@@ -167,10 +167,8 @@ fn look(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<Vec<Row>> {
     let begin = Instant::now();
     let content = dcs_content_unless_down(root, id, &text)?;
     let scope = scope(&yaml, &file)?;
-    let left = || {
-        let remedy = format!("See the cause with: patroni-gen-config check {id}");
-        Ok::<_, anyhow::Error>(Patronictl::new(root, id, &scope)?.within(LIMIT.saturating_sub(begin.elapsed()), remedy))
-    };
+    let left =
+        || Ok::<_, anyhow::Error>(Patronictl::new(root, id, &scope)?.within(LIMIT.saturating_sub(begin.elapsed())));
     let members = left()?.members()?;
     let maintenance = match content {
         Some(content) => content.get("config").and_then(|text| serde_json::from_str(text).ok()),
