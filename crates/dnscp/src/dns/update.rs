@@ -33,6 +33,8 @@ pub(super) struct Change<'a> {
     pub(super) seen: Option<&'a Seen>,
     /// Whether records that are right already are sent, too.
     pub(super) refresh: bool,
+    /// Whether only the condition is sent, so that nothing changes.
+    pub(super) trial: bool,
 }
 
 /// What happens to the records of one family.
@@ -61,8 +63,8 @@ impl Change<'_> {
             Step {
                 v4,
                 expected: there.map(|there| there.addresses.iter().copied().collect()),
-                delete: !right && there.is_none_or(|there| !there.addresses.is_empty()),
-                add: if right { Vec::new() } else { wanted.into_iter().collect() },
+                delete: !self.trial && !right && there.is_none_or(|there| !there.addresses.is_empty()),
+                add: if right || self.trial { Vec::new() } else { wanted.into_iter().collect() },
             }
         })
     }
@@ -226,7 +228,7 @@ mod tests {
     }
 
     fn change<'a>(name: &'a DnsName, wanted: &'a [IpAddr], seen: Option<&'a Seen>) -> Change<'a> {
-        Change { name, zone: name, ttl: 30, wanted, seen, refresh: false }
+        Change { name, zone: name, ttl: 30, wanted, seen, refresh: false, trial: false }
     }
 
     fn list(texts: &[&str]) -> Vec<IpAddr> {
@@ -248,6 +250,8 @@ mod tests {
         let refresh = Change { refresh: true, ..change(&name, &wanted, Some(&right)) };
         let [v4, v6] = refresh.steps();
         assert!(v4.delete && v4.add == wanted && !v6.delete);
+        let trial = Change { trial: true, ..change(&name, &wanted, Some(&old)) };
+        assert!(trial.steps().iter().all(|step| !step.delete && step.add.is_empty() && step.expected.is_some()));
         let [v4, _] = change(&name, &wanted, Some(&seen(&["10.0.0.1"], 60))).steps();
         assert!(v4.delete && v4.add == wanted, "another TTL");
     }

@@ -5,6 +5,7 @@
 
 mod apply;
 mod args;
+mod endpoint;
 mod passwords;
 mod write;
 

@@ -10,11 +10,11 @@ use host::{ClusterId, Root, fail, trouble};
 use crate::files::header::{Author, author};
 use crate::files::yaml::Yaml;
 use crate::files::{diff, install};
+use crate::gen_config::endpoint::Next;
 use crate::hooks::unmanaged::{Unmanaged, examine};
 use crate::patroni::paths::patroni_file;
 use crate::patroni::version::Patroni;
 use crate::patroni_yml::config::Config;
-use crate::patroni_yml::dnscp_file;
 use crate::patroni_yml::inputs::{Overrides, render, settings, site_key, site_key_path};
 
 /// Prints what would be written, without its secrets.
@@ -92,14 +92,16 @@ pub(crate) fn write(
         install::directory(root, directory)?;
     }
     let Some(present) = present else {
-        dnscp_file::install(root, &config, &text)?;
+        let endpoint = Next::install(root, &config, &text)?;
         install::install(root, &path, &text, None)?;
         report::print(&written(&path, &config));
+        endpoint.print();
         return Ok(());
     };
     if present == text {
-        dnscp_file::install(root, &config, &text)?;
+        let endpoint = Next::install(root, &config, &text)?;
         report::print(&format!("{}: up to date\n", path.display()));
+        endpoint.print();
         return Ok(());
     }
     let ours = author(&present) == Author::Generator;
@@ -120,12 +122,13 @@ pub(crate) fn write(
         );
     }
     let old = PathBuf::from(format!("{}.old", path.display()));
-    dnscp_file::install(root, &config, &text)?;
+    let endpoint = Next::install(root, &config, &text)?;
     install::install(root, &path, &text, (!ours).then_some(old.as_path()))?;
     explain_dynamic(root, &config, &present, &text, reporter);
     explain_verification(root, &config, &present, &text, reporter);
     explain_protocol(root, &config, &present, &text, reporter)?;
     report::print(&written(&path, &config));
+    endpoint.print();
     Ok(())
 }
 

@@ -5,31 +5,65 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result};
 use host::endpoint::file;
-use host::{Root, envfile, facts};
+use host::{ClusterId, Root, envfile, facts};
 
 use crate::files::install;
 use crate::files::yaml::Yaml;
 use crate::patroni::paths::patroni_file;
 use crate::patroni_yml::config::Config;
 
+/// The setting with the whole client endpoint in one line, which shows later whether it has changed.
+const ENDPOINT: &str = "ENDPOINT";
+
+/// How the file has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// The member has no client endpoint.
+    Off,
+    /// It had none.
+    New,
+    /// The service has to read it again.
+    Changed,
+    /// It is as before.
+    Same,
+}
+
 /// Writes the file that belongs to the text of a Patroni file, or removes it if the member has no client endpoint.
-pub fn install(root: &Root, config: &Config, patroni: &str) -> Result<()> {
+pub fn install(root: &Root, config: &Config, patroni: &str) -> Result<Change> {
     let path = file(&config.id);
     let present = root.read(&path)?;
-    if !config.has_endpoint {
+    let Some(endpoint) = &config.endpoint else {
         if present.is_some() {
             std::fs::remove_file(root.path(&path)).with_context(|| format!("could not remove {}", path.display()))?;
         }
-        return Ok(());
-    }
-    let wanted = text(config, &Yaml::parse(&patroni_file(&config.id), patroni)?);
-    if present.as_deref() == Some(wanted.as_str()) {
-        return Ok(());
-    }
-    install::install(root, &path, &wanted, None)
+        return Ok(Change::Off);
+    };
+    let wanted = text(config, endpoint, &Yaml::parse(&patroni_file(&config.id), patroni)?);
+    let change = match &present {
+        None => Change::New,
+        Some(present) if *present == wanted => return Ok(Change::Same),
+        // An earlier version has written it without the line.
+        Some(present) if *present == without_endpoint(&wanted) => Change::Same,
+        Some(_) => Change::Changed,
+    };
+    install::install(root, &path, &wanted, None)?;
+    Ok(change)
 }
 
-fn text(config: &Config, patroni: &Yaml) -> String {
+fn without_endpoint(text: &str) -> String {
+    let is_other = |line: &&str| !line.starts_with(&format!("{ENDPOINT}="));
+    text.split_inclusive('\n').filter(is_other).collect()
+}
+
+/// The client endpoint for which the file was written, if it says so.
+pub fn written_for(root: &Root, id: &ClusterId) -> Result<Option<String>> {
+    let path = file(id);
+    let Some(text) = root.read(&path)? else { return Ok(None) };
+    let assignments = envfile::parse(&path, &text)?;
+    Ok(assignments.into_iter().find(|assignment| assignment.key == ENDPOINT).map(|assignment| assignment.value))
+}
+
+fn text(config: &Config, endpoint: &str, patroni: &Yaml) -> String {
     let tls = tls(patroni);
     let protocol = if tls.is_some() { "https" } else { "http" };
     let rest = listens(&patroni.text(&["restapi", "listen"]).unwrap_or_default())
@@ -44,6 +78,7 @@ fn text(config: &Config, patroni: &Yaml) -> String {
         ("ADDRESS", config.address.to_string()),
         ("PORT", config.port.to_string()),
         ("DATA_DIRECTORY", config.data_directory.display().to_string()),
+        (ENDPOINT, endpoint.to_owned()),
     ]);
     let mut text = format!("# Written by patroni-gen-config {} for dnscp(8).\n", config.id);
     for (key, value) in lines {
