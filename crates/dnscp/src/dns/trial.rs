@@ -1,14 +1,14 @@
-//! A trial: does each server answer, and would it accept a change of the name? The message that it gets has only a condition, the records
-//! that the name has, so it changes nothing (RFC 2136, section 3.2), but it is signed as a change would be.
+//! A trial: does each server answer, and would it accept a change of the name? The message that it gets is signed as a change would be. It
+//! has the condition that the name still has the records that were seen, and changes none of them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use host::Root;
 use host::endpoint::Dns;
 use host::trouble::{Explain, Trouble};
+use host::{Root, fail};
 
 use super::exchange::Limits;
 use super::records::Seen;
@@ -25,16 +25,16 @@ pub struct Opinion {
 }
 
 /// Asks all servers in `DNS_SERVERS` at once, or else those of the zone one after the other. Each has `answer` for its records, and `login`
-/// for the trial.
+/// for the trial with the addresses `wanted`.
 #[must_use]
-pub fn ask_all(root: &Root, dns: &Dns, answer: Duration, login: Duration) -> Vec<Opinion> {
+pub fn ask_all(root: &Root, dns: &Dns, wanted: &[IpAddr], answer: Duration, login: Duration) -> Vec<Opinion> {
     let each = |server: &String| Dns { servers: vec![server.clone()], ..dns.clone() };
     let mut alone: Vec<Dns> = dns.servers.iter().map(each).collect();
     if alone.is_empty() {
         alone.push(dns.clone());
     }
     thread::scope(|scope| {
-        let works: Vec<_> = alone.iter().map(|dns| scope.spawn(|| ask(root, dns, answer, login))).collect();
+        let works: Vec<_> = alone.iter().map(|dns| scope.spawn(|| ask(root, dns, wanted, answer, login))).collect();
         let aborted = || Trouble::of(&anyhow!("the query for {} was aborted", dns.name));
         let ended = works
             .into_iter()
@@ -43,28 +43,23 @@ pub fn ask_all(root: &Root, dns: &Dns, answer: Duration, login: Duration) -> Vec
     })
 }
 
-fn ask(root: &Root, dns: &Dns, answer: Duration, login: Duration) -> Opinion {
+fn ask(root: &Root, dns: &Dns, wanted: &[IpAddr], answer: Duration, login: Duration) -> Opinion {
     match lookup(root, dns, Instant::now() + answer) {
         Ok(answer) => {
-            let login = trial(root, dns, Instant::now() + login).map_err(|error| Trouble::of(&error));
+            let login = trial(root, dns, wanted, Instant::now() + login).map_err(|error| Trouble::of(&error));
             Opinion { answer: Ok(answer), login }
         }
         Err(error) => Opinion { answer: Err(Trouble::of(&error)), login: Ok(()) },
     }
 }
 
-/// Whether a server would accept a change of the name with the configured credentials.
-pub fn trial(root: &Root, dns: &Dns, deadline: Instant) -> Result<()> {
+/// Whether a server would accept a change of the name to addresses of these families with the configured credentials. Without addresses
+/// only the credentials are tried.
+pub fn trial(root: &Root, dns: &Dns, wanted: &[IpAddr], deadline: Instant) -> Result<()> {
     let credentials = Credentials::read(root, dns);
     let tried = credentials.and_then(|credentials| {
-        let task = Task {
-            name: query::name(&dns.name)?,
-            dns,
-            wanted: &[],
-            refresh: false,
-            still_primary: &|| true,
-            credentials,
-        };
+        let task =
+            Task { name: query::name(&dns.name)?, dns, wanted, refresh: false, still_primary: &|| true, credentials };
         each_server(root, dns, deadline, |server, zone, limits| task.try_at(server, zone, limits))
     });
     tried.context("this member could not change the name").at(&dns.name)
@@ -78,11 +73,14 @@ impl Task<'_> {
             None => (resolve::zone_at(server, &self.name, limits)?, Limits { patience: until, until }),
         };
         let seen = Seen::ask(server, &self.name, limits)?;
+        if let Some(target) = &seen.alias {
+            fail!("the name is an alias (CNAME) of {target}"; "Remove it, or set another DNS_NAME.");
+        }
         let change = Change {
             name: &self.name,
             zone: &zone,
             ttl: self.dns.ttl,
-            wanted: &[],
+            wanted: self.wanted,
             seen: seen.authoritative.then_some(&seen),
             refresh: false,
             trial: true,

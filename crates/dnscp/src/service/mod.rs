@@ -238,7 +238,7 @@ impl Service {
     fn note_state(&mut self, state: &MemberState, faults: &mut Vec<Trouble>) {
         match state {
             // It is started before Patroni.
-            MemberState::NoAnswer(_) if self.here.is_empty() && !self.answered && self.begin.elapsed() < STARTING => {}
+            MemberState::NoAnswer(_) if self.is_waiting() => {}
             MemberState::NoAnswer(why) => {
                 let mut fault = why.clone();
                 if self.task.point.manager == Manager::Dnscp && !self.here.is_empty() {
@@ -256,6 +256,12 @@ impl Service {
         }
         self.answered |= !matches!(state, MemberState::NoAnswer(_));
         self.state = state.clone();
+    }
+
+    /// Whether Patroni has not started yet, and no address depends on it.
+    fn is_waiting(&self) -> bool {
+        let early = self.here.is_empty() && !self.answered && self.begin.elapsed() < STARTING;
+        early && self.task.rest().is_some_and(Api::was_closed)
     }
 
     /// Renews the leases, and adds the addresses that are missing. Returns the addresses that the name should have.

@@ -50,7 +50,10 @@ impl NameStatus {
         let mut status = Self { name: dns.name.clone(), addresses: None, ttl: None, server: None };
         let mut right = true;
         let (mut silent, mut refused) = (Vec::new(), Vec::new());
-        for opinion in trial::ask_all(&task.root, dns, LOOKUP, LOGIN) {
+        let is_primary = *state == MemberState::Primary;
+        // Only the primary changes the name.
+        let would: &[IpAddr] = if is_primary { &wanted } else { &[] };
+        for opinion in trial::ask_all(&task.root, dns, would, LOOKUP, LOGIN) {
             match opinion.answer {
                 Ok(answer) => {
                     right &= answer.addresses == wanted;
@@ -65,7 +68,6 @@ impl NameStatus {
             }
             refused.extend(opinion.login.err());
         }
-        let is_primary = *state == MemberState::Primary;
         let wrong = is_primary && !right;
         // A change needs one server.
         let none = status.server.is_none();
