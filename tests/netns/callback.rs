@@ -781,3 +781,55 @@ fn what_the_settings_no_longer_have_goes() {
         assert!(!has());
     });
 }
+
+/// What the doctor reads.
+#[test]
+fn the_status_has_findings_with_hints() {
+    alone(|| {
+        let member = Member::new("VIPS=10.77.0.100/24\n");
+        let findings = || -> Vec<String> {
+            let output = member.dnscp("status --json 16-main");
+            let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            let text = |finding: &serde_json::Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+            let all = status["findings"].as_array().unwrap();
+            all.iter().map(|one| ["level", "place", "what", "hint"].map(|key| text(one, key)).join("|")).collect()
+        };
+        let start = "Start it with: systemctl start dnscp@16-main";
+        let missing = "error||10.77.0.100 is not here, but this member is the primary";
+        assert_eq!(findings(), [format!("{missing}, and dnscp@16-main is not running|{start}")]);
+        member.patroni.say(REPLICA);
+        assert_eq!(findings(), [""; 0]);
+        ip(&format!("address add {VIP}/24 dev eth0 preferred_lft 0"));
+        let held =
+            "error||10.77.0.100 is on eth0, but this member is not the primary, and dnscp@16-main is not running";
+        assert_eq!(findings(), [format!("{held}|{start}")]);
+        ip(&format!("address del {VIP}/24 dev eth0"));
+        // keepalived moves it, and is stopped.
+        member.write("etc/default/patroni", "VIPS=10.77.0.100/24\nVIP_MANAGER=keepalived\n");
+        let slice = member.folder.path().join("sys/fs/cgroup/system.slice");
+        std::fs::create_dir_all(&slice).unwrap();
+        let _service = member.service();
+        thread::sleep(Duration::from_millis(1500));
+        let stopped = "keepalived is not running";
+        assert!(
+            findings()[0].starts_with("warning||keepalived, which moves the virtual IP address (VIP_MANAGER), is not")
+        );
+        member.patroni.say(PRIMARY);
+        thread::sleep(Duration::from_millis(1500));
+        let hint = "Start it with: systemctl start keepalived";
+        assert_eq!(findings(), [format!("{missing}, and {stopped}, which moves it (VIP_MANAGER)|{hint}")]);
+        std::fs::create_dir_all(slice.join("keepalived.service")).unwrap();
+        let journal = "See why with: journalctl -u keepalived";
+        assert_eq!(findings(), [format!("{missing} (VIP_MANAGER is keepalived)|{journal}")]);
+        ip(&format!("address add {VIP}/24 dev eth0"));
+        assert_eq!(findings(), [""; 0]);
+        // Settings that dnscp does not believe.
+        let settings = member.folder.path().join("etc/default/patroni");
+        std::fs::set_permissions(settings, std::fs::Permissions::from_mode(0o666)).unwrap();
+        let close = "Close it to them with: chmod go-w /etc/default/patroni";
+        assert_eq!(
+            findings(),
+            [format!("error||/etc/default/patroni can be changed by other users than root|{close}")]
+        );
+    });
+}

@@ -29,7 +29,7 @@ use problem::{Finding, Level, Problem};
 const WAIT: Duration = Duration::from_millis(1500);
 
 /// After a change of role the service moves an address within this time.
-const MOVING: Duration = Duration::from_secs(2);
+const MOVING: Duration = Duration::from_millis(1500);
 
 /// What the program prints: as text, or with `--json` in this form.
 #[derive(Debug, Serialize)]

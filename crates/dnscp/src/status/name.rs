@@ -20,7 +20,7 @@ use crate::state::Service;
 const LOOKUP: Duration = Duration::from_secs(3);
 
 /// How long each server, and the KDC, have for the trial.
-const LOGIN: Duration = Duration::from_secs(4);
+const LOGIN: Duration = Duration::from_secs(3);
 
 /// What the name's servers answer; without addresses if none responds.
 #[derive(Debug, Serialize)]

@@ -1,7 +1,7 @@
 //! The file for dnscp, and what to run so that the client endpoint of a running member is as it is set.
 
 use anyhow::Result;
-use host::report;
+use host::report::Reporter;
 use host::{ClusterId, Root};
 
 use crate::patroni_yml::config::Config;
@@ -19,9 +19,9 @@ impl Next {
     }
 
     /// Says what to run.
-    pub(crate) fn print(self) {
+    pub(crate) fn tell(self, reporter: &Reporter) {
         if let Some(next) = self.0 {
-            report::print(&format!("{next}\n"));
+            reporter.info(next);
         }
     }
 }
@@ -31,16 +31,15 @@ fn next(root: &Root, id: &ClusterId, change: Change) -> Option<String> {
     let is_active = |unit: &str| is_active(root, &format!("{unit}@{}.service", id.dashed()));
     let (patroni, dnscp) = (is_active("patroni"), is_active("dnscp"));
     let unit = format!("dnscp@{}", id.dashed());
-    match change {
-        Change::Off if dnscp => {
-            Some(format!("The client endpoint is no longer set. Remove it with: systemctl stop {unit}"))
-        }
+    let next = match change {
+        Change::Off if dnscp => format!("end the client endpoint, which is no longer set, with: systemctl stop {unit}"),
         Change::New | Change::Changed | Change::Same if patroni && !dnscp => {
-            Some(format!("The client endpoint is not running. Start it with: systemctl start {unit}"))
+            format!("start the client endpoint with: systemctl start {unit}")
         }
         Change::New | Change::Changed if dnscp => {
-            Some(format!("The client endpoint has changed. Apply it with: systemctl reload {unit}"))
+            format!("make dnscp read the settings with: systemctl reload {unit}")
         }
-        _ => None,
-    }
+        _ => return None,
+    };
+    Some(format!("{id}: {next}"))
 }

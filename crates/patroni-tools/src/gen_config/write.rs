@@ -95,13 +95,13 @@ pub(crate) fn write(
         let endpoint = Next::install(root, &config, &text)?;
         install::install(root, &path, &text, None)?;
         report::print(&written(&path, &config));
-        endpoint.print();
+        endpoint.tell(reporter);
         return Ok(());
     };
     if present == text {
         let endpoint = Next::install(root, &config, &text)?;
         report::print(&format!("{}: up to date\n", path.display()));
-        endpoint.print();
+        endpoint.tell(reporter);
         return Ok(());
     }
     let ours = author(&present) == Author::Generator;
@@ -128,7 +128,7 @@ pub(crate) fn write(
     explain_verification(root, &config, &present, &text, reporter);
     explain_protocol(root, &config, &present, &text, reporter)?;
     report::print(&written(&path, &config));
-    endpoint.print();
+    endpoint.tell(reporter);
     Ok(())
 }
 

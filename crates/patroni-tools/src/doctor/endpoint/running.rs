@@ -13,7 +13,7 @@ use crate::doctor::finding::{Finding, Level};
 use crate::patroni::paths::HOOKS;
 use crate::postgres::units::{is_active, is_active_beside};
 
-/// `dnscp status` has 3 s for a name server, 4 s for a KDC, and some seconds for the lock and the addresses.
+/// `dnscp status` has 3 s for the name servers, 3 s for the trial, and 3 s for the lock and the addresses.
 const LIMIT: Duration = Duration::from_secs(9);
 
 /// The part of the output of `dnscp status --json` that is for the doctor.
