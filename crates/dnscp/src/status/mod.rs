@@ -81,7 +81,7 @@ impl Status {
         problems.extend(address::keepalived(task, id, &state, service));
         let misplaced: Vec<Problem> =
             addresses.iter().filter_map(|address| address.problem(task, id, &state, service)).collect();
-        if misplaced.is_empty() {
+        if misplaced.is_empty() && matches!(state, MemberState::Primary | MemberState::NotPrimary) {
             problems.extend(address::stopped_manager(task, id));
         }
         problems.extend(misplaced);

@@ -29,7 +29,7 @@ const UNITS: [(Manager, &str, &str, &[&str]); 3] = [
         Manager::VipManager,
         "vip-manager",
         "vip-manager.service",
-        &["/etc/default/vip-manager", "/etc/default/vip-manager.yml"],
+        &["/etc/default/vip-manager", "/etc/default/vip-manager.yml", "/etc/patroni/vip-manager.yml"],
     ),
 ];
 

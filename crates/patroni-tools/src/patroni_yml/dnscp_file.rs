@@ -42,17 +42,23 @@ pub fn install(root: &Root, config: &Config, patroni: &str) -> Result<Change> {
     let change = match &present {
         None => Change::New,
         Some(present) if *present == wanted => return Ok(Change::Same),
-        // An earlier version has written it without the line.
-        Some(present) if *present == without_endpoint(&wanted) => Change::Same,
+        Some(present) if is_same(present, &wanted) => Change::Same,
         Some(_) => Change::Changed,
     };
     install::install(root, &path, &wanted, None)?;
     Ok(change)
 }
 
-fn without_endpoint(text: &str) -> String {
-    let is_other = |line: &&str| !line.starts_with(&format!("{ENDPOINT}="));
-    text.split_inclusive('\n').filter(is_other).collect()
+/// Does the service work on as before? It finds out itself how Patroni is reached. An earlier version has written no line for the client
+/// endpoint.
+fn is_same(present: &str, wanted: &str) -> bool {
+    let endpoint = format!("{ENDPOINT}=");
+    let had_endpoint = present.lines().any(|line| line.starts_with(&endpoint));
+    let counts = |line: &&str| {
+        let of_patroni = ["#", "RESTAPI", "CTL_"].iter().any(|start| line.starts_with(start));
+        !of_patroni && (had_endpoint || !line.starts_with(&endpoint))
+    };
+    present.lines().filter(counts).eq(wanted.lines().filter(counts))
 }
 
 /// The client endpoint for which the file was written, if it says so.
@@ -158,6 +164,21 @@ mod tests {
         ] {
             assert_eq!(lines(&text).as_deref(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn the_service_reads_again_what_it_does_not_find_out_itself() {
+        let file = "# c\nNAME=\"a\"\nRESTAPI=\"http://10.0.0.1:8008\"\nPORT=\"5432\"\nENDPOINT=\"VIPS=10.0.0.9\"\n";
+        for (from, to, same) in [
+            ("http:", "https:", true),
+            ("PORT", "RESTAPI_CERT=\"/c\"\nPORT", true),
+            ("5432", "5433", false),
+            ("10.0.0.9", "10.0.0.8", false),
+        ] {
+            assert_eq!(is_same(file, &file.replace(from, to)), same, "{from} -> {to}");
+        }
+        let earlier = file.replace("ENDPOINT=\"VIPS=10.0.0.9\"\n", "");
+        assert!(is_same(&earlier, file) && !is_same(&earlier, &file.replace("5432", "5433")));
     }
 
     #[test]

@@ -31,17 +31,15 @@ struct Reported {
     hint: Option<String>,
 }
 
-/// Nothing, unless Patroni is running: before its first start nothing of this can be as it should be.
+/// Before Patroni runs, only the name servers can be as they should be.
 pub fn check(cluster: &Cluster) -> Vec<Finding> {
     let Cluster { root, id, .. } = cluster;
-    let unit = format!("dnscp@{}", id.dashed());
-    if !is_active_beside(root, &format!("patroni@{}.service", id.dashed())) {
-        return Vec::new();
-    }
     let Ok(settings) = &cluster.settings else { return Vec::new() };
     // What is wrong in the settings is reported by the check of the files.
     let Ok(point) = Endpoint::from_settings(root, id, settings) else { return Vec::new() };
+    let unit = format!("dnscp@{}", id.dashed());
     let runs = is_active(root, &format!("{unit}.service"));
+    let member_runs = is_active_beside(root, &format!("patroni@{}.service", id.dashed()));
     let Some(point) = point else {
         let what = format!("{unit} is running, although neither VIPS nor a DNS name is set");
         let hint =
@@ -52,11 +50,13 @@ pub fn check(cluster: &Cluster) -> Vec<Finding> {
         return Vec::new();
     }
     let mut findings = Vec::new();
-    if !runs {
+    if member_runs && !runs {
         let what = format!("{unit} is not running, so {}", consequence(&point));
         findings.push(Finding::error(what, format!("Start it with: systemctl start {unit}")).at(""));
     }
-    findings.extend(status(cluster));
+    if member_runs || point.dns.is_some() {
+        findings.extend(status(cluster));
+    }
     findings
 }
 
@@ -73,7 +73,7 @@ fn consequence(point: &Endpoint) -> &'static str {
 fn status(cluster: &Cluster) -> Vec<Finding> {
     let Cluster { root, id, .. } = cluster;
     let (user, path) = (geteuid(), root.path(HOOKS).join("dnscp"));
-    if !user.is_root() && root.user_id(USER).ok() != Some(user.as_raw()) {
+    if !path.exists() || !user.is_root() && root.user_id(USER).ok() != Some(user.as_raw()) {
         return Vec::new();
     }
     let mut command = program::at(&path);
