@@ -169,10 +169,10 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
     // A fault that prevents the cluster from working may also prevent its file from being written.
     let is_new = |finding: &Finding| !findings.iter().any(|known| known.is_same(finding));
     let differences = settings::compare(&cluster, &settings, servers.content.as_ref());
-    let new: Vec<Finding> = settings.findings.into_iter().chain(differences).filter(is_new).collect();
+    let new = settings.findings.into_iter().chain(differences).chain(endpoint);
+    let new: Vec<Finding> = new.filter(is_new).collect();
     findings.extend(new);
     findings.extend(clock);
-    findings.extend(endpoint);
     findings.extend(servers.findings);
     if let Some(content) = servers.content {
         findings.extend(members::check(&cluster, &content));

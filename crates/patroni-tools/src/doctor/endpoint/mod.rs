@@ -71,12 +71,15 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
         let what = format!("{} is missing, so dnscp@{} does not start", file.display(), id.dashed());
         findings.push(Finding::warning(what, format!("Create it with: patroni-gen-config {id}")).at(""));
     }
-    if dnscp_file::written_for(root, id)?.is_some_and(|line| line != point.line()) {
+    let addresses = addresses(cluster, &point)?;
+    // Settings that are refused cannot be applied.
+    let refused = addresses.iter().any(|finding| finding.level > Level::Warning);
+    findings.extend(addresses);
+    if !refused && dnscp_file::written_for(root, id)?.is_some_and(|line| line != point.line()) {
         let what = "the settings of the client endpoint have changed since the file was written";
         let place = file.display().to_string();
         findings.push(Finding::warning(what, format!("Apply them with: patroni-gen-config {id}")).at(place));
     }
-    findings.extend(addresses(cluster, &point)?);
     findings.extend(lease(cluster, &point));
     findings.extend(manager(cluster, &point)?);
     findings.extend(programs_and_secrets(cluster, &point));
