@@ -23,6 +23,8 @@ pub(crate) enum Subject {
     File(PathBuf),
     /// The certificate that a server presents.
     ServerCertificate,
+    /// Whether a unit starts at boot.
+    Unit(String),
 }
 
 /// Something that was found.

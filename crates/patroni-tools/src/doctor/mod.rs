@@ -18,13 +18,17 @@ mod finding;
 mod members;
 mod patroni_yml;
 mod ports;
+mod running;
 mod settings;
 mod units;
+mod view;
 mod watchdog;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use host::report::{self, Reporter, plain};
@@ -40,6 +44,8 @@ use crate::patroni::version::Patroni;
 use cluster::{AS_ROOT, Cluster};
 pub use cluster::{Depth, Options};
 use finding::{Finding, Level};
+use running::Running;
+use view::View;
 
 /// Checks clusters and reports the findings. Fails if one of the clusters cannot work.
 pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter) -> Result<()> {
@@ -48,7 +54,7 @@ pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter
     let mut last = None;
     for id in ids {
         let path = patroni_file(id);
-        let Outcome { mut findings, dcs_checked } = check(root, id, &path, options.depth);
+        let Outcome { mut findings, looked } = check(root, id, &path, options.depth);
         if options.depth == Depth::Offline {
             for finding in &mut findings {
                 finding.level = finding.level.offline();
@@ -83,9 +89,9 @@ pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter
                 reporter.tell(report::Level::Error, &earlier);
             }
         }
-        if failed == 0 && options.depth == Depth::Full {
-            let dcs = if dcs_checked { "" } else { " (the DCS was not checked)" };
-            report::print(&format!("{id}: no errors found{dcs}\n"));
+        // Before and after every start, the journal needs only what is wrong.
+        if failed == 0 && (options.depth == Depth::Full || io::stdout().is_terminal()) {
+            report::print(&format!("{id}: no errors found ({})\n", looked.sentence()));
         }
     }
     if options.json {
@@ -129,44 +135,104 @@ const QUICK: [Check; 8] = [
 /// The result of all checks.
 struct Outcome {
     findings: Vec<Finding>,
-    /// Were the servers of the DCS contacted?
-    dcs_checked: bool,
+    looked: Looked,
+}
+
+/// What was looked at, and what was not.
+#[derive(Debug, Default)]
+struct Looked {
+    at: Vec<&'static str>,
+    /// With the reason.
+    not_at: Vec<(&'static str, &'static str)>,
+}
+
+impl Looked {
+    fn at(parts: &[&'static str]) -> Self {
+        Self { at: parts.to_vec(), not_at: Vec::new() }
+    }
+
+    fn add(&mut self, part: &'static str, why_not: Option<&'static str>) {
+        match why_not {
+            None => self.at.push(part),
+            Some(why) => self.not_at.push((part, why)),
+        }
+    }
+
+    /// `files, host and DCS; not the running member: Patroni is not running yet`.
+    fn sentence(&self) -> String {
+        let mut text = match self.at.split_last() {
+            Some((last, first)) if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+            Some((only, _)) => (*only).to_owned(),
+            None => String::new(),
+        };
+        for (part, why) in &self.not_at {
+            text.extend(["; not the ", part, ": ", why]);
+        }
+        text
+    }
 }
 
 fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
-    let outcome = |findings, dcs_checked| Outcome { findings, dcs_checked };
+    let outcome = |findings, looked| Outcome { findings, looked };
     let cluster = match read(root, id, path, depth) {
         Ok(cluster) => cluster,
-        Err(finding) => return outcome(vec![finding], false),
+        Err(finding) => return outcome(vec![finding], Looked::default()),
     };
     if depth == Depth::Ports {
-        return outcome(or_warning(ports::check(&cluster)), false);
+        return outcome(or_warning(ports::check(&cluster)), Looked::at(&["ports"]));
     }
     let mut findings: Vec<Finding> = QUICK.iter().flat_map(|check| or_warning(check(&cluster))).collect();
     if depth == Depth::Dcs {
-        return outcome(dcs::ask(&cluster, &findings).findings, true);
+        return outcome(dcs::ask(&cluster, &findings).findings, Looked::at(&["DCS"]));
     }
     if depth == Depth::Offline {
-        return outcome(findings, false);
+        return outcome(findings, Looked::at(&["files", "host"]));
     }
     findings.extend(or_warning(units::creates_main(&cluster)));
     // The servers and the programs respond at the same time.
-    let (clock, settings, servers) = thread::scope(|scope| {
+    let (clock, settings, running, servers) = thread::scope(|scope| {
         let clock = scope.spawn(|| clock::check(root));
         let settings = scope.spawn(|| settings::check(&cluster));
-        let servers = dcs::ask(&cluster, &findings);
-        (clock.join().unwrap_or_default(), settings.join().unwrap_or_default(), servers)
+        let running = scope.spawn(|| running::look(&cluster));
+        let servers = ask_until_led(&cluster, &findings);
+        (clock.join().unwrap_or_default(), settings.join().unwrap_or_default(), running.join().ok(), servers)
     });
     // A fault that prevents the cluster from working may also prevent its file from being written.
-    let is_new = |finding: &Finding| !findings.iter().any(|known| known.is_same(finding));
-    let new: Vec<Finding> = settings.into_iter().filter(is_new).collect();
+    let is_new = |finding: &Finding, findings: &[Finding]| !findings.iter().any(|known| known.is_same(finding));
+    let new: Vec<Finding> = settings.into_iter().filter(|finding| is_new(finding, &findings)).collect();
     findings.extend(new);
     findings.extend(clock);
     findings.extend(servers.findings);
-    if let Some(content) = servers.content {
-        findings.extend(members::check(&cluster, &content));
+    let view = servers.content.as_ref().map(View::of);
+    if let Some(view) = &view {
+        findings.extend(members::check(&cluster, view, running.as_ref().is_some_and(Running::runs_here)));
     }
-    outcome(findings, servers.asked)
+    let mut looked = Looked::at(&["files", "host"]);
+    if let Some(running) = &running {
+        let found = running::check(&cluster, running, view.as_ref());
+        let new: Vec<Finding> = found.into_iter().filter(|finding| is_new(finding, &findings)).collect();
+        findings.extend(new);
+        looked.add("running member", running.not_looked_at());
+    }
+    looked.add("DCS", (!servers.asked).then_some("its servers cannot be asked"));
+    outcome(findings, looked)
+}
+
+/// Asks the DCS, and once more if the cluster has no primary: during a switchover it has none for a moment.
+fn ask_until_led(cluster: &Cluster, known: &[Finding]) -> dcs::Answered {
+    const MOMENT: Duration = Duration::from_secs(3);
+    let begin = Instant::now();
+    let first = dcs::ask(cluster, known);
+    let is_led = |answered: &dcs::Answered| {
+        answered.content.as_ref().map(View::of).is_none_or(|view| !view.is_bootstrapped() || view.leader.is_some())
+    };
+    // All in all, a check takes ten seconds at most.
+    if is_led(&first) || begin.elapsed() > MOMENT {
+        return first;
+    }
+    thread::sleep(MOMENT);
+    let second = dcs::ask(cluster, known);
+    if second.content.is_some() { second } else { first }
 }
 
 /// What the DCS of a Patroni file contains about its cluster, by the names of the keys below that of the scope. An error if no server of
@@ -214,4 +280,22 @@ fn read<'a>(root: &'a Root, id: &'a ClusterId, path: &Path, depth: Depth) -> Res
     let patroni = Patroni::of(root).unwrap_or(Patroni::UNKNOWN);
     let settings = Settings::read(root, id);
     Ok(Cluster { root, id, path: path.to_owned(), text, yaml, patroni, settings, depth })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_says_what_was_looked_at() {
+        let mut looked = Looked::at(&["files", "host"]);
+        assert_eq!(looked.sentence(), "files and host");
+        looked.add("running member", None);
+        looked.add("DCS", None);
+        assert_eq!(looked.sentence(), "files, host, running member and DCS");
+        looked.not_at.push(("running member", "Patroni is not running yet"));
+        looked.at.remove(2);
+        assert_eq!(looked.sentence(), "files, host and DCS; not the running member: Patroni is not running yet");
+        assert_eq!(Looked::at(&["DCS"]).sentence(), "DCS");
+    }
 }

@@ -50,6 +50,12 @@ impl Patroni {
         Ok(Self(line.and_then(|line| line.split(['"', '\'']).nth(1)).and_then(Version::parse)))
     }
 
+    /// The version, if it is known.
+    #[must_use]
+    pub fn number(self) -> Option<Version> {
+        self.0
+    }
+
     /// A Patroni of this version.
     #[cfg(test)]
     pub fn version(text: &str) -> Self {

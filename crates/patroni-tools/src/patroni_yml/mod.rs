@@ -10,6 +10,7 @@ pub(crate) mod dcs;
 pub(crate) mod dnscp_file;
 pub(crate) mod endpoint;
 pub(crate) mod inputs;
+pub(crate) mod logins;
 pub(crate) mod member;
 pub(crate) mod methods;
 pub(crate) mod network;
