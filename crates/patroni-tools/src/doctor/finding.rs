@@ -23,8 +23,8 @@ pub(crate) enum Subject {
     File(PathBuf),
     /// The certificate that a server presents.
     ServerCertificate,
-    /// Whether a unit starts at boot.
-    Unit(String),
+    /// Whether `patroni@` starts at boot.
+    Enabled,
 }
 
 /// Something that was found.

@@ -69,7 +69,7 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
         let what = format!("set to auto, and {unit} is not enabled, so {name} starts at boot");
         let hint = format!("Set start.conf to manual, or run: systemctl enable {unit}");
         let finding = Finding::warning(what, hint).at(start.display().to_string());
-        return Ok(vec![Finding { subject: Some(Subject::Unit(unit)), ..finding }]);
+        return Ok(vec![Finding { subject: Some(Subject::Enabled), ..finding }]);
     }
     Ok(Vec::new())
 }

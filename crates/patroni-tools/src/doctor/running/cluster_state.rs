@@ -110,8 +110,8 @@ fn pending(cluster: &Cluster, view: &View, own: &Own) -> Option<Finding> {
     if !is_pending && reasons.is_none_or(serde_json::Map::is_empty) {
         return None;
     }
-    let named = || own.database.map(|database| database.pending.clone()).unwrap_or_default();
-    let names: Vec<String> = reasons.map_or_else(named, |reasons| reasons.keys().cloned().collect());
+    let by_server = || own.database.map(|database| database.pending.clone()).unwrap_or_default();
+    let names: Vec<String> = reasons.map_or_else(by_server, |reasons| reasons.keys().cloned().collect());
     let of = if names.is_empty() { String::new() } else { format!(" of {}", names.join(", ")) };
     let what = format!("PostgreSQL of this member must be restarted before new values{of} apply");
     let name = host::program::quoted(own.name);
@@ -254,11 +254,11 @@ mod tests {
         View::of(&keys.iter().map(|(key, value)| ((*key).to_owned(), text(value))).collect())
     }
 
-    fn of(name: &str, keys: &[(&str, Value)], database: Option<Database>, members: &[&str]) -> String {
+    fn of(name: &str, keys: &[(&str, Value)], database: Option<&Database>, members: &[&str]) -> String {
         let (root, id): (Root, ClusterId) = (Root::new("/nowhere"), "17/main".parse().unwrap());
         let cluster = Cluster::with(&root, &id, "postgresql: {listen: '*:5432'}");
         let members: Vec<String> = members.iter().map(|name| (*name).to_owned()).collect();
-        let own = Own { name, database: database.as_ref(), has_data: database.is_some(), stays_in_recovery: false };
+        let own = Own { name, database, has_data: database.is_some(), stays_in_recovery: false };
         lines(&check(&cluster, &view(keys), &own, &members)).join("\n")
     }
 
@@ -290,14 +290,14 @@ mod tests {
 
     #[test]
     fn a_sound_cluster_is_silent() {
-        assert_eq!(of("pg1", &cluster_of_two(), Some(primary()), &[]), "");
-        assert_eq!(of("pg2", &cluster_of_two(), Some(standby(true, 30_000_000)), &[]), "");
+        assert_eq!(of("pg1", &cluster_of_two(), Some(&primary()), &[]), "");
+        assert_eq!(of("pg2", &cluster_of_two(), Some(&standby(true, 30_000_000)), &[]), "");
         // Right after its start, and right after a promotion.
-        assert_eq!(of("pg2", &cluster_of_two(), Some(Database { uptime: 5.0, ..standby(false, 0) }), &[]), "");
+        assert_eq!(of("pg2", &cluster_of_two(), Some(&Database { uptime: 5.0, ..standby(false, 0) }), &[]), "");
         let promoting = with("members/pg1", json!({"role": "replica", "state": "running"}));
-        assert_eq!(of("pg2", &promoting, Some(standby(false, 0)), &[]), "");
+        assert_eq!(of("pg2", &promoting, Some(&standby(false, 0)), &[]), "");
         let nostream = with("members/pg2", json!({"role": "replica", "timeline": 2, "tags": {"nostream": true}}));
-        assert_eq!(of("pg2", &nostream, Some(standby(false, 30_000_000)), &[]), "");
+        assert_eq!(of("pg2", &nostream, Some(&standby(false, 30_000_000)), &[]), "");
     }
 
     #[test]
@@ -305,11 +305,11 @@ mod tests {
         let without = with("leader", Value::Null);
         let error = "Error f: the cluster has no primary, so it accepts no writes";
         assert_eq!(
-            of("pg2", &without, Some(standby(false, 1)), &[]),
+            of("pg2", &without, Some(&standby(false, 1)), &[]),
             format!("{error} | See 'pg_patronictl 17/main list', and on each member: journalctl -u patroni@17-main")
         );
         assert_eq!(
-            of("pg2", &without, Some(standby(false, 1)), &["pg1", "pg2", "pg3"]),
+            of("pg2", &without, Some(&standby(false, 1)), &["pg1", "pg2", "pg3"]),
             format!(
                 "{error}; pg3 of MEMBERS is not running | If a running member does not become primary, run on pg3: systemctl start \
                  patroni@17-main"
@@ -336,30 +336,30 @@ mod tests {
     #[test]
     fn a_standby_that_falls_behind_is_an_error_or_a_warning() {
         assert_eq!(
-            of("pg2", &cluster_of_two(), Some(standby(false, 30_000_000)), &[]),
+            of("pg2", &cluster_of_two(), Some(&standby(false, 30_000_000)), &[]),
             "Error this member does not stream from the primary, and is on timeline 1 instead of 2 | See the log of PostgreSQL, and: \
              journalctl -u patroni@17-main"
         );
         assert_eq!(
-            of("pg2", &cluster_of_two(), Some(standby(true, 20_000_000)), &[]),
+            of("pg2", &cluster_of_two(), Some(&standby(true, 20_000_000)), &[]),
             "Warning this member is 9 MB behind the primary, more than maximum_lag_on_failover (1 MB), so it cannot take over | See how \
              it catches up with: pg_patronictl 17/main list"
         );
         let config = with("config", json!({"maximum_lag_on_failover": 20_000_000}));
-        assert_eq!(of("pg2", &config, Some(standby(true, 20_000_000)), &[]), "");
+        assert_eq!(of("pg2", &config, Some(&standby(true, 20_000_000)), &[]), "");
     }
 
     #[test]
     fn what_bites_later_is_a_warning() {
         let config = |config: Value| with("config", config);
         assert_eq!(
-            of("pg1", &config(json!({"pause": true})), Some(primary()), &[]),
+            of("pg1", &config(json!({"pause": true})), Some(&primary()), &[]),
             "Warning f: the cluster is in maintenance mode, in which no failover happens | End it with: pg_patronictl 17/main resume --wait"
         );
         let pending = json!({"role": "primary", "timeline": 2, "pending_restart": true});
         let database = Database { pending: vec!["shared_buffers".to_owned()], ..primary() };
         assert_eq!(
-            of("pg1", &with("members/pg1", pending), Some(database), &[]),
+            of("pg1", &with("members/pg1", pending), Some(&database), &[]),
             "Warning f: PostgreSQL of this member must be restarted before new values of shared_buffers apply | Restart it with: \
              pg_patronictl 17/main restart --pending pg1"
         );
@@ -367,13 +367,13 @@ mod tests {
         assert!(of("pg2", &with("members/pg2", reasons), None, &[]).contains("new values of max_connections apply"));
         let read_only = Database { read_only: true, ..primary() };
         assert!(
-            of("pg1", &cluster_of_two(), Some(read_only), &[])
+            of("pg1", &cluster_of_two(), Some(&read_only), &[])
                 .contains("edit-config --pg default_transaction_read_only=off")
         );
         let slot = |name: &str| crate::doctor::running::database::Slot { name: name.to_owned(), kept: 5 << 20 };
         let slots = Database { slots: ["pg2", "mine", "gone", "old"].map(slot).into(), ..primary() };
         assert_eq!(
-            of("pg1", &cluster_of_two(), Some(slots), &[]),
+            of("pg1", &cluster_of_two(), Some(&slots), &[]),
             "Warning the replication slot old is of no member, is not in use, and keeps 5 MB of WAL | If no one needs it, drop it with: \
              runuser -u postgres -- psql -p 5432 -c \"SELECT pg_drop_replication_slot('old')\""
         );
@@ -391,7 +391,7 @@ mod tests {
         ] {
             let mut keys = with("config", json!({"synchronous_mode": mode, "synchronous_mode_strict": strict}));
             keys.push(("sync", json!({"leader": "pg1", "sync_standby": standbys})));
-            let found = of("pg1", &keys, Some(primary()), &[]);
+            let found = of("pg1", &keys, Some(&primary()), &[]);
             assert!(found.starts_with(expected) && found.is_empty() == expected.is_empty(), "{mode} {strict}: {found}");
         }
     }

@@ -29,11 +29,12 @@ pub(crate) struct Database {
     pub(crate) roles: Vec<Role>,
     pub(crate) slots: Vec<Slot>,
     /// Lines of `pg_hba.conf` and `pg_ident.conf` that it does not accept.
-    pub(crate) lines: Vec<Line>,
+    pub(crate) lines: Vec<Rejected>,
 }
 
 /// A role of those that were asked for.
 #[derive(Debug, Default, Deserialize)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a column of pg_authid")]
 pub(crate) struct Role {
     pub(crate) name: String,
     pub(crate) login: bool,
@@ -56,7 +57,7 @@ pub(crate) struct Slot {
 
 /// A line that the server does not accept.
 #[derive(Debug, Default, Deserialize)]
-pub(crate) struct Line {
+pub(crate) struct Rejected {
     pub(crate) file: String,
     pub(crate) line: u64,
     pub(crate) error: String,
@@ -119,7 +120,7 @@ pub(crate) fn ask(root: &Root, id: &ClusterId, place: &Place, roles: &[&str]) ->
     let first = rows.next().transpose()?.unwrap_or_default();
     let mut database: Database = serde_json::from_value(first)?;
     if let Some(lines) = rows.next().transpose()? {
-        database.lines.extend(serde_json::from_value::<Vec<Line>>(lines)?);
+        database.lines.extend(serde_json::from_value::<Vec<Rejected>>(lines)?);
     }
     Ok(database)
 }

@@ -39,6 +39,7 @@ use unit::{Activity, Unit};
 const STARTING: Duration = Duration::from_secs(30);
 
 /// What was learned.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Running {
     /// `None` if systemd cannot be asked.
     unit: Option<Unit>,

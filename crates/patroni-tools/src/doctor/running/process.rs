@@ -1,9 +1,11 @@
 //! Programs that an upgrade has replaced on the disk, while the old ones are still running.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use host::Root;
+use nix::unistd::geteuid;
 
 use crate::doctor::cluster::Cluster;
 use crate::doctor::finding::Finding;
@@ -30,8 +32,14 @@ pub(crate) fn is_replaced(root: &Root, pid: u32) -> bool {
 /// The Patroni that runs with a file, in whatever unit.
 pub(crate) fn with_file(root: &Root, file: &Path) -> Option<u32> {
     let entries = std::fs::read_dir(root.path("/proc")).ok()?;
-    let mut processes = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    processes.find(|pid| {
+    let processes = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    // Another user can give a process any name.
+    let postgres = root.user_id("postgres").ok();
+    let is_trusted = |pid: &u32| {
+        let user = root.path(format!("/proc/{pid}")).metadata().map(|found| found.uid());
+        user.is_ok_and(|user| user == 0 || Some(user) == postgres || user == geteuid().as_raw())
+    };
+    processes.filter(is_trusted).find(|pid| {
         let line = std::fs::read(root.path(format!("/proc/{pid}/cmdline"))).unwrap_or_default();
         let words: Vec<PathBuf> =
             line.split(|byte| *byte == 0).map(|word| PathBuf::from(&*String::from_utf8_lossy(word))).collect();

@@ -11,7 +11,7 @@ use nix::unistd::{Uid, geteuid};
 
 use crate::doctor::cluster::{Cluster, LIMIT};
 use crate::doctor::finding::Finding;
-use crate::doctor::running::database::Line;
+use crate::doctor::running::database::Rejected;
 use crate::postgres::programs::server_program;
 
 /// The second line of a file that Patroni writes (`CONFIG_WRITER` and `ConfigHandler._write_...` in `patroni/postgresql/config.py`).
@@ -148,8 +148,8 @@ pub(crate) fn check_files(cluster: &Cluster, broken: &[Broken], runs: bool) -> V
 }
 
 /// Lines of `pg_hba.conf` and `pg_ident.conf` that the server does not accept: it keeps all lines that it has (`load_hba` in `hba.c`).
-pub(crate) fn check_lines(cluster: &Cluster, lines: &[Line]) -> Vec<Finding> {
-    let finding = |line: &Line| {
+pub(crate) fn check_lines(cluster: &Cluster, lines: &[Rejected]) -> Vec<Finding> {
+    let finding = |line: &Rejected| {
         let file = Path::new(&line.file);
         let what =
             format!("PostgreSQL does not accept this line, so no change of the file has an effect: {}", line.error);

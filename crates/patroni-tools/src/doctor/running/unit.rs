@@ -93,11 +93,11 @@ pub(crate) fn check(cluster: &Cluster, unit: &Unit, member: Member) -> Vec<Findi
     if unit.state == "disabled" && (runs || member.exists) {
         let what = format!("{name} is not enabled, so this member does not start at boot");
         let hint = format!("Enable it with: systemctl enable {name}");
-        findings.push(Finding { subject: Some(Subject::Unit(name)), ..Finding::warning(what, hint) });
+        findings.push(Finding { subject: Some(Subject::Enabled), ..Finding::warning(what, hint) });
     } else if masked && runs {
         let what = format!("{name} is masked, so this member does not start at boot");
         let hint = format!("Enable it with: systemctl unmask {name} && systemctl enable {name}");
-        findings.push(Finding { subject: Some(Subject::Unit(name)), ..Finding::warning(what, hint) });
+        findings.push(Finding { subject: Some(Subject::Enabled), ..Finding::warning(what, hint) });
     }
     findings.into_iter().map(|finding| finding.at("")).collect()
 }
