@@ -25,6 +25,8 @@ pub(crate) enum Subject {
     ServerCertificate,
     /// Whether `patroni@` starts at boot.
     Enabled,
+    /// Whether a server can be reached and responds.
+    Connection,
 }
 
 /// Something that was found.

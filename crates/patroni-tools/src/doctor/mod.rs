@@ -15,6 +15,7 @@ mod data_directory;
 mod dcs;
 mod endpoint;
 mod finding;
+mod looked;
 mod members;
 mod patroni_yml;
 mod ports;
@@ -43,7 +44,8 @@ use crate::patroni::paths::patroni_file;
 use crate::patroni::version::Patroni;
 use cluster::{AS_ROOT, Cluster};
 pub use cluster::{Depth, Options};
-use finding::{Finding, Level};
+use finding::{Finding, Level, Subject};
+use looked::Looked;
 use running::Running;
 use view::View;
 
@@ -117,6 +119,12 @@ fn document(id: &ClusterId, path: &Path, findings: &[Finding]) -> Value {
     json!({"cluster": id.slashed(), "findings": findings.collect::<Vec<_>>()})
 }
 
+/// How often a decision that depends on the DCS asks it, since its servers may be electing a leader, or be slow for a moment.
+const ATTEMPTS: u32 = 4;
+
+/// The time between two attempts.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// A check that needs only files.
 type Check = fn(&Cluster) -> Result<Vec<Finding>>;
 
@@ -136,40 +144,6 @@ const QUICK: [Check; 8] = [
 struct Outcome {
     findings: Vec<Finding>,
     looked: Looked,
-}
-
-/// What was looked at, and what was not.
-#[derive(Debug, Default)]
-struct Looked {
-    at: Vec<&'static str>,
-    /// With the reason.
-    not_at: Vec<(&'static str, &'static str)>,
-}
-
-impl Looked {
-    fn at(parts: &[&'static str]) -> Self {
-        Self { at: parts.to_vec(), not_at: Vec::new() }
-    }
-
-    fn add(&mut self, part: &'static str, why_not: Option<&'static str>) {
-        match why_not {
-            None => self.at.push(part),
-            Some(why) => self.not_at.push((part, why)),
-        }
-    }
-
-    /// `files, host and DCS; not the running member: Patroni is not running yet`.
-    fn sentence(&self) -> String {
-        let mut text = match self.at.split_last() {
-            Some((last, first)) if !first.is_empty() => format!("{} and {last}", first.join(", ")),
-            Some((only, _)) => (*only).to_owned(),
-            None => String::new(),
-        };
-        for (part, why) in &self.not_at {
-            text.extend(["; not the ", part, ": ", why]);
-        }
-        text
-    }
 }
 
 fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
@@ -199,7 +173,9 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
     });
     // A fault that prevents the cluster from working may also prevent its file from being written.
     let is_new = |finding: &Finding, findings: &[Finding]| !findings.iter().any(|known| known.is_same(finding));
-    let new: Vec<Finding> = settings.into_iter().filter(|finding| is_new(finding, &findings)).collect();
+    let differences = settings::compare(&cluster, &settings, servers.content.as_ref());
+    let of_settings = settings.findings.into_iter().chain(differences);
+    let new: Vec<Finding> = of_settings.filter(|finding| is_new(finding, &findings)).collect();
     findings.extend(new);
     findings.extend(clock);
     findings.extend(servers.findings);
@@ -238,22 +214,63 @@ fn ask_until_led(cluster: &Cluster, known: &[Finding]) -> dcs::Answered {
 /// What the DCS of a Patroni file contains about its cluster, by the names of the keys below that of the scope. An error if no server of
 /// the DCS responds, or if it is of a kind that cannot be asked.
 pub(crate) fn dcs_content(root: &Root, id: &ClusterId, text: &str) -> Result<BTreeMap<String, String>> {
+    let mut left = ATTEMPTS;
+    loop {
+        let answered = ask_dcs(root, id, text)?;
+        if let Some(content) = answered.content {
+            return Ok(content);
+        }
+        let Some(finding) = answered.findings.into_iter().max_by_key(|finding| finding.level) else {
+            fail!("this kind of DCS cannot be asked whether it has the cluster already"; "Use etcd, Consul or ZooKeeper.")
+        };
+        left -= 1;
+        if left == 0 {
+            return Err(finding.trouble(&patroni_file(id)).into());
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// The same, asked once: `None` if no server gives it to this caller.
+pub(crate) fn dcs_content_now(root: &Root, id: &ClusterId, text: &str) -> Option<BTreeMap<String, String>> {
+    ask_dcs(root, id, text).ok()?.content
+}
+
+/// How long servers of the DCS that cannot be reached are asked again.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The same if a server of the DCS can be asked and gives it to this caller. An error if for some seconds no server can be reached or
+/// responds, or none has a certificate that Patroni accepts: then `patronictl` would try for ever.
+pub(crate) fn dcs_content_unless_down(
+    root: &Root,
+    id: &ClusterId,
+    text: &str,
+) -> Result<Option<BTreeMap<String, String>>> {
+    let is_certain = |finding: &Finding| {
+        finding.level > Level::Warning
+            && matches!(finding.subject, Some(Subject::Connection | Subject::ServerCertificate))
+    };
+    let begin = Instant::now();
+    loop {
+        let answered = ask_dcs(root, id, text)?;
+        if answered.content.is_some() || !answered.findings.iter().all(is_certain) {
+            return Ok(answered.content);
+        }
+        let Some(finding) = answered.findings.into_iter().next() else { return Ok(None) };
+        if begin.elapsed() > PATIENCE {
+            return Err(finding.trouble(&patroni_file(id)).into());
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+fn ask_dcs(root: &Root, id: &ClusterId, text: &str) -> Result<dcs::Answered> {
     let path = patroni_file(id);
     let yaml = Yaml::parse(&path, text)?;
     let patroni = Patroni::of(root).unwrap_or(Patroni::UNKNOWN);
     let settings = Settings::read(root, id);
-    let cluster =
-        Cluster { root, id, path: path.clone(), text: text.to_owned(), yaml, patroni, settings, depth: Depth::Dcs };
-    let answered = dcs::ask(&cluster, &[]);
-    if let Some(content) = answered.content {
-        return Ok(content);
-    }
-    match answered.findings.into_iter().max_by_key(|finding| finding.level) {
-        Some(finding) => Err(finding.trouble(&path).into()),
-        None => {
-            fail!("this kind of DCS cannot be asked whether it has the cluster already"; "Use etcd, Consul or ZooKeeper.")
-        }
-    }
+    let cluster = Cluster { root, id, path, text: text.to_owned(), yaml, patroni, settings, depth: Depth::Dcs };
+    Ok(dcs::ask(&cluster, &[]))
 }
 
 /// The findings of a check, or why it could not run.
@@ -280,22 +297,4 @@ fn read<'a>(root: &'a Root, id: &'a ClusterId, path: &Path, depth: Depth) -> Res
     let patroni = Patroni::of(root).unwrap_or(Patroni::UNKNOWN);
     let settings = Settings::read(root, id);
     Ok(Cluster { root, id, path: path.to_owned(), text, yaml, patroni, settings, depth })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_line_says_what_was_looked_at() {
-        let mut looked = Looked::at(&["files", "host"]);
-        assert_eq!(looked.sentence(), "files and host");
-        looked.add("running member", None);
-        looked.add("DCS", None);
-        assert_eq!(looked.sentence(), "files, host, running member and DCS");
-        looked.not_at.push(("running member", "Patroni is not running yet"));
-        looked.at.remove(2);
-        assert_eq!(looked.sentence(), "files, host and DCS; not the running member: Patroni is not running yet");
-        assert_eq!(Looked::at(&["DCS"]).sentence(), "DCS");
-    }
 }

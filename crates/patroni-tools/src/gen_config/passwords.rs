@@ -17,15 +17,14 @@ use host::{ClusterId, Root, fail, scram, trouble};
 
 use crate::files::header::{Author, author};
 use crate::files::yaml::Yaml;
+use crate::gen_config::server::Server;
 use crate::gen_config::write::write;
 use crate::patroni::paths::{FINGERPRINT_TAG, patroni_file};
 use crate::patroni::patronictl::Patronictl;
 use crate::patroni_yml::authentication::password_scope;
 use crate::patroni_yml::inputs::{Overrides, settings, site_key, site_key_path};
 use crate::patroni_yml::logins::{FileRole, of_file};
-use crate::patroni_yml::role_names::SUPERUSER;
 use crate::patroni_yml::values::scope;
-use crate::postgres::psql::{Psql, State};
 use crate::postgres::roles::{Login, statements};
 
 /// More generations than any cluster has had.
@@ -178,27 +177,6 @@ fn logins(yaml: &Yaml) -> Result<Vec<Login>> {
         Ok(Login { name: role.name, purpose: role.purpose, verifier })
     };
     of_file(yaml).into_iter().map(login).collect()
-}
-
-/// The server of this member.
-struct Server<'a> {
-    root: &'a Root,
-    id: &'a ClusterId,
-    yaml: &'a Yaml,
-}
-
-impl Server<'_> {
-    fn ask(&self, sql: &str) -> Result<String> {
-        let sockets = self.yaml.text(&["postgresql", "parameters", "unix_socket_directories"]);
-        let socket = sockets.as_deref().and_then(|list| list.split(',').next()).unwrap_or("/var/run/postgresql").trim();
-        let superuser = self.yaml.text(&["postgresql", "authentication", "superuser", "username"]);
-        let superuser = superuser.as_deref().unwrap_or(SUPERUSER);
-        let answer = Psql::local(self.root, self.id, socket, self.yaml.port("postgresql")?, superuser)?.run(sql)?;
-        if answer.state != State::Done {
-            fail!("psql failed on {}: {}", self.id, answer.messages.join("; "));
-        }
-        Ok(answer.rows)
-    }
 }
 
 /// The members that do not publish the fingerprint of this file within two loops of Patroni.
