@@ -164,17 +164,19 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
     }
     findings.extend(or_warning(units::creates_main(&cluster)));
     // The servers and the programs respond at the same time.
-    let (clock, settings, running, servers) = thread::scope(|scope| {
+    let (clock, settings, endpoint, running, servers) = thread::scope(|scope| {
         let clock = scope.spawn(|| clock::check(root));
+        let endpoint = scope.spawn(|| endpoint::running::check(&cluster));
         let settings = scope.spawn(|| settings::check(&cluster));
         let running = scope.spawn(|| running::look(&cluster));
         let servers = ask_until_led(&cluster, &findings);
-        (clock.join().unwrap_or_default(), settings.join().unwrap_or_default(), running.join().ok(), servers)
+        let (settings, endpoint) = (settings.join().unwrap_or_default(), endpoint.join().unwrap_or_default());
+        (clock.join().unwrap_or_default(), settings, endpoint, running.join().ok(), servers)
     });
     // A fault that prevents the cluster from working may also prevent its file from being written.
     let is_new = |finding: &Finding, findings: &[Finding]| !findings.iter().any(|known| known.is_same(finding));
     let differences = settings::compare(&cluster, &settings, servers.content.as_ref());
-    let of_settings = settings.findings.into_iter().chain(differences);
+    let of_settings = settings.findings.into_iter().chain(differences).chain(endpoint);
     let new: Vec<Finding> = of_settings.filter(|finding| is_new(finding, &findings)).collect();
     findings.extend(new);
     findings.extend(clock);
