@@ -673,3 +673,99 @@ fn wal_goes_where_it_is_told() {
         "/mnt/wal/o\nprecious"
     );
 }
+
+#[test]
+fn the_doctor_asks_the_server_about_its_roles_and_its_configuration() {
+    let Some(machine) = Machine::new() else { return };
+    machine.primary();
+    machine.put("/mnt/patroni-gen-config", &std::fs::read(OURS).unwrap());
+    assert!(machine.root("chmod", &["755", "/mnt/patroni-gen-config"]).status.success());
+    let (version, data, etc) = (machine.version.clone(), machine.data("first"), machine.etc("first"));
+    // What shows that Patroni manages the data.
+    machine.shell(&format!("touch {data}/patroni.dynamic.json"));
+    let text = format!(
+        "scope: {version}-first\nname: pg1\nraft: {{self_addr: '127.0.0.1:2222', data_dir: /mnt}}\n\
+             restapi: {{listen: '127.0.0.1:8008', connect_address: '127.0.0.1:8008'}}\n\
+             postgresql:\n  listen: '127.0.0.1:5499'\n  connect_address: '127.0.0.1:5499'\n  data_dir: '{data}'\n  config_dir: '{etc}'\n\
+             \x20 bin_dir: /usr/lib/postgresql/{version}/bin\n\
+             \x20 authentication:\n    superuser: {{username: postgres}}\n\
+             \x20   replication: {{username: replicator, password: secret}}\n    rewind: {{username: rewind, password: other}}\n"
+    );
+    machine.put(&format!("/etc/patroni/{version}-first.yml"), text.as_bytes());
+    // Each finding in a line, with its hint if it is of interest; without what is about the file or the host.
+    let found = || {
+        let output = machine.root("/mnt/patroni-gen-config", &["check", &format!("{version}/first")]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        let said = said.replace("patroni-gen-config: ", "").replace("\nhint: ", " | ");
+        let about =
+            |line: &&str| ["the role ", "of the role ", "conf:", "PostgreSQL"].iter().any(|word| line.contains(word));
+        said.lines()
+            .filter(|line| !line.contains("createcluster.conf"))
+            .filter(about)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let sql = |sql: &str| machine.shell(&format!("psql -qXc \"{sql}\""));
+    let set = format!(" | Correct it with: patroni-gen-config set-passwords {version}/first");
+    assert_eq!(found(), format!("warning: the role rewind does not exist{set}"));
+    sql("create role rewind login password 'other'");
+    let rights =
+        "warning: the role rewind may not call the functions that pg_rewind needs, so a former primary cannot rejoin";
+    assert_eq!(found(), format!("{rights}{set}"));
+    for function in ["pg_ls_dir(text, boolean, boolean)", "pg_stat_file(text, boolean)", "pg_read_binary_file(text)"] {
+        sql(&format!("grant execute on function {function} to rewind"));
+        assert_eq!(found(), format!("{rights}{set}"));
+    }
+    sql("grant execute on function pg_read_binary_file(text, bigint, bigint, boolean) to rewind");
+    assert_eq!(found(), "");
+    for (change, undo, expected) in [
+        ("password 'x'", "password 'secret'", "error: the role replicator has another password than the Patroni file"),
+        (
+            "password null",
+            "password 'secret'",
+            "error: the role replicator has no password, but the Patroni file has one",
+        ),
+        ("noreplication", "replication", "error: the role replicator may not replicate (it has no REPLICATION)"),
+        ("nologin", "login", "error: the role replicator may not log in"),
+        (
+            "valid until '2020-01-01'",
+            "valid until 'infinity'",
+            "error: the password of the role replicator has expired (VALID UNTIL)",
+        ),
+    ] {
+        sql(&format!("alter role replicator {change}"));
+        assert_eq!(found(), format!("{expected}{set}"));
+        sql(&format!("alter role replicator {undo}"));
+        assert_eq!(found(), "", "{undo}");
+    }
+    sql("set password_encryption = md5; alter role replicator password 'secret'");
+    assert_eq!(found(), "");
+    // The configuration of a server that runs, and of one that does not.
+    let reload = format!(" | Correct it, then run: systemctl reload patroni@{version}-first");
+    for (line, expected) in [
+        ("work_mem = banana", "invalid value for parameter \"work_mem\": \"banana\""),
+        ("workmem = 4MB", "unrecognized configuration parameter \"workmem\""),
+        (
+            "max_connections = 5000000",
+            "5000000 is outside the valid range for parameter \"max_connections\" (1 .. 262143)",
+        ),
+    ] {
+        machine.shell(&format!("printf '# mine\n{line}\n' > {etc}/conf.d/x.conf"));
+        let place = format!("{etc}/conf.d/x.conf:2: PostgreSQL does not");
+        assert_eq!(found(), format!("warning: {place} start again with this: {expected}{reload}"));
+    }
+    machine.shell(&format!("echo 'max_connections = 50' > {etc}/conf.d/x.conf"));
+    assert_eq!(found(), "");
+    machine.shell(&format!("rm {etc}/conf.d/x.conf; echo 'local all all nomethod' >> {etc}/pg_hba.conf"));
+    let said = found();
+    assert!(
+        said.contains(&format!("{etc}/pg_hba.conf:")) && said.contains("\"nomethod\"") && said.ends_with(&reload),
+        "{said}"
+    );
+    machine.shell(&format!("sed -i '$d' {etc}/pg_hba.conf; echo 'work_mem = banana' > {etc}/conf.d/x.conf"));
+    machine.shell(&format!("pg_ctlcluster {version} first stop"));
+    let restart = reload.replace(" reload ", " restart ");
+    let error = "PostgreSQL does not start: invalid value for parameter \"work_mem\": \"banana\"";
+    assert_eq!(found(), format!("error: {etc}/conf.d/x.conf:1: {error}{restart}"));
+}

@@ -189,6 +189,9 @@ fn changes_end_where_they_begin() {
     edit_config(r#"{"ttl": 50, "loop_wait": 10, "maximum_lag_on_syncnode": 5, "pause": true}"#);
     assert_eq!(called("patroni-gen-config apply --dry-run 17/main").0, Some(3));
     assert_eq!(follow(write_file), none);
+    // No member runs here that could end the maintenance mode.
+    assert_eq!(named(&called(check).2), [apply, "pg_patronictl 17/main resume --wait"]);
+    edit_config(r#"{"ttl": 50, "loop_wait": 10, "maximum_lag_on_syncnode": 5}"#);
     assert_eq!(follow(check), [apply]);
     assert_eq!(follow(check), none);
 

@@ -230,15 +230,53 @@ fn plain_etcd(image: Image, name: &str) {
     );
 }
 
+fn put(key: &str, value: &str) {
+    fs::write(format!("{SECOND}/tmp/value"), value).unwrap();
+    sh(&etcdctl(&format!("put /lab/17-main/{key} < /tmp/value"))).unwrap();
+}
+
+fn member(address: &str, key: &str) -> String {
+    format!(r#"{{"api_url":"http://{address}:8008/patroni","state":"running","tags":{{"site_key":"{key}"}}}}"#)
+}
+
+/// What the store says of the cluster; its leader is gone afterwards.
+fn cluster_as_a_whole(section: &str, tag: &str) {
+    // Maintenance mode, a parameter that waits for a restart, and members that are not those of MEMBERS.
+    put("config", r#"{"pause": true}"#);
+    put("members/pg1", &member(OWN, "aaaaaaaa").replacen('{', r#"{"pending_restart":true,"#, 1));
+    let default = fs::read_to_string(format!("{MACHINE}/etc/default/patroni")).unwrap();
+    let members = format!("{default}MEMBERS=pg1={OWN},pg2=10.77.0.3,pg4=10.77.0.5\n");
+    write(&format!("{MACHINE}/etc/default/patroni"), &members, 0o644);
+    assert_eq!(
+        doctor(section, tag),
+        [
+            "warning: /etc/default/patroni:4: MEMBERS has pg4, but the cluster does not: If there is no such member, remove it from MEMBERS on \
+             every host and run 'patroni-gen-config 17/main'. Otherwise, run on pg4: systemctl start patroni@17-main",
+            "warning: /etc/default/patroni:4: the cluster has the member pg3, but MEMBERS does not: Add pg3=10.77.0.4 to MEMBERS on every \
+             host, then run: patroni-gen-config 17/main",
+            "warning: /etc/patroni/17-main.yml: the cluster is in maintenance mode, in which no failover happens: End it with: pg_patronictl \
+             17/main resume --wait",
+            "warning: /etc/patroni/17-main.yml: PostgreSQL of this member must be restarted before new values apply: Restart it with: \
+             pg_patronictl 17/main restart --pending pg1",
+        ]
+    );
+    sh(&etcdctl("del /lab/17-main/config")).unwrap();
+    sh(&etcdctl("del /lab/17-main/leader")).unwrap();
+    assert_eq!(
+        doctor(section, tag),
+        [
+            "warning: /etc/patroni/17-main.yml: PostgreSQL of this member must be restarted before new values apply: Restart it with: \
+             pg_patronictl 17/main restart --pending pg1",
+            "error: /etc/patroni/17-main.yml: the cluster has no primary, so it accepts no writes; pg4 of MEMBERS is not running: If a \
+             running member does not become primary, run on pg4: systemctl start patroni@17-main"
+        ]
+    );
+    write(&format!("{MACHINE}/etc/default/patroni"), &default, 0o644);
+    sh(&etcdctl("del /lab/17-main/members/pg1")).unwrap();
+}
+
 /// What the other members have written into the store.
 fn others(section: &str) {
-    let put = |key: &str, value: &str| {
-        fs::write(format!("{SECOND}/tmp/value"), value).unwrap();
-        sh(&etcdctl(&format!("put /lab/17-main/{key} < /tmp/value"))).unwrap();
-    };
-    let member = |address: &str, key: &str| {
-        format!(r#"{{"api_url":"http://{address}:8008/patroni","state":"running","tags":{{"site_key":"{key}"}}}}"#)
-    };
     let tag = "tags: {site_key: 'aaaaaaaa'}\n";
     put("leader", "pg2");
     put("members/pg2", &member("10.77.0.3", "aaaaaaaa"));
@@ -288,7 +326,7 @@ fn others(section: &str) {
     );
     fs::write(format!("{MACHINE}/data/global/pg_control"), 7u64.to_ne_bytes()).unwrap();
     assert_eq!(doctor(section, ""), [""; 0]);
-    sh(&etcdctl("del /lab/17-main/leader")).unwrap();
+    cluster_as_a_whole(section, tag);
     assert_eq!(
         doctor(section, ""),
         [

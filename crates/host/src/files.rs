@@ -12,11 +12,12 @@
 use std::cell::{Cell, OnceCell};
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use nix::dir::Dir;
@@ -296,6 +297,19 @@ impl Opened {
             fail!(at self.path.display(), "has more than {limit} bytes, too many for such a file");
         }
         Ok(bytes)
+    }
+
+    /// The last bytes of a file of any size, such as a log, if it was written to after a point in time.
+    pub fn end(mut self, most: u64, after: SystemTime) -> Result<Option<Vec<u8>>> {
+        let after = after.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if u64::try_from(self.stat.st_mtime).unwrap_or(0) < after {
+            return Ok(None);
+        }
+        let begin = u64::try_from(self.stat.st_size).unwrap_or(0).saturating_sub(most);
+        let mut bytes = Vec::new();
+        let read = self.file.seek(SeekFrom::Start(begin)).and_then(|_| self.file.take(most).read_to_end(&mut bytes));
+        read.with_context(|| format!("could not read {}", self.path.display()))?;
+        Ok(Some(bytes))
     }
 }
 

@@ -46,6 +46,24 @@ fn parse(text: &str) -> Result<Member> {
     Ok(Member { name: name.to_owned(), address })
 }
 
+/// The longest `application_name` (`NAMEDATALEN - 1`).
+const LONGEST: usize = 63;
+
+/// The name of the replication slot of a member (`slot_name_from_member_name` in Patroni's `dcs/__init__.py`).
+#[must_use]
+pub fn slot_name(member: &str) -> String {
+    let mut name = String::new();
+    for c in member.to_lowercase().chars() {
+        match c {
+            'a'..='z' | '0'..='9' | '_' => name.push(c),
+            '-' | '.' => name.push('_'),
+            other => name.extend(["u", &format!("{:04}", u32::from(other))]),
+        }
+    }
+    name.truncate(LONGEST);
+    name
+}
+
 /// A name that Patroni accepts for a member: it becomes part of a key in the DCS.
 pub fn member_name(text: &str) -> Result<String> {
     if text.contains(|c: char| c.is_whitespace() || c == '/') {

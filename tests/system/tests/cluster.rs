@@ -425,7 +425,7 @@ fn quiet(lab: &Lab, main: &Cluster) -> Result<()> {
         let of_watchdog = ["/dev/watchdog does not exist", "hint: Load the driver of the watchdog"];
         let said: Vec<&str> =
             said.lines().filter(|line| !of_watchdog.iter().any(|phrase| line.contains(phrase))).collect();
-        let nothing = format!("{}: no errors found", main.slashed());
+        let nothing = format!("{}: no errors found (files, host, running member and DCS)", main.slashed());
         ensure!(said == [nothing.as_str()], "--check on {} said {}", node.name(), said.join("\n"));
     }
     Ok(())

@@ -108,3 +108,15 @@ pub(crate) fn denied(error: &anyhow::Error) -> bool {
         .chain()
         .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::PermissionDenied))
 }
+
+#[cfg(test)]
+impl<'a> Cluster<'a> {
+    /// A cluster with this Patroni file and no settings, for tests.
+    #[allow(clippy::unwrap_used)]
+    pub(crate) fn with(root: &'a Root, id: &'a ClusterId, text: &str) -> Self {
+        let path = PathBuf::from("/etc/patroni/17-main.yml");
+        let yaml = Yaml::parse(&path, text).unwrap();
+        let settings = Ok(Settings::default());
+        Self { root, id, path, text: text.to_owned(), yaml, patroni: Patroni::UNKNOWN, settings, depth: Depth::Full }
+    }
+}

@@ -24,6 +24,8 @@ pub(crate) enum Subject {
     File(PathBuf),
     /// The certificate that a server presents.
     ServerCertificate,
+    /// Whether `patroni@` starts at boot.
+    Enabled,
     /// Whether a server can be reached and responds.
     Connection,
 }

@@ -6,76 +6,74 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use host::members::members;
 use host::net::Fault;
 use host::net::http::{Question, Server};
 use host::net::tls::{Client, Files, Own, Verify};
-use serde_json::Value;
 
 use crate::doctor::cluster::{Cluster, LIMIT};
-use crate::doctor::dcs::question::Content;
 use crate::doctor::finding::Finding;
+use crate::doctor::view::{Member, View};
 use crate::patroni::paths::FINGERPRINT_TAG;
 
 /// Its first eight bytes are the system identifier (`ControlFileData`).
 const CONTROL_FILE: &str = "global/pg_control";
 
-/// A member as it describes itself below `members/` (`Ha.touch_member`).
-struct Member {
-    name: String,
-    data: Value,
-}
-
-impl Member {
-    fn text(&self, key: &str) -> Option<&str> {
-        self.data.get(key)?.as_str()
-    }
-
-    fn fingerprint(&self) -> Option<&str> {
-        self.data.get("tags")?.get(FINGERPRINT_TAG)?.as_str()
-    }
-
-    /// The host and port of its REST API, if that uses TLS.
-    fn secure_api(&self) -> Option<(String, u16)> {
-        let rest = self.text("api_url")?.strip_prefix("https://")?;
-        let (host, port) = rest.split('/').next()?.rsplit_once(':')?;
-        Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
-    }
-}
-
-/// The name of this member, site keys, data, and the certificates of the others.
-pub fn check(cluster: &Cluster, content: &Content) -> Vec<Finding> {
-    let members: Vec<Member> = content
-        .iter()
-        .filter_map(|(key, value)| {
-            let name = key.strip_prefix("members/")?.to_owned();
-            Some(Member { name, data: serde_json::from_str(value).ok()? })
-        })
-        .collect();
+/// The name of this member, site keys, data, the list of members, and the certificates of the others. `runs_here`: Patroni of this member
+/// is running on this host.
+pub fn check(cluster: &Cluster, view: &View, runs_here: bool) -> Vec<Finding> {
     let name = cluster.text(&["name"]).unwrap_or_default();
-    let (own, others): (Vec<Member>, Vec<Member>) = members.into_iter().partition(|member| member.name == name);
-    let leader = content.get("leader").map(String::as_str);
-    let mut findings: Vec<Finding> = own.first().and_then(|own| twin(cluster, own)).into_iter().collect();
-    findings.extend(site_key(cluster, leader, &others));
-    findings.extend(same_data(cluster, content, leader, own.len() + others.len()));
-    findings.extend(no_primary(cluster, content, leader, own.len() + others.len()));
+    let (own, others): (Vec<&Member>, Vec<&Member>) = view.members.iter().partition(|member| member.name == name);
+    let own = own.first().copied();
+    let mut findings: Vec<Finding> =
+        own.filter(|_| !runs_here).and_then(|own| twin(cluster, own)).into_iter().collect();
+    findings.extend(site_key(cluster, view.leader.as_deref(), &others));
+    findings.extend(same_data(cluster, view));
+    if own.is_some() && view.leader.is_some() {
+        findings.extend(listed(cluster, view, &name));
+    }
     findings.extend(apis(cluster, &others));
     findings
 }
 
-/// A cluster that was bootstrapped, whose members are there, and none of them leads.
-fn no_primary(cluster: &Cluster, content: &Content, leader: Option<&str>, members: usize) -> Option<Finding> {
-    let is_bootstrapped = content.get("initialize").is_some_and(|system| !system.is_empty());
-    let is_led = leader.is_some_and(|leader| !leader.is_empty());
-    (is_bootstrapped && !is_led && members > 0).then(|| {
-        Finding::error(
-            "the cluster has no primary, so it accepts no writes",
-            format!(
-                "See 'pg_patronictl {} list', and on each member: journalctl -u patroni@{}",
-                cluster.id,
-                cluster.id.dashed()
-            ),
-        )
-    })
+/// `MEMBERS` and the members of the cluster.
+fn listed(cluster: &Cluster, view: &View, own: &str) -> Vec<Finding> {
+    let Ok(settings) = &cluster.settings else { return Vec::new() };
+    let Ok(Some(listed)) = members(settings) else { return Vec::new() };
+    let (place, id) = (settings.place(&["MEMBERS"]), cluster.id);
+    // Hosts that only have servers of Consul are in MEMBERS as well.
+    let servers: Vec<&str> =
+        settings.text("CONSUL_SERVERS").into_iter().flat_map(|list| list.split([',', ' '])).map(str::trim).collect();
+    let missing: Vec<&str> = listed
+        .iter()
+        .map(|member| member.name.as_str())
+        .filter(|name| view.member(name).is_none() && !servers.contains(name))
+        .collect();
+    // The generator reports that this member is not in the list.
+    let is_unlisted = |member: &&Member| member.name != own && listed.iter().all(|listed| listed.name != member.name);
+    let unlisted: Vec<&Member> = view.members.iter().filter(is_unlisted).collect();
+    let mut findings = Vec::new();
+    if !missing.is_empty() {
+        let names = missing.join(" and ");
+        let what = format!("MEMBERS has {names}, but the cluster does not");
+        let hint = format!(
+            "If there is no such member, remove it from MEMBERS on every host and run 'patroni-gen-config {id}'. Otherwise, run on {names}: \
+             systemctl start patroni@{}",
+            id.dashed()
+        );
+        findings.push(Finding::warning(what, hint).at(&*place));
+    }
+    if !unlisted.is_empty() {
+        let names: Vec<&str> = unlisted.iter().map(|member| member.name.as_str()).collect();
+        let add: Vec<String> = unlisted
+            .iter()
+            .map(|member| format!("{}={}", member.name, member.api().map_or("ADDRESS".to_owned(), |(host, _)| host)))
+            .collect();
+        let what = format!("the cluster has the member {}, but MEMBERS does not", names.join(" and "));
+        let hint = cluster.then_generate(&format!("Add {} to MEMBERS on every host", add.join(",")));
+        findings.push(Finding::warning(what, hint).at(place));
+    }
+    findings
 }
 
 /// Another member with the name of this one.
@@ -93,18 +91,18 @@ fn twin(cluster: &Cluster, own: &Member) -> Option<Finding> {
 }
 
 /// Passwords are derived from the site key, so a member with another key cannot replicate.
-fn site_key(cluster: &Cluster, leader: Option<&str>, others: &[Member]) -> Option<Finding> {
+fn site_key(cluster: &Cluster, leader: Option<&str>, others: &[&Member]) -> Option<Finding> {
     let ours = cluster.text(&["tags", FINGERPRINT_TAG])?;
-    let differs = |member: &&Member| member.fingerprint().is_some_and(|theirs| theirs != ours);
-    let is_leader = |member: &&Member| Some(member.name.as_str()) == leader;
+    let differs = |member: &&&Member| member.fingerprint().is_some_and(|theirs| theirs != ours);
+    let is_leader = |member: &&&Member| Some(member.name.as_str()) == leader;
     let with = |members: Vec<&Member>| {
         let names =
             members.iter().map(|member| format!("{} ({})", member.name, member.fingerprint().unwrap_or_default()));
         names.collect::<Vec<_>>().join(", ")
     };
-    let differing: Vec<&Member> = others.iter().filter(differs).collect();
+    let differing: Vec<&Member> = others.iter().filter(differs).copied().collect();
     let primary = others.iter().find(is_leader);
-    match primary.and_then(Member::fingerprint) {
+    match primary.and_then(|primary| primary.fingerprint()) {
         // The key of the primary is the right one.
         Some(theirs) if theirs == ours && differing.is_empty() => None,
         Some(theirs) if theirs == ours => Some(Finding::warning(
@@ -120,11 +118,11 @@ fn site_key(cluster: &Cluster, leader: Option<&str>, others: &[Member]) -> Optio
 }
 
 /// Data of another cluster, and a bootstrap that was not finished.
-fn same_data(cluster: &Cluster, content: &Content, leader: Option<&str>, members: usize) -> Option<Finding> {
-    let theirs = content.get("initialize")?;
+fn same_data(cluster: &Cluster, view: &View) -> Option<Finding> {
+    let theirs = view.system.as_ref()?;
     if theirs.is_empty() {
         let scope = cluster.text(&["scope"]).unwrap_or_default();
-        return (leader.is_none() && members == 0).then(|| {
+        return (view.leader.is_none() && view.members.is_empty()).then(|| {
             Finding::warning(
                 "a bootstrap of this cluster was started but not finished, and all members wait for it",
                 format!(
@@ -151,7 +149,7 @@ fn same_data(cluster: &Cluster, content: &Content, leader: Option<&str>, members
 }
 
 /// The members query each other before one becomes primary, with the TLS files of patronictl (`PatroniRequest.reload_config`).
-fn apis(cluster: &Cluster, others: &[Member]) -> Vec<Finding> {
+fn apis(cluster: &Cluster, others: &[&Member]) -> Vec<Finding> {
     let text = |key: &[&str]| cluster.text(key);
     let insecure = text(&["ctl", "insecure"]).as_deref() == Some("true");
     let own = text(&["ctl", "certfile"]).map(|certificate| Own {

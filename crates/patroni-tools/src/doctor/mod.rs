@@ -15,16 +15,20 @@ mod data_directory;
 mod dcs;
 mod endpoint;
 mod finding;
+mod looked;
 mod members;
 mod other_name;
 mod patroni;
 mod patroni_yml;
 mod ports;
+mod running;
 mod settings;
 mod units;
+mod view;
 mod watchdog;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -44,7 +48,10 @@ use crate::patroni::version::Patroni;
 use cluster::{AS_ROOT, Cluster};
 pub use cluster::{Depth, Options};
 use finding::{Finding, Level, Subject, document};
+use looked::Looked;
 pub(crate) use other_name::run as run_other_name;
+use running::Running;
+use view::View;
 
 /// Checks clusters and reports the findings. Fails if one of the clusters cannot work.
 pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter) -> Result<()> {
@@ -53,7 +60,7 @@ pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter
     let mut last = None;
     for id in ids {
         let path = patroni_file(id);
-        let Outcome { mut findings, dcs_checked } = check(root, id, &path, options.depth);
+        let Outcome { mut findings, looked } = check(root, id, &path, options.depth);
         if options.depth == Depth::Offline {
             for finding in &mut findings {
                 finding.level = finding.level.offline();
@@ -88,9 +95,9 @@ pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter
                 reporter.tell(report::Level::Error, &earlier);
             }
         }
-        if failed == 0 && options.depth == Depth::Full {
-            let dcs = if dcs_checked { "" } else { " (the DCS was not checked)" };
-            report::print(&format!("{id}: no errors found{dcs}\n"));
+        // Before and after every start, the journal needs only what is wrong.
+        if failed == 0 && (options.depth == Depth::Full || io::stdout().is_terminal()) {
+            report::print(&format!("{id}: no errors found ({})\n", looked.sentence()));
         }
     }
     if options.json {
@@ -126,48 +133,74 @@ const QUICK: [Check; 8] = [
 /// The result of all checks.
 struct Outcome {
     findings: Vec<Finding>,
-    /// Were the servers of the DCS contacted?
-    dcs_checked: bool,
+    looked: Looked,
 }
 
 fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
-    let outcome = |findings, dcs_checked| Outcome { findings, dcs_checked };
+    let outcome = |findings, looked| Outcome { findings, looked };
     let cluster = match read(root, id, path, depth) {
         Ok(cluster) => cluster,
-        Err(finding) => return outcome(vec![finding], false),
+        Err(finding) => return outcome(vec![finding], Looked::default()),
     };
     if depth == Depth::Ports {
-        return outcome(or_warning(ports::check(&cluster)), false);
+        return outcome(or_warning(ports::check(&cluster)), Looked::at(&["ports"]));
     }
     let mut findings: Vec<Finding> = QUICK.iter().flat_map(|check| or_warning(check(&cluster))).collect();
     if depth == Depth::Dcs {
-        return outcome(dcs::ask(&cluster, &findings).findings, true);
+        return outcome(dcs::ask(&cluster, &findings).findings, Looked::at(&["DCS"]));
     }
     if depth == Depth::Offline {
-        return outcome(findings, false);
+        return outcome(findings, Looked::at(&["files", "host"]));
     }
     findings.extend(or_warning(units::creates_main(&cluster)));
     // The servers and the programs respond at the same time.
-    let (clock, settings, endpoint, servers) = thread::scope(|scope| {
+    let (clock, settings, endpoint, running, servers) = thread::scope(|scope| {
         let clock = scope.spawn(|| clock::check(root));
         let endpoint = scope.spawn(|| endpoint::running::check(&cluster));
         let settings = scope.spawn(|| settings::check(&cluster));
-        let servers = dcs::ask(&cluster, &findings);
+        let running = scope.spawn(|| running::look(&cluster));
+        let servers = ask_until_led(&cluster, &findings);
         let (settings, endpoint) = (settings.join().unwrap_or_default(), endpoint.join().unwrap_or_default());
-        (clock.join().unwrap_or_default(), settings, endpoint, servers)
+        (clock.join().unwrap_or_default(), settings, endpoint, running.join().ok(), servers)
     });
     // A fault that prevents the cluster from working may also prevent its file from being written.
-    let is_new = |finding: &Finding| !findings.iter().any(|known| known.is_same(finding));
+    let is_new = |finding: &Finding, findings: &[Finding]| !findings.iter().any(|known| known.is_same(finding));
     let differences = settings::compare(&cluster, &settings, servers.content.as_ref());
-    let new = settings.findings.into_iter().chain(differences).chain(endpoint);
-    let new: Vec<Finding> = new.filter(is_new).collect();
+    let of_settings = settings.findings.into_iter().chain(differences).chain(endpoint);
+    let new: Vec<Finding> = of_settings.filter(|finding| is_new(finding, &findings)).collect();
     findings.extend(new);
     findings.extend(clock);
     findings.extend(servers.findings);
-    if let Some(content) = servers.content {
-        findings.extend(members::check(&cluster, &content));
+    let view = servers.content.as_ref().map(View::of);
+    if let Some(view) = &view {
+        findings.extend(members::check(&cluster, view, running.as_ref().is_some_and(Running::runs_here)));
     }
-    outcome(findings, servers.asked)
+    let mut looked = Looked::at(&["files", "host"]);
+    if let Some(running) = &running {
+        let found = running::check(&cluster, running, view.as_ref());
+        let new: Vec<Finding> = found.into_iter().filter(|finding| is_new(finding, &findings)).collect();
+        findings.extend(new);
+        looked.add("running member", running.not_looked_at());
+    }
+    looked.add("DCS", (!servers.asked).then_some("its servers cannot be asked"));
+    outcome(findings, looked)
+}
+
+/// Asks the DCS, and once more if the cluster has no primary: during a switchover it has none for a moment.
+fn ask_until_led(cluster: &Cluster, known: &[Finding]) -> dcs::Answered {
+    const MOMENT: Duration = Duration::from_secs(3);
+    let begin = Instant::now();
+    let first = dcs::ask(cluster, known);
+    let is_led = |answered: &dcs::Answered| {
+        answered.content.as_ref().map(View::of).is_none_or(|view| !view.is_bootstrapped() || view.leader.is_some())
+    };
+    // All in all, a check takes ten seconds at most.
+    if is_led(&first) || begin.elapsed() > MOMENT {
+        return first;
+    }
+    thread::sleep(MOMENT);
+    let second = dcs::ask(cluster, known);
+    if second.content.is_some() { second } else { first }
 }
 
 /// What the DCS of a Patroni file contains about its cluster, by the names of the keys below that of the scope. An error if no server of

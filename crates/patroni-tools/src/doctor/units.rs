@@ -9,7 +9,7 @@ use host::clusters;
 use host::createcluster::{self, CreateCluster};
 
 use crate::doctor::cluster::{Cluster, USER};
-use crate::doctor::finding::Finding;
+use crate::doctor::finding::{Finding, Subject};
 use crate::hooks::unmanaged::{ADOPT, examine};
 use crate::patroni::paths::{ADOPTIONS, RELEASES, TAKE_OVERS};
 use crate::patroni::process;
@@ -21,7 +21,7 @@ use crate::postgres::units::{is_active, is_active_beside};
 const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants";
 
 /// A handover that has not been completed. Only root can see it.
-fn interrupted(cluster: &Cluster) -> Option<Finding> {
+pub(crate) fn interrupted(cluster: &Cluster) -> Option<Finding> {
     let root = cluster.root;
     let record = |directory: &str| Path::new(directory).join(cluster.id.dashed());
     let is_open = |directory: &str| root.path(record(directory).join("decision.json")).exists();
@@ -103,7 +103,8 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
         let unit = format!("patroni@{}", cluster.id.dashed());
         let what = format!("set to auto, and {unit} is not enabled, so {name} starts at boot");
         let hint = format!("Set start.conf to manual, or run: systemctl enable {unit}");
-        return Ok(vec![Finding::warning(what, hint).at(start.display().to_string())]);
+        let finding = Finding::warning(what, hint).at(start.display().to_string());
+        return Ok(vec![Finding { subject: Some(Subject::Enabled), ..finding }]);
     }
     Ok(Vec::new())
 }

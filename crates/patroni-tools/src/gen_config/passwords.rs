@@ -23,8 +23,9 @@ use crate::patroni::paths::{FINGERPRINT_TAG, patroni_file};
 use crate::patroni::patronictl::Patronictl;
 use crate::patroni_yml::authentication::password_scope;
 use crate::patroni_yml::inputs::{Overrides, settings, site_key, site_key_path};
-use crate::patroni_yml::role_names::{REPLICATION, REWIND, SUPERUSER};
+use crate::patroni_yml::logins::{FileRole, of_file};
 use crate::patroni_yml::values::scope;
+use crate::postgres::roles::{Login, statements};
 
 /// More generations than any cluster has had.
 const GENERATIONS: u32 = 10_000;
@@ -131,9 +132,9 @@ pub fn set(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<()> {
     let yaml = Yaml::parse(&path, &text)?;
     let scope = yaml.text(&["scope"]).unwrap_or_else(|| id.dashed());
     let cluster = Patronictl::new(root, id, &scope)?;
-    let roles = roles(&yaml)?;
-    if roles.is_empty() {
-        fail!("{} has no passwords of roles, so there is nothing to set", path.display());
+    let logins = logins(&yaml)?;
+    if logins.is_empty() {
+        fail!("{} has no roles, so there is nothing to set", path.display());
     }
     let server = Server { root, id, yaml: &yaml };
     if server.ask("SELECT pg_catalog.pg_is_in_recovery()")?.trim() != "f" {
@@ -142,8 +143,8 @@ pub fn set(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<()> {
             members.iter().find(|member| member.role == "Leader").map_or("the primary", |leader| &leader.name);
         fail!("this member is not the primary of {id}"; "Run this on {primary}.");
     }
-    server.ask(&statements(&roles)?).context("the passwords were not changed")?;
-    let names: Vec<&str> = roles.iter().map(|(role, _)| role.as_str()).collect();
+    server.ask(&statements(&logins)?).context("the passwords were not changed")?;
+    let names: Vec<&str> = logins.iter().map(|login| login.name.as_str()).collect();
     report::print(&format!("{id}: new passwords for {}\n", names.join(", ")));
     let failures = match cluster.reload() {
         Ok(failed) => failed.into_iter().map(Trouble::from).collect(),
@@ -168,33 +169,14 @@ pub fn set(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<()> {
     Ok(())
 }
 
-/// The roles of a file that have a password.
-fn roles(yaml: &Yaml) -> Result<Vec<(String, String)>> {
-    let mut roles = Vec::new();
-    for (section, usual) in [("superuser", SUPERUSER), ("replication", REPLICATION), ("rewind", REWIND)] {
-        let get = |key| yaml.text(&["postgresql", "authentication", section, key]);
-        let Some(password) = get("password") else { continue };
-        let role = get("username").unwrap_or_else(|| usual.to_owned());
-        roles.push((role, scram::verifier(&password).at(format!("postgresql.authentication.{section}.password"))?));
-    }
-    Ok(roles)
-}
-
-/// One transaction. It contains verifiers, with which nobody can log in; still they do not need to be in a log. It does not wait for
-/// standbys, like Patroni itself (`Bootstrap.create_or_update_role`).
-fn statements(roles: &[(String, String)]) -> Result<String> {
-    let mut sql = String::from(
-        "SET log_statement TO 'none';\nSET log_min_duration_statement TO -1;\nSET pg_stat_statements.track_utility TO off;\n\
-         SET synchronous_commit TO local;\nBEGIN;\n",
-    );
-    for (role, verifier) in roles {
-        if role.contains('\0') {
-            fail!("the name of a role contains a NUL character");
-        }
-        sql.extend(["ALTER ROLE \"", &role.replace('"', "\"\""), "\" PASSWORD '", verifier, "';\n"]);
-    }
-    sql += "COMMIT;\n";
-    Ok(sql)
+/// The roles of a file, with the verifiers of their passwords.
+fn logins(yaml: &Yaml) -> Result<Vec<Login>> {
+    let login = |role: FileRole| {
+        let place = format!("postgresql.authentication.{}.password", role.section);
+        let verifier = role.password.map(|password| scram::verifier(&password).at(place)).transpose()?;
+        Ok(Login { name: role.name, purpose: role.purpose, verifier })
+    };
+    of_file(yaml).into_iter().map(login).collect()
 }
 
 /// The members that do not publish the fingerprint of this file within two loops of Patroni.
@@ -218,6 +200,7 @@ fn behind(cluster: &Patronictl, yaml: &Yaml) -> Result<Vec<String>> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::postgres::roles::Purpose;
     use std::path::Path;
 
     #[test]
@@ -225,11 +208,14 @@ mod tests {
         let file = "postgresql: {authentication: {superuser: {username: postgres}, \
             replication: {username: 'a\"b', password: s3cret}, rewind: {username: r, password: 0th3r}}}";
         let yaml = Yaml::parse(Path::new("f"), file).unwrap();
-        let roles = roles(&yaml).unwrap();
-        assert_eq!(roles.iter().map(|(role, _)| role.as_str()).collect::<Vec<_>>(), ["a\"b", "r"]);
+        let roles = logins(&yaml).unwrap();
+        assert_eq!(roles.iter().map(|login| login.name.as_str()).collect::<Vec<_>>(), ["a\"b", "r"]);
         let sql = statements(&roles).unwrap();
         assert!(!sql.contains("s3cret") && !sql.contains("0th3r"), "{sql}");
-        assert!(sql.contains("ALTER ROLE \"a\"\"b\" PASSWORD 'SCRAM-SHA-256$4096:"), "{sql}");
-        assert!(sql.trim_end().ends_with("COMMIT;"));
+        assert!(sql.contains("ALTER ROLE \"a\"\"b\" WITH LOGIN REPLICATION PASSWORD 'SCRAM-SHA-256$4096:"), "{sql}");
+        let with_certificates = "postgresql: {authentication: {replication: {username: r, sslcert: /x}}}";
+        let yaml = Yaml::parse(Path::new("f"), with_certificates).unwrap();
+        let replication = Login { name: "r".to_owned(), purpose: Some(Purpose::Replication), verifier: None };
+        assert_eq!(logins(&yaml).unwrap(), [replication]);
     }
 }

@@ -20,14 +20,14 @@ use crate::context::agree;
 use crate::doctor;
 use crate::files::install::Lock;
 use crate::files::yaml::Yaml;
-use crate::handover::decision::{Decision, Difference, Line, NewRole, Purpose, Text, Way};
+use crate::handover::decision::{Decision, Difference, Line, NewRole, Text, Way};
 use crate::handover::differences;
 use crate::handover::from;
 use crate::handover::groups::{self, Unit};
 use crate::handover::journal::{Journal, Kind, seconds};
 use crate::handover::record::{create_site_key, files_as_they_are, record, verify};
 use crate::handover::returned;
-use crate::handover::running::{Place, Running, data_directory};
+use crate::handover::running::{Running, data_directory};
 use crate::handover::steps::{Step, Work};
 use crate::handover::taken_over;
 use crate::patroni::paths::{DIRECTORY, other_instance, patroni_file};
@@ -39,6 +39,8 @@ use crate::patroni_yml::network::address_and_networks;
 use crate::patroni_yml::role_names::{REPLICATION, REWIND, RoleNames};
 use crate::patroni_yml::values::member_name;
 use crate::postgres::data_dir;
+use crate::postgres::place::Place;
+use crate::postgres::roles::Purpose;
 
 pub(crate) const NAME: &str = "pg_adoptcluster_patroni";
 

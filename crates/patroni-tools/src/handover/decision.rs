@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::handover::running::{Running, Setting};
+use crate::postgres::roles::Purpose;
 
 /// How the server comes to Patroni.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,16 +65,6 @@ pub(crate) struct Text {
 pub(crate) struct NewRole {
     pub(crate) name: String,
     pub(crate) purpose: Purpose,
-}
-
-/// What a role is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Purpose {
-    /// Replication.
-    Replication,
-    /// `pg_rewind`.
-    Rewind,
 }
 
 /// A parameter that will have another value.

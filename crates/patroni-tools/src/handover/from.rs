@@ -20,7 +20,7 @@ use crate::context::agree;
 use crate::doctor;
 use crate::files::header::{Author, author};
 use crate::files::yaml::Yaml;
-use crate::handover::decision::{Decision, Kept, Line, NewRole, Purpose, Way};
+use crate::handover::decision::{Decision, Kept, Line, NewRole, Way};
 use crate::handover::differences;
 use crate::handover::foreign::{self, Block, Fate, Mapped, Row, Source};
 use crate::handover::from_steps::{Step, Steps, TakeOver, template_file};
@@ -29,7 +29,7 @@ use crate::handover::journal::{Journal, Kind, seconds};
 use crate::handover::other_patroni::{OtherPatroni, check_environment, find_patroni};
 use crate::handover::proposed::Proposed;
 use crate::handover::record::{as_it_is, create_site_key, files_as_they_are, record_files, verify};
-use crate::handover::running::{Place, Running, data_directory};
+use crate::handover::running::{Running, data_directory};
 use crate::handover::steps::Work;
 use crate::handover::taken_over;
 use crate::patroni::paths::{DIRECTORY, patroni_file};
@@ -38,6 +38,8 @@ use crate::patroni_yml::auth_files;
 use crate::patroni_yml::authentication::password_scope;
 use crate::patroni_yml::inputs::{Overrides, render, site_key, site_key_path};
 use crate::patroni_yml::role_names::{REWIND, RoleNames};
+use crate::postgres::place::Place;
+use crate::postgres::roles::Purpose;
 
 /// What the command line says.
 pub(crate) struct Choice<'a> {

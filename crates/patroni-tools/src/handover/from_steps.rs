@@ -21,12 +21,12 @@ use crate::handover::decision::Decision;
 use crate::handover::groups::{self, Unit};
 use crate::handover::journal::Journal;
 use crate::handover::release_steps::knows_pause;
-use crate::handover::running::Place;
 use crate::handover::steps::Work;
 use crate::patroni::paths::{DIRECTORY, patroni_file};
 use crate::patroni::patronictl::Patronictl;
 use crate::patroni_yml::dnscp_file;
 use crate::postgres::as_postgres;
+use crate::postgres::place::Place;
 
 /// What a take-over has decided.
 #[derive(Debug, Clone, Serialize, Deserialize)]

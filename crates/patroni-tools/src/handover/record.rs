@@ -15,9 +15,10 @@ use crate::handover::decision::{Decision, Kept};
 use crate::handover::differences;
 use crate::handover::groups::Unit;
 use crate::handover::journal::Journal;
-use crate::handover::running::{Place, Running};
+use crate::handover::running::Running;
 use crate::handover::steps::copy_name;
 use crate::patroni_yml::inputs::{site_key, site_key_path};
+use crate::postgres::place::Place;
 
 /// The files that change, with owner and mode. They are copied when the decision is recorded.
 pub(crate) fn files_as_they_are(root: &Root, id: &ClusterId) -> Result<Vec<Kept>> {

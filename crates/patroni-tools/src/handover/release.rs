@@ -26,10 +26,11 @@ use crate::handover::groups::{self, Unit};
 use crate::handover::journal::{Journal, Kind, seconds};
 use crate::handover::release_steps::{Change, Release, Step, Work, refuse_others};
 use crate::handover::returned::{self, Parameters, Row};
-use crate::handover::running::{Place, Running, Setting, data_directory};
+use crate::handover::running::{Running, Setting, data_directory};
 use crate::handover::steps::{copy_name, with_lines, with_word};
 use crate::patroni::paths::{DIRECTORY, patroni_file};
 use crate::patroni_yml::role_names::RoleNames;
+use crate::postgres::place::Place;
 
 const NAME: &str = "pg_releasecluster_patroni";
 

@@ -23,10 +23,11 @@ use crate::handover::decision::{Difference, Way};
 use crate::handover::groups::{self, STOPS_NOTHING, STOPS_PATRONI_ALONE, Unit};
 use crate::handover::journal::Journal;
 use crate::handover::returned::Parameter;
-use crate::handover::running::{Place, Running};
+use crate::handover::running::Running;
 use crate::patroni::paths::{HOOKS, patroni_file};
 use crate::patroni::patronictl::Patronictl;
 use crate::postgres::as_postgres;
+use crate::postgres::place::Place;
 
 /// What is decided before the first step.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,14 +1,13 @@
 //! The server that runs, as it describes itself: what a handover has to preserve. One question in one transaction, which changes nothing.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use host::{ClusterId, Root, fail};
 use serde::{Deserialize, Serialize};
 
-use crate::postgres::data_dir::running_server;
-use crate::postgres::psql::{Psql, State};
+use crate::postgres::place::Place;
 
 /// A server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -89,17 +88,6 @@ pub(crate) struct Standby {
     pub(crate) slot: Option<String>,
 }
 
-/// Where the server runs.
-#[derive(Debug, Clone)]
-pub(crate) struct Place {
-    pub(crate) postmaster: u32,
-    pub(crate) port: u16,
-    /// The directory of its socket.
-    pub(crate) socket: String,
-    /// The role to log in as.
-    pub(crate) superuser: String,
-}
-
 /// Everything, as one JSON document. Only functions of `pg_catalog` are called, and with an empty search path nothing else can be meant.
 const QUESTION: &str = "
 SET search_path = pg_catalog;
@@ -143,42 +131,6 @@ impl Running {
 
     pub(crate) fn role(&self, name: &str) -> Option<&Role> {
         self.roles.iter().find(|role| role.name == name)
-    }
-}
-
-impl Place {
-    /// From `postmaster.pid` (`CreateDataDirLockFile` and `AddToDataDirLockFile` in `miscinit.c`).
-    pub(crate) fn find(root: &Root, id: &ClusterId, data: &Path, superuser: &str) -> Result<Option<Self>> {
-        const PORT: usize = 3;
-        const SOCKET: usize = 4;
-        let Some(postmaster) = running_server(root, data) else { return Ok(None) };
-        let path = data.join("postmaster.pid");
-        let text = root.for_postgres().read(&path)?.unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        let port = lines.get(PORT).and_then(|port| port.trim().parse().ok());
-        let Some(port) = port else {
-            fail!(at path.display(), "the server of {id} has not reported its port yet"; "Wait until it has started, and run this again.");
-        };
-        let socket = lines.get(SOCKET).map(|socket| socket.trim()).unwrap_or_default().to_owned();
-        if socket.is_empty() {
-            fail!(
-                at path.display(), "{id} has no Unix socket";
-                "Set unix_socket_directories, and restart the cluster with: pg_ctlcluster {} {} restart", id.version, id.name
-            );
-        }
-        Ok(Some(Self { postmaster, port, socket, superuser: superuser.to_owned() }))
-    }
-
-    /// Runs SQL as the superuser over the socket, and returns what was printed.
-    pub(crate) fn sql(&self, root: &Root, id: &ClusterId, sql: &str) -> Result<String> {
-        let answer = Psql::local(root, id, &self.socket, self.port, &self.superuser)?.run(sql)?;
-        if answer.state != State::Done {
-            fail!(
-                "psql failed on {id} as {}: {}", self.superuser, answer.messages.join("; ");
-                "User postgres must be able to log in as the superuser over the Unix socket. If the superuser has another name, set SUPERUSER_NAME."
-            );
-        }
-        Ok(answer.rows)
     }
 }
 

@@ -4,27 +4,28 @@
 //! Up to `enable`, the next boot gives the server to postgresql-common, as it was; from then on to Patroni, for which everything is
 //! prepared by then. So the cluster accepts writes after a power cut at any point.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use host::members::slot_name;
 use host::report::Reporter;
 use host::{ClusterId, Root, envfile, fail, scram, settings};
 use serde_json::{Value, json};
 
 use crate::files::install::{self, OF_PATRONI, READABLE};
 use crate::files::yaml::Yaml;
-use crate::handover::decision::{Decision, Line, Purpose, Way};
+use crate::handover::decision::{Decision, Line, NewRole, Way};
 use crate::handover::groups::{self, STOPS_NOTHING, Unit};
 use crate::handover::journal::Journal;
-use crate::handover::running::Place;
 use crate::patroni::paths::patroni_file;
 use crate::patroni::patronictl::Patronictl;
 use crate::patroni_yml::dnscp_file;
 use crate::patroni_yml::inputs::{self, Overrides};
 use crate::postgres::as_postgres;
+use crate::postgres::place::Place;
+use crate::postgres::roles::{self, Login, Purpose};
 
 /// A step, in the order in which they are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -348,19 +349,6 @@ impl Work<'_> {
     }
 }
 
-/// The slot that Patroni gives to a member (`slot_name_from_member_name` in `patroni/dcs/__init__.py`).
-fn slot_name(member: &str) -> String {
-    let mut name = String::new();
-    for c in member.to_lowercase().chars() {
-        match c {
-            'a'..='z' | '0'..='9' | '_' => name.push(c),
-            '-' | '.' => name.push('_'),
-            other => name.extend(["u".to_owned(), format!("{:04x}", u32::from(other))]),
-        }
-    }
-    name.chars().take(63).collect()
-}
-
 fn own_state(own: Option<&crate::patroni::patronictl::Member>) -> String {
     own.map_or_else(|| "it is not a member yet".to_owned(), |own| format!("{} is {}", own.name, own.state))
 }
@@ -402,44 +390,16 @@ pub(crate) fn with_lines(present: &str, decision: &Decision) -> String {
 
 /// Creates the roles, or gives those of an earlier run what they need.
 fn statements(yaml: &Yaml, decision: &Decision) -> Result<String> {
-    /// What `pg_rewind` reads from a server (its manual page, and `Bootstrap.post_bootstrap`).
-    const REWIND: [&str; 4] = [
-        "pg_ls_dir(text, boolean, boolean)",
-        "pg_stat_file(text, boolean)",
-        "pg_read_binary_file(text)",
-        "pg_read_binary_file(text, bigint, bigint, boolean)",
-    ];
-    let mut sql = String::from(
-        "SET search_path = pg_catalog;\nSET log_statement TO 'none';\nSET log_min_duration_statement TO -1;\n\
-         SET synchronous_commit TO local;\nBEGIN;\n",
-    );
-    for role in &decision.roles {
-        let (section, right) = match role.purpose {
-            Purpose::Replication => ("replication", "REPLICATION"),
-            Purpose::Rewind => ("rewind", "NOREPLICATION"),
+    let login = |role: &NewRole| {
+        let section = match role.purpose {
+            Purpose::Replication => "replication",
+            Purpose::Rewind => "rewind",
         };
-        let name = format!("\"{}\"", role.name.replace('"', "\"\""));
-        if decision.running.role(&role.name).is_none() {
-            let _ = writeln!(
-                sql,
-                "SELECT 'CREATE ROLE {} WITH LOGIN' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{}') \\gexec",
-                name.replace('\'', "''"),
-                role.name.replace('\'', "''")
-            );
-        }
-        let password = match yaml.text(&["postgresql", "authentication", section, "password"]) {
-            Some(password) => format!(" PASSWORD '{}'", scram::verifier(&password)?),
-            None => String::new(),
-        };
-        let _ = writeln!(sql, "ALTER ROLE {name} WITH LOGIN {right}{password};");
-        if role.purpose == Purpose::Rewind {
-            for function in REWIND {
-                let _ = writeln!(sql, "GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {name};");
-            }
-        }
-    }
-    sql += "COMMIT;\n";
-    Ok(sql)
+        let password = yaml.text(&["postgresql", "authentication", section, "password"]);
+        let verifier = password.map(|password| scram::verifier(&password)).transpose()?;
+        Ok(Login { name: role.name.clone(), purpose: Some(role.purpose), verifier })
+    };
+    roles::statements(&decision.roles.iter().map(login).collect::<Result<Vec<_>>>()?)
 }
 
 /// The kept copy of a path, by a name that is no path.
@@ -459,12 +419,6 @@ mod tests {
         );
         assert_eq!(with_word("manual # by me\n", "manual"), "manual # by me\n");
         assert_eq!(with_word("", "auto"), "\nauto\n");
-    }
-
-    #[test]
-    fn slots_of_members_are_named_as_by_patroni() {
-        assert_eq!(slot_name("PG-1.example.org"), "pg_1_example_org");
-        assert_eq!(slot_name("b\u{e4}r"), "bu00e4r");
     }
 
     #[test]

@@ -10,8 +10,9 @@ use host::settings::PARAMETER_PREFIX;
 use host::trouble;
 use host::trouble::Trouble;
 
-use crate::handover::decision::{Line, NewRole, Purpose};
+use crate::handover::decision::{Line, NewRole};
 use crate::handover::running::{Running, Setting, Slot};
+use crate::postgres::roles::Purpose;
 
 /// Parameters that are not taken over: Patroni sets them itself, other settings of this package do, or they are only about this host.
 const NOT_TAKEN: &[&str] = &[

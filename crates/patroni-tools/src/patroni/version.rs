@@ -37,6 +37,12 @@ impl Patroni {
         }
     }
 
+    /// The version, if it is known.
+    #[must_use]
+    pub fn number(self) -> Option<Version> {
+        self.0
+    }
+
     /// A Patroni of this version.
     #[cfg(test)]
     pub fn version(text: &str) -> Self {

@@ -12,6 +12,7 @@ pub(crate) mod drift;
 pub(crate) mod effect;
 pub(crate) mod endpoint;
 pub(crate) mod inputs;
+pub(crate) mod logins;
 pub(crate) mod member;
 pub(crate) mod methods;
 pub(crate) mod network;

@@ -25,6 +25,7 @@ const OF_THE_SESSION: [&str; 5] = ["PGCLIENTENCODING", "PGDATESTYLE", "PGGEQO", 
 /// A psql of a cluster's version.
 pub(crate) struct Psql {
     call: Command,
+    limit: Duration,
 }
 
 /// How a call has ended.
@@ -86,13 +87,18 @@ impl Psql {
 
     fn usual(mut call: Command) -> Self {
         call.args(["--no-psqlrc", "--no-password", "--no-align"]);
-        Self { call }
+        Self { call, limit: LIMIT }
+    }
+
+    /// The same with another timeout.
+    pub(crate) fn within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
     }
 
     /// Does what stands in `commands`, which is on no command line.
     pub(crate) fn run(mut self, commands: &str) -> Result<Answer> {
         const NO_CONNECTION: i32 = 2;
-        let output = program::output_within(&mut self.call, commands, LIMIT)?;
+        let output = program::output_within(&mut self.call, commands, self.limit)?;
         let said = String::from_utf8_lossy(&output.stderr);
         Ok(Answer {
             state: match output.status.code() {

@@ -23,3 +23,12 @@ pub(crate) fn is_active_beside(root: &Root, unit: &str) -> bool {
 pub(crate) fn is_active(root: &Root, unit: &str) -> bool {
     GROUPS.iter().any(|group| root.path(Path::new(group).join(SLICE).join(unit)).exists())
 }
+
+/// The processes of a unit.
+pub(crate) fn processes(root: &Root, unit: &str) -> Vec<u32> {
+    let text = |group: &&str| {
+        std::fs::read_to_string(root.path(Path::new(group).join(SLICE).join(unit).join("cgroup.procs"))).ok()
+    };
+    let listed = GROUPS.iter().find_map(text).unwrap_or_default();
+    listed.lines().filter_map(|line| line.trim().parse().ok()).collect()
+}
