@@ -4,6 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use host::createcluster::CreateCluster;
 use host::{PgVersion, clusters, conf, program};
 use nix::unistd::geteuid;
 use serde_json::Value;
@@ -11,13 +12,17 @@ use serde_json::Value;
 use crate::doctor::cluster::{Cluster, USER};
 use crate::doctor::finding::{Finding, Level};
 use crate::doctor::patroni_yml::method_names;
+use crate::files::header::{Author, author};
+use crate::hooks::directories::{Directories, Problem};
 use crate::hooks::unmanaged::examine;
+use crate::postgres::conf_dir;
 
 /// Programs and data.
 pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
     let mut findings = programs(cluster);
     if let Some(data) = cluster.text(&["postgresql", "data_dir"]).map(PathBuf::from) {
         findings.extend(data_directory(cluster, &data)?);
+        findings.extend(directories(cluster, &data));
     }
     Ok(findings)
 }
@@ -61,6 +66,45 @@ fn hook_commands(cluster: &Cluster) -> Vec<PathBuf> {
     commands.iter().filter_map(|command| command.split_whitespace().next()).map(PathBuf::from).collect()
 }
 
+/// The keys and commands that create a cluster or a replica with the hooks of this package, or Debian's, which it replaces.
+pub(crate) fn hook_methods(cluster: &Cluster) -> Vec<(String, String)> {
+    let is_hook = |command: &str| {
+        let program = command.split_whitespace().next().unwrap_or_default();
+        let name = program.rsplit('/').next().unwrap_or_default();
+        ["pg_createcluster_patroni", "pg_clonecluster_patroni"].contains(&name)
+    };
+    let mut found = Vec::new();
+    for method in method_names(&cluster.yaml) {
+        for section in ["bootstrap", "postgresql"] {
+            let command = cluster.text(&[section, &method, "command"]).filter(|command| is_hook(command));
+            // Patroni passes the other keys of a method as options.
+            let cluster_key = cluster.text(&[section, &method, "cluster"]).map(|named| format!(" --cluster={named}"));
+            let command = command.map(|command| command + &cluster_key.unwrap_or_default());
+            found.extend(command.map(|command| (format!("{section}.{method}.command"), command)));
+        }
+    }
+    found
+}
+
+/// Do the hooks of this package create the cluster?
+pub(crate) fn uses_hooks(cluster: &Cluster) -> bool {
+    !hook_methods(cluster).is_empty()
+}
+
+/// What is wrong with the directories on this host.
+fn directories(cluster: &Cluster, data: &Path) -> Vec<Finding> {
+    let Cluster { root, id, .. } = cluster;
+    let by_hooks = uses_hooks(cluster);
+    let waldir = if by_hooks { CreateCluster::read(root).and_then(|set| set.waldir(id)).ok().flatten() } else { None };
+    let by_hand = (author(&cluster.text) == Author::Other).then_some(cluster.path.as_path());
+    let directories = Directories { root, id, data, waldir: waldir.as_deref(), by_hooks, by_hand };
+    let finding = |problem: Problem| {
+        let level = if problem.certain { Level::Error } else { Level::Warning };
+        Finding::of(level, &problem.trouble.into())
+    };
+    directories.problems().into_iter().map(finding).collect()
+}
+
 fn data_directory(cluster: &Cluster, data: &Path) -> Result<Vec<Finding>> {
     let Cluster { root, id, .. } = cluster;
     let shown = data.display();
@@ -70,10 +114,10 @@ fn data_directory(cluster: &Cluster, data: &Path) -> Result<Vec<Finding>> {
         cluster.text(&["postgresql", "config_dir"]).map_or_else(|| clusters::config_directory(id), PathBuf::from);
     let base = ["postgresql.base.conf", "postgresql.conf"].map(|name| config.join(name));
     // pg_preparecluster_patroni moves the remains of a dropped cluster aside.
-    let dropped = crate::postgres::conf_dir::is_dropped(root, id, data);
+    let dropped = conf_dir::is_dropped(root, id, data);
     if let Some(base) = base.iter().find(|base| !dropped && root.path(base).exists()) {
         let conf = conf::read(root, base)?;
-        if let Some(other) = conf.get("data_directory").filter(|other| Path::new(other) != data) {
+        if let Some(other) = conf.get("data_directory").filter(|other| !conf_dir::same(root, Path::new(other), data)) {
             let what = format!(
                 "data_dir is {shown}, but {} sets data_directory = '{other}', which PostgreSQL would use",
                 base.display()

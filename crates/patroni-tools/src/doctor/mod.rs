@@ -14,10 +14,16 @@ mod cluster;
 mod data_directory;
 mod dcs;
 mod endpoint;
+mod environment;
 mod finding;
+mod locale;
 mod members;
+mod names;
+mod network;
+mod parameters;
 mod patroni_yml;
 mod ports;
+mod secrets;
 mod settings;
 mod units;
 mod watchdog;
@@ -115,7 +121,7 @@ fn document(id: &ClusterId, path: &Path, findings: &[Finding]) -> Value {
 type Check = fn(&Cluster) -> Result<Vec<Finding>>;
 
 /// The checks that also run before every start.
-const QUICK: [Check; 8] = [
+const QUICK: [Check; 10] = [
     patroni_yml::check,
     dcs::section,
     data_directory::check,
@@ -124,6 +130,8 @@ const QUICK: [Check; 8] = [
     certificates::check,
     watchdog::check,
     endpoint::check,
+    environment::check,
+    secrets::check,
 ];
 
 /// The result of all checks.
@@ -143,6 +151,8 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
         return outcome(or_warning(ports::check(&cluster)), false);
     }
     let mut findings: Vec<Finding> = QUICK.iter().flat_map(|check| or_warning(check(&cluster))).collect();
+    findings.extend(names::check(&cluster));
+    findings.extend(network::check(&cluster));
     if depth == Depth::Dcs {
         return outcome(dcs::ask(&cluster, &findings).findings, true);
     }
@@ -150,6 +160,8 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
         return outcome(findings, false);
     }
     findings.extend(or_warning(units::creates_main(&cluster)));
+    findings.extend(locale::check(&cluster));
+    findings.extend(or_warning(parameters::check(&cluster)));
     // The servers and the programs respond at the same time.
     let (clock, settings, servers) = thread::scope(|scope| {
         let clock = scope.spawn(|| clock::check(root));
@@ -165,6 +177,7 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
     findings.extend(servers.findings);
     if let Some(content) = servers.content {
         findings.extend(members::check(&cluster, &content));
+        findings.extend(names::with_content(&cluster, &content));
     }
     outcome(findings, servers.asked)
 }

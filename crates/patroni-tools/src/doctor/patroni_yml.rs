@@ -3,9 +3,11 @@
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::Result;
+use host::clusters;
 use serde_json::Value;
 
 use crate::doctor::cluster::{Cluster, USER};
+use crate::doctor::data_directory::uses_hooks;
 use crate::doctor::finding::{Finding, Level};
 use crate::files::yaml::{self, Yaml};
 
@@ -130,9 +132,28 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
+/// A configuration in the data directory, where postgresql-common does not look for it.
+fn config_dir(cluster: &Cluster) -> Option<Finding> {
+    if cluster.yaml.get(&["postgresql", "config_dir"]).is_some() {
+        return None;
+    }
+    let (id, file) = (cluster.id, cluster.path.display());
+    let what = "postgresql.config_dir is missing, so Patroni looks for the configuration in the data directory";
+    if uses_hooks(cluster) {
+        let hint = format!(
+            "Add config_dir: {} to postgresql in {file}, then run: systemctl restart patroni@{}",
+            clusters::config_directory(id).display(),
+            id.dashed()
+        );
+        return Some(Finding::error(format!("{what}, but the hooks create it in /etc/postgresql"), hint));
+    }
+    let what = format!("{what}, and pg_lsclusters and pg_ctlcluster do not know the cluster");
+    Some(Finding::warning(what, format!("Move it to /etc/postgresql with: pg_adoptcluster_patroni --from {file} {id}")))
+}
+
 fn keys(cluster: &Cluster) -> Vec<Finding> {
     let yaml = &cluster.yaml;
-    let mut findings = Vec::new();
+    let mut findings: Vec<Finding> = config_dir(cluster).into_iter().collect();
     if let Some(twice) = yaml::twice(&cluster.text) {
         findings.push(Finding::warning(format!("{twice}, of which Patroni uses the last"), "Remove the others."));
     }
@@ -168,7 +189,10 @@ fn keys(cluster: &Cluster) -> Vec<Finding> {
             ));
         }
     }
-    for (section, known) in KNOWN {
+    // The cluster has the same keys as the member here.
+    let of_cluster = KNOWN.iter().filter(|(section, _)| *section == ["postgresql"]);
+    let of_cluster = of_cluster.map(|(_, known)| (&["bootstrap", "dcs", "postgresql"][..], *known));
+    for (section, known) in KNOWN.iter().copied().chain(of_cluster) {
         let Some(Value::Object(map)) = yaml.get(section) else { continue };
         let methods = method_names(yaml);
         for key in map.keys().filter(|key| !known.contains(&key.as_str()) && !methods.contains(key)) {

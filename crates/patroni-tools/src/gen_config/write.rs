@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use host::createcluster::CreateCluster;
 use host::keys::SiteKey;
 use host::report::{self, Level, Reporter};
+use host::trouble::Trouble;
 use host::{ClusterId, Root, fail, trouble};
 
 use crate::files::header::{Author, author};
 use crate::files::yaml::Yaml;
 use crate::files::{diff, install};
+use crate::hooks::directories::{Directories, Problem};
 use crate::hooks::unmanaged::{Unmanaged, examine};
 use crate::patroni::paths::patroni_file;
 use crate::patroni::version::Patroni;
@@ -76,6 +79,10 @@ pub(crate) fn write(
     if present.is_none() {
         refuse_unmanaged(root, &config, force, known_key.is_some(), &key_path)?;
     }
+    let ours = present.as_deref().is_none_or(|present| author(present) == Author::Generator);
+    if let Some(present) = present.as_deref().filter(|present| !ours && !force && *present != text) {
+        return Err(keep_edited(id, &path, present, &text).into());
+    }
     if known_key.is_none() {
         let key = SiteKey::create(root, &key_path)?;
         reporter.info(format!(
@@ -86,6 +93,9 @@ pub(crate) fn write(
     }
     for warning in &config.warnings {
         reporter.tell(Level::Warning, warning);
+    }
+    for problem in directories(root, &config) {
+        reporter.tell(Level::Warning, &problem.trouble);
     }
     // Otherwise the first user of patronictl would create it, and nobody else could write to it.
     if let Some(directory) = config.raft_directory() {
@@ -102,23 +112,6 @@ pub(crate) fn write(
         report::print(&format!("{}: up to date\n", path.display()));
         return Ok(());
     }
-    let ours = author(&present) == Author::Generator;
-    if !ours && !force {
-        report::print(&diff::unified(&path.display().to_string(), &present, &text));
-        let site = host::settings::SITE_FILE;
-        let is_file = Yaml::parse(&path, &present).is_ok_and(|yaml| yaml.text(&["scope"]).is_some());
-        if author(&present) == Author::Other && is_file {
-            fail!(
-                "{} was written by hand, so it was left unchanged", path.display();
-                "If Patroni runs with it, take the member over with 'pg_adoptcluster_patroni --from {} {id}'. Otherwise put the difference \
-                 into {site} or a template, or use --force.", path.display()
-            );
-        }
-        fail!(
-            "{} was {} by hand, so it was left unchanged", path.display(), if author(&present) == Author::Other { "written" } else { "edited" };
-            "Put the difference into {site} or a template, or use --force."
-        );
-    }
     let old = PathBuf::from(format!("{}.old", path.display()));
     dnscp_file::install(root, &config, &text)?;
     install::install(root, &path, &text, (!ours).then_some(old.as_path()))?;
@@ -129,8 +122,33 @@ pub(crate) fn write(
     Ok(())
 }
 
+/// Shows how a file of the administrator would change, which stays as it is.
+fn keep_edited(id: &ClusterId, path: &Path, present: &str, text: &str) -> Trouble {
+    report::print(&diff::unified(&path.display().to_string(), present, text));
+    let site = host::settings::SITE_FILE;
+    let is_file = Yaml::parse(path, present).is_ok_and(|yaml| yaml.text(&["scope"]).is_some());
+    if author(present) == Author::Other && is_file {
+        return trouble!(
+            "{} was written by hand, so it was left unchanged", path.display();
+            "If Patroni runs with it, take the member over with 'pg_adoptcluster_patroni --from {} {id}'. Otherwise put the difference \
+             into {site} or a template, or use --force.", path.display()
+        );
+    }
+    trouble!(
+        "{} was {} by hand, so it was left unchanged", path.display(), if author(present) == Author::Other { "written" } else { "edited" };
+        "Put the difference into {site} or a template, or use --force."
+    )
+}
+
 fn written(path: &Path, config: &Config) -> String {
     format!("{}: written (port {}, REST API {})\n", path.display(), config.port, config.rest_port)
+}
+
+/// What is wrong with the directories of the cluster on this host.
+fn directories(root: &Root, config: &Config) -> Vec<Problem> {
+    let waldir = CreateCluster::read(root).and_then(|set| set.waldir(&config.id)).ok().flatten();
+    let (id, data) = (&config.id, config.data_directory.as_path());
+    Directories { root, id, data, waldir: waldir.as_deref(), by_hooks: true, by_hand: None }.problems()
 }
 
 /// Is there a cluster in the data directory?
