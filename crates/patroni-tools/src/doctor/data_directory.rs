@@ -97,7 +97,8 @@ fn directories(cluster: &Cluster, data: &Path) -> Vec<Finding> {
     let by_hooks = uses_hooks(cluster);
     let waldir = if by_hooks { CreateCluster::read(root).and_then(|set| set.waldir(id)).ok().flatten() } else { None };
     let by_hand = (author(&cluster.text) == Author::Other).then_some(cluster.path.as_path());
-    let directories = Directories { root, id, data, waldir: waldir.as_deref(), by_hooks, by_hand };
+    let member = cluster.text(&["name"]).unwrap_or_default();
+    let directories = Directories { root, id, data, waldir: waldir.as_deref(), by_hooks, member: &member, by_hand };
     let finding = |problem: Problem| {
         let level = if problem.certain { Level::Error } else { Level::Warning };
         Finding::of(level, &problem.trouble.into())

@@ -92,6 +92,7 @@ fn overrides(cluster: &Cluster, variable: &Variable) -> Option<Finding> {
     let shown = |text: &str| if is_secret { String::new() } else { format!(" ({text})") };
     let theirs = match present {
         Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(|item| item.as_str().unwrap_or_default()).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     };
     let what = format!("{name}{} overrides {key}{} of {file}", shown(value), shown(&theirs));

@@ -21,7 +21,8 @@ pub fn check(cluster: &Cluster) -> Vec<Finding> {
         let Some((hosts, _)) = listen.rsplit_once(':') else { continue };
         let hosts: Vec<String> = hosts.split(',').map(|host| host.trim().trim_matches(['[', ']']).to_owned()).collect();
         let key = format!("{section}.listen");
-        if let Some(connect) = address(cluster, section) {
+        let missing = absent(cluster.root, &hosts, &vips);
+        if let Some(connect) = address(cluster, section).filter(|_| missing.is_empty()) {
             findings.extend(unreachable(cluster.root, &hosts, connect).map(|why| {
                 Finding::error(
                     format!("{program} listens on {listen}: {why}"),
@@ -29,7 +30,6 @@ pub fn check(cluster: &Cluster) -> Vec<Finding> {
                 )
             }));
         }
-        let missing = absent(cluster.root, &hosts, &vips);
         let level = if missing.len() == hosts.len() { Level::Error } else { Level::Warning };
         findings.extend(missing.iter().map(|missing| {
             let what = format!("{section}.listen has {missing}, which is on no interface of this host, so {program} cannot listen there");

@@ -81,10 +81,14 @@ fn in_configuration(cluster: &Cluster) -> Result<Named> {
 
 fn in_patroni_file(cluster: &Cluster, section: &[&str]) -> Named {
     let Some(Value::Object(map)) = cluster.yaml.get(section) else { return Named::new() };
+    // As a key of its own line, or in a mapping on one line.
     let line = |name: &str| {
-        let is =
-            |line: &str| line.trim_start().strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with(':'));
-        cluster.text.lines().position(is).map_or(1, |index| index + 1)
+        let is_key = |line: &str, at: usize| {
+            let before = line[..at].chars().next_back().is_none_or(|c| c.is_whitespace() || "{,'\"".contains(c));
+            before && line[at + name.len()..].trim_start_matches(['\'', '"']).trim_start().starts_with(':')
+        };
+        let has = |line: &str| line.match_indices(name).any(|(at, _)| is_key(line, at));
+        cluster.text.lines().position(has).map_or(1, |index| index + 1)
     };
     let text = |value: &Value| match value {
         Value::String(text) => Some(text.clone()),

@@ -147,6 +147,10 @@ fn config_dir(cluster: &Cluster) -> Option<Finding> {
         );
         return Some(Finding::error(format!("{what}, but the hooks create it in /etc/postgresql"), hint));
     }
+    // Without data, the first start decides where the configuration is.
+    if !cluster.root.path(cluster.data_directory().join("PG_VERSION")).exists() {
+        return None;
+    }
     let what = format!("{what}, and pg_lsclusters and pg_ctlcluster do not know the cluster");
     Some(Finding::warning(what, format!("Move it to /etc/postgresql with: pg_adoptcluster_patroni --from {file} {id}")))
 }

@@ -148,7 +148,8 @@ fn written(path: &Path, config: &Config) -> String {
 fn directories(root: &Root, config: &Config) -> Vec<Problem> {
     let waldir = CreateCluster::read(root).and_then(|set| set.waldir(&config.id)).ok().flatten();
     let (id, data) = (&config.id, config.data_directory.as_path());
-    Directories { root, id, data, waldir: waldir.as_deref(), by_hooks: true, by_hand: None }.problems()
+    Directories { root, id, data, waldir: waldir.as_deref(), by_hooks: true, member: &config.name, by_hand: None }
+        .problems()
 }
 
 /// Is there a cluster in the data directory?

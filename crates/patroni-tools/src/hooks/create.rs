@@ -154,7 +154,7 @@ fn work(context: &Context, arguments: &Arguments) -> Result<()> {
 /// Why `pg_createcluster` failed, if that is a directory or a locale. It recommends to be root for every directory that it cannot create,
 /// and hides the name of a locale among the warnings of perl.
 fn explain(root: &Root, id: &ClusterId, data: &Path, waldir: Option<&Path>, arguments: &Arguments) -> Option<Trouble> {
-    let directories = Directories { root, id, data, waldir, by_hooks: true, by_hand: None };
+    let directories = Directories { root, id, data, waldir, by_hooks: true, member: "", by_hand: None };
     if let Some(problem) = directories.creation().into_iter().next() {
         return Some(problem.trouble);
     }

@@ -4,7 +4,7 @@
 use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use host::file_access::User;
 use host::trouble::Trouble;
@@ -47,6 +47,8 @@ pub(crate) struct Directories<'a> {
     pub(crate) waldir: Option<&'a Path>,
     /// Do the hooks create it? They mark what they are creating.
     pub(crate) by_hooks: bool,
+    /// The name of this member.
+    pub(crate) member: &'a str,
     /// The Patroni file, if it was written by hand.
     pub(crate) by_hand: Option<&'a Path>,
 }
@@ -112,7 +114,7 @@ impl Directories<'_> {
     fn not_made(&self, postgres: &User, label: &str, directory: &Path) -> Option<Trouble> {
         let shown = directory.display();
         if let Ok(target) = self.root.path(directory).read_link() {
-            let target = directory.parent()?.join(self.root.inside(&target));
+            let target = plain(&directory.parent()?.join(self.root.inside(&target)));
             return Some(trouble!(
                 "the {label} directory {shown} is a symbolic link to {}, which does not exist", target.display();
                 "Create it with: install -d -o {USER} -g {USER} -m 0700 {}", quoted(&target)
@@ -146,14 +148,18 @@ impl Directories<'_> {
         let first = names.first()?;
         if names.len() == 1 && first.file_name() == "lost+found" {
             let setting = if label == "WAL" { "waldir" } else { "data_directory" };
-            let (file, generate) = (self.defined_in(label), self.id);
+            let (file, below) = (self.defined_in(label), format!("{shown}/data"));
+            // There it is a pattern for all clusters.
+            let own = format!("/{}/{}/data", self.id.version, self.id.name);
+            let pattern = below.strip_suffix(&own).filter(|_| file == createcluster::PATH);
+            let value = pattern.map_or_else(|| below.clone(), |above| format!("{above}/%v/%c/data"));
             return Some(trouble!(
                 "the {label} directory {shown} is the root of a file system (it has lost+found), in which PostgreSQL creates no cluster";
-                "Set {setting} = '{shown}/data' in {file}, then run: install -d -o {USER} -g {USER} -m 0700 {}/data && patroni-gen-config {generate}",
-                quoted
+                "Set {setting} = '{value}' in {file}, then run: install -d -o {USER} -g {USER} -m 0700 {quoted}/data && patroni-gen-config {}",
+                self.id
             ));
         }
-        if !self.by_hooks {
+        if !self.by_hooks || running_server(self.root, directory).is_some() {
             return None;
         }
         let content =
@@ -224,7 +230,7 @@ impl Directories<'_> {
             Problem::certain(trouble!(
                 "{} is a symbolic link to {}, which does not exist, so PostgreSQL cannot start", wal.display(), target.display();
                 "Mount the file system with it. If it is lost, and another member is the primary, create this member again with: \
-                 pg_patronictl {} reinit {}", self.id.dashed(), self.id
+                 pg_patronictl {} reinit {}", self.id, self.member
             ))
         })
     }
@@ -277,6 +283,18 @@ fn barred(root: &Root, postgres: &User, what: &str, directory: &Path) -> Option<
     let real = root.inside(&root.path(directory).canonicalize().ok()?);
     let at = [directory, &real].into_iter().find_map(|way| postgres.barred(root, way).ok().flatten())?;
     Some(trouble!("{USER} cannot enter {}, in which {what} is", at.display(); "Run: chmod o+x {}", quoted(&at)))
+}
+
+/// A path without `..`, of which nothing needs to exist.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => _ = plain.pop(),
+            other => plain.push(other),
+        }
+    }
+    plain
 }
 
 fn is_mount_root(root: &Root, directory: &Path) -> bool {
