@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::doctor::cluster::{Cluster, USER};
 use crate::doctor::finding::{Finding, Level};
-use crate::doctor::patroni_yml::method_names;
+use crate::doctor::methods::{method_names, uses_hooks};
 use crate::files::header::{Author, author};
 use crate::hooks::directories::{Directories, Problem};
 use crate::hooks::unmanaged::examine;
@@ -64,31 +64,6 @@ fn hook_commands(cluster: &Cluster) -> Vec<PathBuf> {
         commands.extend(callbacks.values().filter_map(Value::as_str).map(str::to_owned));
     }
     commands.iter().filter_map(|command| command.split_whitespace().next()).map(PathBuf::from).collect()
-}
-
-/// The keys and commands that create a cluster or a replica with the hooks of this package, or Debian's, which it replaces.
-pub(crate) fn hook_methods(cluster: &Cluster) -> Vec<(String, String)> {
-    let is_hook = |command: &str| {
-        let program = command.split_whitespace().next().unwrap_or_default();
-        let name = program.rsplit('/').next().unwrap_or_default();
-        ["pg_createcluster_patroni", "pg_clonecluster_patroni"].contains(&name)
-    };
-    let mut found = Vec::new();
-    for method in method_names(&cluster.yaml) {
-        for section in ["bootstrap", "postgresql"] {
-            let command = cluster.text(&[section, &method, "command"]).filter(|command| is_hook(command));
-            // Patroni passes the other keys of a method as options.
-            let cluster_key = cluster.text(&[section, &method, "cluster"]).map(|named| format!(" --cluster={named}"));
-            let command = command.map(|command| command + &cluster_key.unwrap_or_default());
-            found.extend(command.map(|command| (format!("{section}.{method}.command"), command)));
-        }
-    }
-    found
-}
-
-/// Do the hooks of this package create the cluster?
-pub(crate) fn uses_hooks(cluster: &Cluster) -> bool {
-    !hook_methods(cluster).is_empty()
 }
 
 /// What is wrong with the directories on this host.

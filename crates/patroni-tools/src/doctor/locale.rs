@@ -4,8 +4,8 @@ use host::clusters;
 use host::trouble::Trouble;
 
 use crate::doctor::cluster::Cluster;
-use crate::doctor::data_directory::uses_hooks;
 use crate::doctor::finding::{Finding, Level};
+use crate::doctor::methods::uses_hooks;
 use crate::postgres::locales::{Locales, missing_at_bootstrap};
 
 /// PostgreSQL does not start if one of these is not valid in its configuration (`check_locale_messages` and others in `pg_locale.c`).

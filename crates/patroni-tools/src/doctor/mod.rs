@@ -18,6 +18,7 @@ mod environment;
 mod finding;
 mod locale;
 mod members;
+mod methods;
 mod names;
 mod network;
 mod parameters;

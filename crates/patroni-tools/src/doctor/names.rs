@@ -9,9 +9,9 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::doctor::cluster::Cluster;
-use crate::doctor::data_directory::hook_methods;
 use crate::doctor::dcs::question::Content;
 use crate::doctor::finding::Finding;
+use crate::doctor::methods::hook_methods;
 use crate::files::header::{Author, author};
 use crate::patroni_yml::admission::replicates;
 

@@ -7,8 +7,8 @@ use host::clusters;
 use serde_json::Value;
 
 use crate::doctor::cluster::{Cluster, USER};
-use crate::doctor::data_directory::uses_hooks;
 use crate::doctor::finding::{Finding, Level};
+use crate::doctor::methods::{method_names, uses_hooks};
 use crate::files::yaml::{self, Yaml};
 
 /// Keys of Patroni 3.0 to 4.1 by section (`patroni/validator.py`, `schema`, and the documentation of settings). DCS sections and
@@ -207,17 +207,6 @@ fn keys(cluster: &Cluster) -> Vec<Finding> {
         }
     }
     findings
-}
-
-/// Sections whose names are defined in the file itself.
-pub fn method_names(yaml: &Yaml) -> Vec<String> {
-    let mut names: Vec<String> = yaml.text(&["bootstrap", "method"]).into_iter().collect();
-    for key in ["create_replica_methods", "create_replica_method"] {
-        if let Some(Value::Array(methods)) = yaml.get(&["postgresql", key]) {
-            names.extend(methods.iter().filter_map(Value::as_str).map(str::to_owned));
-        }
-    }
-    names
 }
 
 /// Ports, addresses and empty values.

@@ -74,13 +74,14 @@ impl Directories<'_> {
         let mut found = Vec::new();
         if let Some(waldir) = self.waldir.filter(|waldir| waldir.starts_with(self.data)) {
             found.push(Problem::certain(trouble!(
-                at createcluster::PATH,
+                at self.place("WAL").unwrap_or_default(),
                 "the WAL directory {} is inside the data directory {}", waldir.display(), self.data.display();
                 "Set waldir to a directory outside, or remove it."
             )));
         }
         for (label, directory) in [("data", Some(self.data)), ("WAL", self.waldir)] {
-            found.extend(directory.and_then(|directory| self.not_creatable(label, directory)).map(Problem::certain));
+            let trouble = directory.and_then(|directory| self.not_creatable(label, directory));
+            found.extend(trouble.map(|trouble| Problem::certain(trouble.at(self.place(label).unwrap_or_default()))));
         }
         found
     }
@@ -148,10 +149,11 @@ impl Directories<'_> {
         let first = names.first()?;
         if names.len() == 1 && first.file_name() == "lost+found" {
             let setting = if label == "WAL" { "waldir" } else { "data_directory" };
-            let (file, below) = (self.defined_in(label), format!("{shown}/data"));
+            let (file, below) = (self.place(label), format!("{shown}/data"));
+            let file = file.unwrap_or_else(|| createcluster::PATH.to_owned());
             // There it is a pattern for all clusters.
             let own = format!("/{}/{}/data", self.id.version, self.id.name);
-            let pattern = below.strip_suffix(&own).filter(|_| file == createcluster::PATH);
+            let pattern = below.strip_suffix(&own).filter(|_| file.starts_with("/etc/postgresql-common/"));
             let value = pattern.map_or_else(|| below.clone(), |above| format!("{above}/%v/%c/data"));
             return Some(trouble!(
                 "the {label} directory {shown} is the root of a file system (it has lost+found), in which PostgreSQL creates no cluster";
@@ -172,13 +174,16 @@ impl Directories<'_> {
         })
     }
 
-    /// The file in which the directory can be changed.
-    fn defined_in(&self, label: &str) -> String {
-        let own = host::clusters::config_directory(self.id).join("postgresql.conf");
-        if label == "data" && self.root.path(&own).symlink_metadata().is_ok() {
-            return own.display().to_string();
+    /// Where the directory is defined, if that is not the default.
+    fn place(&self, label: &str) -> Option<String> {
+        if label == "WAL" {
+            return createcluster::place(self.root, &["waldir", "xlogdir"]);
         }
-        createcluster::PATH.to_owned()
+        let own = host::clusters::config_directory(self.id).join("postgresql.conf");
+        if self.root.path(&own).symlink_metadata().is_ok() {
+            return Some(own.display().to_string());
+        }
+        createcluster::place(self.root, &["data_directory"])
     }
 
     /// Patroni removes a link, and not what it leads to, before it clones a member again (`Postgresql.remove_data_directory`).
