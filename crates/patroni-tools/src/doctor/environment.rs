@@ -146,6 +146,8 @@ fn variables(cluster: &Cluster) -> Result<Vec<Variable>> {
     let mut files = vec![FILE.to_owned()];
     for unit in ["patroni@.service".to_owned(), format!("patroni@{}.service", cluster.id.dashed())] {
         let is_drop_in = |name: &String| Path::new(name).extension().is_some_and(|end| end == "conf");
+        // A copy of the unit, and what is added to it.
+        drop_in(root, &Path::new("/etc/systemd/system").join(&unit), &mut own, &mut files)?;
         for above in ["/etc/systemd/system", "/run/systemd/system"] {
             let directory = Path::new(above).join(format!("{unit}.d"));
             for name in root.list(&directory)?.into_iter().filter(is_drop_in) {

@@ -46,5 +46,5 @@ fn before_bootstrap(cluster: &Cluster) -> Option<Trouble> {
     if asked.is_none() && command.contains("--lc-") {
         return None;
     }
-    missing_at_bootstrap(cluster.root, asked.as_deref())
+    missing_at_bootstrap(cluster.root, cluster.id, asked.as_deref())
 }

@@ -119,5 +119,7 @@ fn needs(cluster: &Cluster) -> Vec<Finding> {
         value.map(|value| if value == "true" { "on".to_owned() } else { value })
     };
     let found = host_needs::check(cluster.root, cluster.id, value);
-    found.into_iter().map(|(_, trouble)| Finding::of(Level::Error, &trouble.into())).collect()
+    let small =
+        host_needs::small_shared_memory(cluster.root).map(|trouble| Finding::of(Level::Warning, &trouble.into()));
+    found.into_iter().map(|(_, trouble)| Finding::of(Level::Error, &trouble.into())).chain(small).collect()
 }

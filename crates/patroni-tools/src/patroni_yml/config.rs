@@ -126,12 +126,12 @@ impl Config {
         }
         if !root.path(data_directory.join("PG_VERSION")).exists() {
             // A replica of a cluster with this locale needs it, too.
-            settings.parse("LOCALE", |name| match locales::missing_at_bootstrap(root, Some(name)) {
+            settings.parse("LOCALE", |name| match locales::missing_at_bootstrap(root, id, Some(name)) {
                 Some(missing) => Err(missing.into()),
                 None => Ok(()),
             })?;
             if settings.get("LOCALE").is_none() {
-                warnings.extend(locales::missing_at_bootstrap(root, None));
+                warnings.extend(locales::missing_at_bootstrap(root, id, None));
             }
         }
         let location = Location {

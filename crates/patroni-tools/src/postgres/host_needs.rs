@@ -4,6 +4,7 @@ use std::path::Path;
 
 use host::trouble::Trouble;
 use host::{ClusterId, Root, trouble};
+use nix::sys::statvfs::statvfs;
 
 /// Libraries of packages whose names do not follow from theirs: library, end of the package's name.
 const PACKAGES: [(&str, &str); 10] = [
@@ -88,6 +89,22 @@ fn no_huge_pages(root: &Root, shared_buffers: Option<&str>) -> Option<Trouble> {
         ((total + more) * size) >> 10, buffers >> 10;
         "Reserve them with: echo 'vm.nr_hugepages = {wanted}' > /etc/sysctl.d/30-postgresql.conf && sysctl --system"
     ))
+}
+
+/// A `/dev/shm` as small as a container's, in which PostgreSQL puts what its parallel processes share (`dynamic_shared_memory_type`).
+pub(crate) fn small_shared_memory(root: &Root) -> Option<Trouble> {
+    const LEAST: u64 = 64 << 20;
+    if !root.is_this_machine() {
+        return None;
+    }
+    let found = statvfs("/dev/shm").ok()?;
+    let size = found.blocks().saturating_mul(found.fragment_size());
+    (size <= LEAST).then(|| {
+        trouble!(
+            "/dev/shm has only {} MiB, so parallel queries can fail (could not resize shared memory segment)", size >> 20;
+            "Enlarge it, in a container with its option for the size of /dev/shm, otherwise with: mount -o remount,size=50% /dev/shm"
+        )
+    })
 }
 
 /// A size in PostgreSQL's notation; without a unit, in blocks of 8 kB.

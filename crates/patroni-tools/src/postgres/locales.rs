@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
+use host::createcluster::{self, CreateCluster};
 use host::trouble::{Trouble, in_line};
-use host::{Root, envfile, program, trouble};
+use host::{ClusterId, Root, envfile, program, trouble};
 
 /// What `locale -a` prints takes milliseconds.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -87,7 +88,7 @@ pub(crate) fn of_machine(root: &Root) -> Result<Vec<(String, String, String)>> {
 }
 
 /// A locale with which a cluster would be created here and that is not generated: that of the option, or else that of the machine.
-pub(crate) fn missing_at_bootstrap(root: &Root, asked: Option<&str>) -> Option<Trouble> {
+pub(crate) fn missing_at_bootstrap(root: &Root, id: &ClusterId, asked: Option<&str>) -> Option<Trouble> {
     let other = |missing: Trouble| {
         let hint = missing.hint.clone().unwrap_or_default();
         let rest: String = hint.chars().skip(1).collect();
@@ -95,6 +96,15 @@ pub(crate) fn missing_at_bootstrap(root: &Root, asked: Option<&str>) -> Option<T
     };
     if let Some(name) = asked {
         return Locales::of(root)?.missing(root, name).map(other);
+    }
+    let options = CreateCluster::read(root).map(|set| set.initdb_options(id)).unwrap_or_default();
+    if let Some(name) = options.iter().find_map(|option| option.strip_prefix("--locale=")) {
+        let place = createcluster::place(root, &["initdb_options"]).unwrap_or_default();
+        return Some(other(Locales::of(root)?.missing(root, name)?).at(place));
+    }
+    // Options for single categories are rare, and the machine's locale then does not decide.
+    if options.iter().any(|option| option.starts_with("--lc-") || option.ends_with("-locale")) {
+        return None;
     }
     let of_machine = of_machine(root).ok().filter(|found| !found.is_empty())?;
     let locales = Locales::of(root)?;
@@ -137,14 +147,28 @@ mod tests {
         let (folder, root) = machine("C\\nC.utf8\\n");
         std::fs::create_dir_all(folder.path().join("etc/default")).unwrap();
         std::fs::write(folder.path().join("etc/default/locale"), "# x\nLANG=de_DE.UTF-8\n").unwrap();
-        let found = missing_at_bootstrap(&root, None).unwrap();
+        let id = "17/main".parse().unwrap();
+        let found = missing_at_bootstrap(&root, &id, None).unwrap();
         assert_eq!(
             found.line(),
             "/etc/default/locale:2: LANG is de_DE.UTF-8, and LOCALE is not set, but the locale de_DE.UTF-8 is not generated on this host"
         );
         assert!(found.hint.unwrap().starts_with("Set LOCALE=C.UTF-8, or generate it with: "));
-        assert_eq!(missing_at_bootstrap(&root, Some("C.UTF-8")), None);
+        assert_eq!(missing_at_bootstrap(&root, &id, Some("C.UTF-8")), None);
+        let etc = folder.path().join("etc/postgresql-common");
+        std::fs::create_dir_all(&etc).unwrap();
+        for (option, missing) in [
+            ("--lc-collate=C", None),
+            ("--no-locale", None),
+            ("--locale=fr_FR.UTF-8", Some("createcluster.conf:1: the locale fr_FR")),
+        ] {
+            std::fs::write(etc.join("createcluster.conf"), format!("initdb_options = '-k {option}'\n")).unwrap();
+            let found = missing_at_bootstrap(&root, &id, None).map(|trouble| trouble.line());
+            assert_eq!(found.is_some(), missing.is_some(), "{found:?}");
+            assert!(missing.is_none_or(|part| found.unwrap().contains(part)), "{option}");
+        }
+        std::fs::remove_dir_all(etc).unwrap();
         std::fs::remove_file(folder.path().join("usr/bin/locale")).unwrap();
-        assert_eq!(missing_at_bootstrap(&root, None), None);
+        assert_eq!(missing_at_bootstrap(&root, &id, None), None);
     }
 }
