@@ -37,12 +37,17 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
     if named.is_empty() || !server.exists() {
         return Ok(findings);
     }
-    // A server that answers nothing about its parameters finds nothing.
-    for Trouble { place, what, hint, .. } in refused(cluster.root, cluster.id, &named).unwrap_or_default() {
-        let place = place.unwrap_or_default();
-        let restart = format!("then run: systemctl restart patroni@{}", cluster.id.dashed());
-        let hint = format!("{} Correct that line, {restart}", hint.unwrap_or_default());
-        findings.push(Finding::error(what + ", so PostgreSQL does not start", hint.trim_start()).at(place));
+    // It looks at values only if it knows all names.
+    for _ in 0..2 {
+        // A server that answers nothing about its parameters finds nothing.
+        let found = refused(cluster.root, cluster.id, &named).unwrap_or_default();
+        for Trouble { place, what, hint, .. } in found {
+            let place = place.unwrap_or_default();
+            named.retain(|name, asked| asked.place != place || !what.starts_with(&format!("{name}: ")));
+            let restart = format!("then run: systemctl restart patroni@{}", cluster.id.dashed());
+            let hint = format!("{} Correct that line, {restart}", hint.unwrap_or_default());
+            findings.push(Finding::error(what + ", so PostgreSQL does not start", hint.trim_start()).at(place));
+        }
     }
     Ok(findings)
 }
@@ -70,10 +75,11 @@ fn in_configuration(cluster: &Cluster) -> Result<Named> {
             text.lines().enumerate().filter(|(_, line)| is(line.trim_start())).map(|(index, _)| index + 1).last()
         };
         for (name, value) in conf::read(root, &file)? {
+            let name = name.to_ascii_lowercase();
             // What it includes is in a file of its own.
             let Some(line) = line(&name) else { continue };
             let place = in_line(&file, line);
-            named.insert(name.to_ascii_lowercase(), Asked { value, place, key: name });
+            named.insert(name.clone(), Asked { value, place, key: name });
         }
     }
     Ok(named)
@@ -99,7 +105,8 @@ fn in_patroni_file(cluster: &Cluster, section: &[&str]) -> Named {
     map.iter()
         .filter_map(|(name, value)| {
             let place = in_line(&cluster.path, line(name));
-            Some((name.to_ascii_lowercase(), Asked { value: text(value)?, place, key: name.clone() }))
+            let name = name.to_ascii_lowercase();
+            Some((name.clone(), Asked { value: text(value)?, place, key: name }))
         })
         .collect()
 }
