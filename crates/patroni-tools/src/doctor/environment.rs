@@ -147,16 +147,17 @@ fn variables(cluster: &Cluster) -> Result<Vec<Variable>> {
     for unit in ["patroni@.service".to_owned(), format!("patroni@{}.service", cluster.id.dashed())] {
         let is_drop_in = |name: &String| Path::new(name).extension().is_some_and(|end| end == "conf");
         // A copy of the unit, and what is added to it.
-        drop_in(root, &Path::new("/etc/systemd/system").join(&unit), &mut own, &mut files)?;
+        drop_in(root, &Path::new("/etc/systemd/system").join(&unit), &mut own, &mut files);
         for above in ["/etc/systemd/system", "/run/systemd/system"] {
             let directory = Path::new(above).join(format!("{unit}.d"));
             for name in root.list(&directory)?.into_iter().filter(is_drop_in) {
-                drop_in(root, &directory.join(name), &mut own, &mut files)?;
+                drop_in(root, &directory.join(name), &mut own, &mut files);
             }
         }
     }
     for file in files {
-        let Some(text) = root.read(&file)? else { continue };
+        // Only its reader is told what is in a file: the unit's own check runs as postgres.
+        let Ok(Some(text)) = root.read(&file) else { continue };
         // systemd reads more than this parser, which then knows nothing of the file.
         let Ok(read) = envfile::parse(Path::new(&file), &text) else { continue };
         own.extend(read.into_iter().map(|read| Variable {
@@ -175,8 +176,8 @@ fn variables(cluster: &Cluster) -> Result<Vec<Variable>> {
 }
 
 /// `Environment=` and `EnvironmentFile=` of a drop-in; an empty one removes those before it.
-fn drop_in(root: &Root, file: &Path, own: &mut Vec<Variable>, files: &mut Vec<String>) -> Result<()> {
-    for (index, line) in root.read(file)?.unwrap_or_default().lines().enumerate() {
+fn drop_in(root: &Root, file: &Path, own: &mut Vec<Variable>, files: &mut Vec<String>) {
+    for (index, line) in root.read(file).ok().flatten().unwrap_or_default().lines().enumerate() {
         let line = line.trim();
         if let Some(path) = line.strip_prefix("EnvironmentFile=") {
             match path.trim().trim_start_matches('-') {
@@ -194,7 +195,6 @@ fn drop_in(root: &Root, file: &Path, own: &mut Vec<Variable>, files: &mut Vec<St
             Some(Variable { name: name.to_owned(), value: value.to_owned(), place, of_unit: true })
         }));
     }
-    Ok(())
 }
 
 /// The words of an assignment, of which quotes may enclose the whole or the value (systemd.syntax(7)).
