@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dnscp::dns::trial::{ask_all, trial};
+use dnscp::dns::withdraw::{command, withdraw};
 use dnscp::dns::{self, Outcome};
 use host::Root;
 use host::endpoint::{Auth, Dns, GssSecret};
@@ -96,9 +98,25 @@ fn shown(error: &anyhow::Error) -> String {
     format!("{} ({})", trouble.line(), trouble.hint.unwrap_or_default())
 }
 
-fn refused_because(dns: &Dns, part: &str) {
+fn refused_at_a_change(dns: &Dns, part: &str) {
     let (text, _) = refused(dns);
     assert!(text.contains(part), "no '{part}' in: {text}");
+}
+
+/// The trial finds the same, and changes nothing.
+fn refused_because(dns: &Dns, part: &str) {
+    refused_at_a_change(dns, part);
+    let before = dig(&dns.name);
+    let error = trial(&root(), dns, &addresses(&["10.77.0.10"]), soon()).expect_err("the trial works");
+    assert!(shown(&error).contains(part), "no '{part}' in: {}", shown(&error));
+    assert_eq!(dig(&dns.name), before);
+}
+
+/// The trial finds nothing wrong, and changes nothing.
+fn tried(dns: &Dns) {
+    let before = dig(&dns.name);
+    trial(&root(), dns, &addresses(&["10.77.0.10"]), soon()).unwrap();
+    assert_eq!(dig(&dns.name), before);
 }
 
 fn tsig(file: &str) -> Auth {
@@ -197,6 +215,7 @@ fn tsig_keys() {
     changed(&with(tsig("/etc/bind/updkey.key")), &["10.77.0.10", "fd77::10"]);
     assert_eq!(dig("pgsql.tsig.test"), ["30 A 10.77.0.10", "30 AAAA fd77::10"]);
     changed(&with(tsig("/etc/bind/sha512.key")), &["10.77.0.11"]);
+    tried(&with(tsig("/etc/bind/updkey.key")));
     // Where only A is granted, an AAAA that is not there needs no removal.
     changed(&Dns { name: "pgsql.narrow.test".to_owned(), ..with(tsig("/etc/bind/updkey.key")) }, &["10.77.0.10"]);
     let other = Dns { name: "other.narrow.test".to_owned(), ..with(tsig("/etc/bind/updkey.key")) };
@@ -296,6 +315,62 @@ fn a_late_update_of_an_old_primary_does_not_win() {
         assert!(matches!(outcome, Outcome::Changed { .. }), "{name}: {outcome}");
         assert_eq!(dig(name), ["30 A 10.77.0.3"], "{name}");
     }
+}
+
+/// A name that the settings no longer have is removed if its records are those of this member; else the command for it works.
+#[test]
+fn an_old_name_is_removed() {
+    if !inside("an_old_name_is_removed", None) {
+        return;
+    }
+    let _kdc = kdc().unwrap();
+    let _named = named().unwrap();
+    let keytab = || gss("pgsql$@GSS.TEST", GssSecret::Keytab("/etc/pgsql.keytab".into()));
+    for (name, auth) in [
+        ("pgsql.example.test", Auth::None),
+        ("pgsql.tsig.test", tsig("/etc/bind/updkey.key")),
+        ("pgsql.gss.test", keytab()),
+    ] {
+        let dns = Dns { auth, ..settings(name) };
+        let gone = |ours: &[&str], primary: bool| withdraw(&root(), &dns, &addresses(ours), &|| primary, soon());
+        changed(&dns, &["10.77.0.10", "fd77::10"]);
+        tried(&dns);
+        assert!(gone(&["10.77.0.10"], true).is_err(), "{name}: not all of them are ours");
+        assert_eq!(gone(&["fd77::10", "10.77.0.10"], false).unwrap(), Outcome::NotPrimary);
+        assert_eq!(dig(name).len(), 2, "{name}");
+        assert!(matches!(gone(&["fd77::10", "10.77.0.10"], true).unwrap(), Outcome::Changed { .. }));
+        assert!(dig(name).is_empty(), "{name}");
+        assert!(matches!(gone(&["10.77.0.10"], true).unwrap(), Outcome::Unchanged { .. }));
+        tried(&dns);
+        changed(&dns, &["10.77.0.11"]);
+        let program = command(&dns).replace("kinit ", "export KRB5CCNAME=FILE:/run/ticket; kinit ");
+        sh(&program);
+        assert!(dig(name).is_empty(), "{name}: {program}");
+    }
+}
+
+/// Each server is asked, at the same time.
+#[test]
+fn every_server_has_its_say() {
+    if !inside("every_server_has_its_say", None) {
+        return;
+    }
+    let _named = named().unwrap();
+    let servers = ["10.99.0.1", SERVER, "10.77.0.53:5300"].map(str::to_owned).to_vec();
+    let dns = Dns { servers, auth: tsig("/etc/bind/updkey.key"), ..settings("pgsql.tsig.test") };
+    let (begin, three) = (Instant::now(), Duration::from_secs(3));
+    let opinions = ask_all(&root(), &dns, &addresses(&["10.77.0.10"]), three, three);
+    assert!(begin.elapsed() < Duration::from_millis(3700), "{:?}", begin.elapsed());
+    let said: Vec<String> = opinions
+        .iter()
+        .map(|opinion| match (&opinion.answer, &opinion.login) {
+            (Ok(answer), Ok(())) => answer.server.to_string(),
+            (Err(why), _) | (_, Err(why)) => why.line(),
+        })
+        .collect();
+    assert!(said[0].contains("10.99.0.1:53: it did not answer within"), "{said:?}");
+    assert_eq!(said[1], "10.77.0.53:53");
+    assert!(said[2].contains("10.77.0.53:5300: no DNS server runs there"), "{said:?}");
 }
 
 /// The first resolver does not respond.
@@ -580,11 +655,12 @@ fn active_directory(name: &str, image: Image) {
     // Servers, zone and realm by discovery.
     changed(&Dns { servers: Vec::new(), ..first.clone() }, &["10.77.0.12"]);
     assert_eq!(dns::lookup(&root(), &first, soon()).unwrap().addresses, addresses(&["10.77.0.12"]));
+    // Active Directory looks at the owner of a record only if it would change.
     // The record belongs to the account that made it.
-    refused_because(&second, "the record may belong to another account");
+    refused_at_a_change(&second, "the record may belong to another account");
     assert_eq!(dig("pgsql.ad.test"), ["30 A 10.77.0.12"]);
     changed(&Dns { name: "pgsql2.ad.test".to_owned(), ..second.clone() }, &["10.77.0.13"]);
-    refused_because(
+    refused_at_a_change(
         &Dns { name: "pgsql2.ad.test".to_owned(), ..first.clone() },
         "the record may belong to another account",
     );
@@ -604,7 +680,7 @@ fn active_directory(name: &str, image: Image) {
     )
     .unwrap();
     changed(&second, &["10.77.0.15"]);
-    refused_because(&first, "the record may belong to another account");
+    refused_at_a_change(&first, "the record may belong to another account");
     servers::on_dc(
         "samba-tool dns delete 10.77.0.53 ad.test pgsql A 10.77.0.15 -U 'administrator%Adm1n-Passw0rd!' 2>&1",
     )

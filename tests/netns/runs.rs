@@ -445,3 +445,81 @@ fn the_service_registers_the_name_once_its_server_is_back() {
     let complaints = said.lines().filter(|line| line.contains("no DNS server runs there")).count();
     assert_eq!(complaints, 1, "said once, as long as it is the same: {said}");
 }
+
+/// The settings get another name: its records replace the old ones. `dnscp status` says why a name is missing.
+#[test]
+fn a_name_that_the_settings_no_longer_have_goes() {
+    const NAME: &str = "a_name_that_the_settings_no_longer_have_goes";
+    let world = World::new(LIMIT).with_file(Path::new(env!("CARGO_BIN_EXE_dnscp")), "/dnscp");
+    if !world.test(NAME).unwrap() {
+        return;
+    }
+    let _named = named().unwrap();
+    let member = Member::new();
+    member.patroni.say(PRIMARY);
+    settings(VIP, "example.test", SERVER, "");
+    let mut service = start("--service 16-main");
+    let until = |what: &str, done: &dyn Fn() -> bool| {
+        let begin = Instant::now();
+        while !done() {
+            assert!(begin.elapsed() < Duration::from_secs(15), "{what}");
+            thread::sleep(Duration::from_millis(100));
+        }
+    };
+    let is = |zone: &str, expected: &[Ipv4Addr]| asker(zone).ask().is_ok_and(|found| found == expected);
+    let signal = |run: &Run, name: &str| sh(&format!("kill -{name} {}", run.child.id())).unwrap();
+    let status = || {
+        let (_, said, took) = start("status 16-main").end();
+        assert!(took < Duration::from_secs(8), "{took:?}");
+        said
+    };
+    until("the first name", &|| is("example.test", &[VIP]));
+    assert_eq!(status(), "");
+    // A key with another secret than the server's.
+    let key = fs::read_to_string("/etc/bind/updkey.key").unwrap();
+    let secret_of = |text: &str| text.split('"').nth(3).unwrap().to_owned();
+    let wrong = secret_of(&sh("tsig-keygen updkey").unwrap());
+    secret("/etc/wrong.key", key.replace(&secret_of(&key), &wrong)).unwrap();
+    settings(VIP, "tsig.test", SERVER, "DNS_AUTH=tsig\nDNS_TSIG_KEY_FILE=/etc/wrong.key\n");
+    signal(&service, "HUP");
+    until("the first name goes", &|| is("example.test", &[]));
+    let said = status();
+    for part in [
+        "pgsql.tsig.test is unknown at 10.77.0.53:53, but should be 10.77.0.100",
+        "the secret of the key updkey differs from the server's (BADSIG)",
+        "hint: Copy the key file again.",
+    ] {
+        assert!(said.contains(part), "no '{part}' in: {said}");
+    }
+    settings(VIP, "tsig.test", SERVER, "DNS_AUTH=tsig\nDNS_TSIG_KEY_FILE=/etc/bind/updkey.key\n");
+    signal(&service, "HUP");
+    until("the second name", &|| is("tsig.test", &[VIP]));
+    assert_eq!(status(), "");
+    // The records are no longer ours: they stay, and the command removes them.
+    sh(&format!(
+        "printf 'server {SERVER}\nupdate add pgsql.tsig.test 30 A {OTHER}\nsend\n' | nsupdate -k /etc/bind/updkey.key"
+    ))
+    .unwrap();
+    settings(VIP, "example.test", SERVER, "");
+    signal(&service, "HUP");
+    until("the third name", &|| is("example.test", &[VIP]));
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(asker("tsig.test").ask().unwrap().len(), 2);
+    // At its end it removes a name that is no longer set.
+    fs::write("/etc/default/patroni", "").unwrap();
+    signal(&service, "TERM");
+    assert!(service.child.wait().unwrap().success());
+    assert!(is("example.test", &[]) && !has(VIP));
+    let (_, said, _) = service.end();
+    let hint = said.lines().find_map(|line| line.split_once("If no client uses it, remove it with: ")).expect(&said).1;
+    sh(hint).unwrap();
+    assert!(is("tsig.test", &[]), "{hint}");
+    for part in [
+        "DNS_NAME=pgsql.tsig.test (was pgsql.example.test)",
+        "the settings no longer have it: removed pgsql.example.test at 10.77.0.53:53",
+        "pgsql.tsig.test: not removed: 10.77.0.53:53: its addresses are not those of this member; the settings no longer have this \
+         name, but it stays in the DNS",
+    ] {
+        assert!(said.contains(part), "no '{part}' in: {said}");
+    }
+}

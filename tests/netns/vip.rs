@@ -355,15 +355,15 @@ fn the_hosts_own_address_stays_first_through_a_restart_of_the_network() {
 #[test]
 fn an_entry_with_another_prefix_does_not_outlive_ours() {
     let Some((_peer, [member, _other])) = network() else { return };
-    member.ip(&format!("address add {VIP}/32 dev eth0"));
+    member.ip(&format!("address add {VIP}/32 dev eth0 preferred_lft 0"));
     member.hold(VIP, Some(20));
     let entries = member.address(VIP);
     assert_eq!((entries.len(), entries[0]["prefixlen"].as_u64()), (1, Some(24)), "{entries:?}");
-    member.ip(&format!("address add {VIP}/32 dev eth0"));
+    member.ip(&format!("address add {VIP}/32 dev eth0 preferred_lft 0"));
     member.release("eth0", VIP);
     assert!(!member.has(VIP));
 
-    member.ip(&format!("address add {VIP6}/128 dev eth0"));
+    member.ip(&format!("address add {VIP6}/128 dev eth0 preferred_lft 0"));
     member.hold(VIP6, Some(20));
     let entries = member.address(VIP6);
     assert!(entries.len() == 1 && entries[0]["valid_life_time"] != u32::MAX, "{entries:?}");

@@ -182,7 +182,11 @@ fn run(asked: Asked, caller: Caller, begin: Moment, reporter: &Reporter) -> Resu
             service::run(&read, &Locks::of(&root, &id.dashed()), reporter)
         }
         Asked::Status { id, json } => {
-            let Some((point, instance)) = load(&root, caller, &id)? else {
+            let read = load(&root, caller, &id);
+            if let (Err(error), true) = (&read, json) {
+                status::failed(&id, error);
+            }
+            let Some((point, instance)) = read? else {
                 fail!("neither VIPS nor a DNS name is set for {id}"; "Set one of them in {}.", settings::SITE_FILE)
             };
             let locks = Locks::of(&root, &id.dashed());

@@ -72,13 +72,17 @@ pub struct Address {
     pub usable: bool,
     /// Whether an earlier address of the same IPv4 subnet has the subnet's route (`secondary`).
     pub secondary: bool,
+    /// Whether dnscp added it. It adds each address as a deprecated one ([`add_or_renew`]), which no other program does with an
+    /// address that a host uses: the kernel would not choose it as the source of a connection.
+    pub ours: bool,
 }
 
 impl Interface {
     /// What the choice of an address depends on.
     fn known(&self) -> facts::Interface {
         let addresses = self.addresses.iter().filter_map(|own| IpNet::new(own.address, own.prefix).ok()).collect();
-        facts::Interface { name: self.name.clone(), up: self.up, loopback: self.loopback, addresses }
+        let interface = facts::Interface::new(&self.name, Vec::new());
+        facts::Interface { up: self.up, loopback: self.loopback, addresses, ..interface }
     }
 
     /// The entry of an address, if this interface has it.
@@ -211,8 +215,9 @@ fn stay_second(placed: &Placed) -> Result<()> {
         }
         _ => {}
     }
-    // The same address with another prefix, from another program or an earlier setting, would have no lease.
-    for other in here.iter().filter(|other| other.address == placed.address && other.prefix != placed.prefix) {
+    // The same address with another prefix, from an earlier setting, would have no lease.
+    let same = |other: &&Address| other.ours && other.address == placed.address && other.prefix != placed.prefix;
+    for other in here.iter().filter(same) {
         remove(placed.index, other)?;
     }
     Ok(())
@@ -226,10 +231,11 @@ fn promotes(interface: &str) -> bool {
     })
 }
 
-/// Removes an address from an interface, with every prefix that it has there. A missing address or interface is no error.
+/// Removes an address from an interface, with every prefix with which dnscp added it there. A missing address or interface is no
+/// error. What another program added stays: it may be the only address of the host.
 pub fn release(interface: u32, address: IpAddr) -> Result<()> {
     for entry in addresses().context("could not list the addresses of this host")? {
-        if entry.0 == interface && entry.1.address == address {
+        if entry.0 == interface && entry.1.address == address && entry.1.ours {
             remove(interface, &entry.1)?;
         }
     }
@@ -306,6 +312,7 @@ fn read(message: &AddressMessage) -> Option<(u32, Address)> {
         usable: !flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed),
         // In IPv6 the same bit means a temporary address.
         secondary: message.header.family == AddressFamily::Inet && flags.contains(AddressFlags::Secondary),
+        ours: flags.contains(AddressFlags::Deprecated),
     };
     Some((message.header.index, address))
 }
@@ -445,7 +452,7 @@ mod tests {
         let address = |text: &&str| {
             let network: IpNet = text.parse().unwrap();
             let (address, prefix) = (network.addr(), network.prefix_len());
-            Address { address, prefix, lifetime: None, usable: true, secondary: false }
+            Address { address, prefix, lifetime: None, usable: true, secondary: false, ours: true }
         };
         let addresses = addresses.iter().map(address).collect();
         Interface { index, name: name.to_owned(), mac: Some([2; 6]), up: true, loopback: name == "lo", addresses }

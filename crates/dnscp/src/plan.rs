@@ -9,9 +9,9 @@ use anyhow::Error;
 use host::endpoint::{Endpoint, Manager, state_file};
 use host::trouble;
 use host::trouble::Trouble;
-use host::vip::Pick;
+use host::vip::{self, Pick};
 
-use crate::netlink::{Interface, Placed, pick};
+use crate::netlink::{Address, Interface, Placed, pick};
 use crate::rest::MemberState;
 
 /// One step.
@@ -91,13 +91,22 @@ pub struct Plan {
 /// Steps that remove the virtual addresses that are on an interface of this member.
 #[must_use]
 pub fn present(point: &Endpoint, interfaces: &[Interface]) -> Vec<Step> {
+    steps(point, interfaces, |_| true)
+}
+
+/// Those that dnscp added.
+fn ours(point: &Endpoint, interfaces: &[Interface]) -> Vec<Step> {
+    steps(point, interfaces, |entry| entry.ours)
+}
+
+fn steps(point: &Endpoint, interfaces: &[Interface], which: impl Fn(&Address) -> bool) -> Vec<Step> {
     let mut present = Vec::new();
     for interface in interfaces {
-        for entry in &interface.addresses {
-            let ours = point.vips.iter().any(|vip| vip.address == entry.address);
+        for entry in interface.addresses.iter().filter(|entry| which(entry)) {
+            let is_virtual = point.vips.iter().any(|vip| vip.address == entry.address);
             let step =
                 Step::Release { index: interface.index, interface: interface.name.clone(), address: entry.address };
-            if ours && !present.contains(&step) {
+            if is_virtual && !present.contains(&step) {
                 present.push(step);
             }
         }
@@ -105,16 +114,29 @@ pub fn present(point: &Endpoint, interfaces: &[Interface]) -> Vec<Step> {
     present
 }
 
+/// Virtual addresses on this host that dnscp did not add, and therefore neither renews nor removes.
+#[must_use]
+pub fn foreign(point: &Endpoint, interfaces: &[Interface]) -> Vec<Trouble> {
+    if point.manager != Manager::Dnscp {
+        return Vec::new();
+    }
+    let entries = interfaces.iter().flat_map(|interface| interface.addresses.iter().map(move |own| (interface, own)));
+    let is_virtual = |address: IpAddr| point.vips.iter().any(|vip| vip.address == address);
+    let foreign = entries.filter(|(_, entry)| !entry.ours && is_virtual(entry.address));
+    foreign
+        .map(|(interface, Address { address, prefix, .. })| vip::foreign(*address, *prefix, &interface.name))
+        .collect()
+}
+
 /// For a member that is not the primary: removes every virtual address, on whatever interface it is.
 #[must_use]
 pub fn release(point: &Endpoint, interfaces: &[Interface]) -> Plan {
-    let present = present(point, interfaces);
     let steps = match point.manager {
-        Manager::Dnscp => present,
-        Manager::Keepalived => vec![tell(point, false, &present)],
+        Manager::Dnscp => ours(point, interfaces),
+        Manager::Keepalived => vec![tell(point, false, &present(point, interfaces))],
         Manager::VipManager => Vec::new(),
     };
-    Plan { steps, problems: Vec::new() }
+    Plan { steps, problems: foreign(point, interfaces) }
 }
 
 fn tell(point: &Endpoint, primary: bool, present: &[Step]) -> Step {
@@ -126,9 +148,10 @@ fn tell(point: &Endpoint, primary: bool, present: &[Step]) -> Step {
 /// a lease keepalived is not told, since nothing would take that back if Patroni hung.
 #[must_use]
 pub fn acquire(point: &Endpoint, interfaces: &[Interface], lease: Option<Duration>, own: Option<IpAddr>) -> Plan {
-    let Pick { placed, problems } = pick(&point.vips, point.interface.as_deref(), interfaces);
+    let Pick { placed, mut problems } = pick(&point.vips, point.interface.as_deref(), interfaces);
+    problems.extend(foreign(point, interfaces));
     let mut steps = match point.manager {
-        Manager::Dnscp => add(present(point, interfaces), &placed, interfaces, lease),
+        Manager::Dnscp => add(ours(point, interfaces), &placed, interfaces, lease),
         Manager::Keepalived => lease.map(|_| tell(point, true, &[])).into_iter().collect(),
         Manager::VipManager => Vec::new(),
     };
@@ -151,17 +174,22 @@ fn add(present: Vec<Step>, placed: &[Placed], interfaces: &[Interface], lease: O
         !matches!(step, Step::Release { index, address, .. }
             if placed.iter().any(|placed| placed.index == *index && placed.address == *address))
     });
-    for placed in placed {
+    let is_foreign = |placed: &&Placed| {
+        let mut entries = interfaces.iter().flat_map(|interface| &interface.addresses);
+        entries.any(|entry| entry.address == placed.address && !entry.ours)
+    };
+    let placed: Vec<&Placed> = placed.iter().filter(|placed| !is_foreign(placed)).collect();
+    for placed in &placed {
         let renewal = entry(interfaces, placed).is_some();
-        steps.push(Step::Add { placed: placed.clone(), lease, renewal });
+        steps.push(Step::Add { placed: (*placed).clone(), lease, renewal });
     }
-    steps.extend(placed.iter().cloned().map(Step::Announce));
+    steps.extend(placed.into_iter().cloned().map(Step::Announce));
     steps
 }
 
 /// The address as the interface has it.
 #[must_use]
-pub fn entry<'a>(interfaces: &'a [Interface], placed: &Placed) -> Option<&'a crate::netlink::Address> {
+pub fn entry<'a>(interfaces: &'a [Interface], placed: &Placed) -> Option<&'a Address> {
     interfaces.iter().find(|interface| interface.index == placed.index)?.address(placed.address)
 }
 
@@ -211,7 +239,6 @@ pub fn is_renewal_due(lifetime: Option<u32>, lease: Duration) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::netlink::Address;
     use host::endpoint::{Auth, Dns, Vip};
 
     fn point(vips: &[&str]) -> Endpoint {
@@ -241,6 +268,7 @@ mod tests {
                 lifetime: None,
                 usable: true,
                 secondary: false,
+                ours: true,
             })
             .collect();
         Interface { index, name: format!("e{index}"), mac: None, up: true, loopback: false, addresses }
@@ -287,6 +315,22 @@ mod tests {
         let interfaces = [interface(2, &["10.0.0.1"]), interface(3, &["10.2.0.1", "10.0.0.9", "10.1.0.9"])];
         let plan = acquire(&point(&["10.0.0.9", "10.1.0.9"]), &interfaces, None, None);
         assert_eq!(shown(&plan)[..3], ["remove 10.0.0.9 from e3", "remove 10.1.0.9 from e3", "add 10.0.0.9/24 on e2"]);
+    }
+
+    #[test]
+    fn an_address_that_dnscp_did_not_add_is_left_alone() {
+        let point = point(&["10.0.0.1"]);
+        let mut interfaces = [interface(2, &["10.0.0.1", "10.0.0.2"])];
+        interfaces[0].addresses[0].ours = false;
+        for plan in [release(&point, &interfaces), acquire(&point, &interfaces, Some(Duration::from_secs(10)), None)] {
+            assert!(plan.steps.iter().all(|step| matches!(step, Step::Register { .. })), "{plan:?}");
+            let hint = plan.problems[0].hint.clone().unwrap_or_default();
+            assert!(hint.ends_with("it with: ip address delete 10.0.0.1/24 dev e2"), "{hint}");
+        }
+        // Nor is it added on a second interface.
+        let two = [interface(3, &["10.0.0.3"]), interfaces[0].clone()];
+        let plan = acquire(&point, &two, None, None);
+        assert!(!plan.steps.iter().any(|step| matches!(step, Step::Add { .. } | Step::Release { .. })), "{plan:?}");
     }
 
     #[test]

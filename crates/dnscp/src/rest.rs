@@ -6,6 +6,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -111,13 +112,14 @@ pub struct Api {
     address: SocketAddr,
     tls: Option<Tls>,
     doubts: Mutex<Vec<Trouble>>,
+    closed: AtomicBool,
 }
 
 impl Api {
     /// The API at an address, with TLS or without.
     #[must_use]
     pub fn new(root: &Root, address: SocketAddr, tls: Option<Tls>) -> Self {
-        Self { root: root.clone(), address, tls, doubts: Mutex::default() }
+        Self { root: root.clone(), address, tls, doubts: Mutex::default(), closed: AtomicBool::new(false) }
     }
 
     /// Asks Patroni, for no longer than `limit`.
@@ -127,6 +129,12 @@ impl Api {
             Ok(status) => status.member_state(),
             Err(error) => MemberState::NoAnswer(Trouble::of(&error)),
         }
+    }
+
+    /// Whether nothing listened at its address when it was asked last, as before Patroni has started.
+    #[must_use]
+    pub fn was_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
     }
 
     /// What was doubtful about the last answer, though it is trusted.
@@ -143,7 +151,10 @@ impl Api {
     }
 
     fn ask(&self, standby_leader: bool, limit: Duration) -> Result<PatroniStatus> {
-        let stream = Bounded::to(&self.address, Instant::now() + limit)
+        let stream = Bounded::to(&self.address, Instant::now() + limit);
+        let closed = stream.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+        self.closed.store(closed, Ordering::Relaxed);
+        let stream = stream
             .map_err(|error| anyhow!("it cannot be reached ({})", reason(&error)))
             .or_hint(|| "Check that Patroni is running and listens there.".to_owned())?;
         let question = Question { path: if standby_leader { "/leader" } else { "/primary" }, ..Question::default() };

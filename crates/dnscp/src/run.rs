@@ -162,7 +162,7 @@ impl Task {
         let (changes, faults) = apply::addresses(&self.root, &plan.steps);
         drop(lock);
         apply::report(&self.reporter, &event.name, &changes, &[]);
-        finish(&self.reporter, faults)
+        finish(&self.reporter, [plan.problems, faults].concat())
     }
 
     fn acquire(&self, event: &Event, locks: &Locks) -> Result<()> {

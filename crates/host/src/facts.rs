@@ -86,6 +86,28 @@ pub struct Interface {
     pub loopback: bool,
     /// Its addresses with their prefix lengths; virtual ones may be among them.
     pub addresses: Vec<IpNet>,
+    /// What more is known of each of them.
+    pub entries: Vec<Entry>,
+}
+
+/// An address of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The address with its prefix length.
+    pub net: IpNet,
+    /// Does the host not use it for connections of its own (RFC 4862)? dnscp adds its addresses so.
+    pub deprecated: bool,
+    /// Has it a lifetime, as one from DHCP?
+    pub dynamic: bool,
+}
+
+impl Interface {
+    /// An interface that is up and not loopback.
+    #[must_use]
+    pub fn new(name: &str, entries: Vec<Entry>) -> Self {
+        let addresses = entries.iter().map(|entry| entry.net).collect();
+        Self { name: name.to_owned(), up: true, loopback: false, addresses, entries }
+    }
 }
 
 #[derive(Deserialize)]
@@ -113,6 +135,8 @@ struct Address {
     temporary: bool,
     #[serde(default)]
     deprecated: bool,
+    #[serde(default)]
+    dynamic: bool,
 }
 
 /// The global addresses of this host with their prefixes. Temporary (RFC 8981) and deprecated ones are left out, since they do not stay.
@@ -136,8 +160,7 @@ pub fn interfaces(root: &Root) -> Result<Vec<Interface>> {
         Interface {
             up: has("UP").unwrap_or(true),
             loopback: has("LOOPBACK").unwrap_or(link.ifname == "lo"),
-            addresses: link.addr_info.iter().filter_map(Address::net).collect(),
-            name: link.ifname,
+            ..Interface::new(&link.ifname, link.addr_info.iter().filter_map(Address::entry).collect())
         }
     };
     Ok(links(root, &[])?.into_iter().filter(|link| !link.ifname.is_empty()).map(interface).collect())
@@ -159,6 +182,10 @@ fn lasting(links: &[Link]) -> Vec<HostAddress> {
 impl Address {
     fn net(&self) -> Option<IpNet> {
         IpNet::new(self.local?, self.prefixlen?).ok()
+    }
+
+    fn entry(&self) -> Option<Entry> {
+        Some(Entry { net: self.net()?, deprecated: self.deprecated, dynamic: self.dynamic })
     }
 }
 

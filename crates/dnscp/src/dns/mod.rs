@@ -13,7 +13,9 @@ mod keytab;
 mod query;
 mod records;
 mod resolve;
+pub mod trial;
 mod update;
+pub mod withdraw;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -252,6 +254,7 @@ impl Task<'_> {
                 wanted: self.wanted,
                 seen: credible.then_some(&seen),
                 refresh: self.refresh,
+                trial: false,
             };
             match self.send(server, &change, until)? {
                 Sent::Done => return Ok(Outcome::Changed { server }),

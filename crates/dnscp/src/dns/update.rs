@@ -33,6 +33,9 @@ pub(super) struct Change<'a> {
     pub(super) seen: Option<&'a Seen>,
     /// Whether records that are right already are sent, too.
     pub(super) refresh: bool,
+    /// Whether nothing changes: under the condition that the name still has what was seen, the same records are added again, or
+    /// those that it does not have are removed. So the server decides whether it would accept a change.
+    pub(super) trial: bool,
 }
 
 /// What happens to the records of one family.
@@ -52,11 +55,26 @@ impl Step {
 }
 
 impl Change<'_> {
+    /// Records with another TTL would be changed.
+    fn trial(v4: bool, there: Option<&Records>, ttl: u32) -> Step {
+        let addresses = |there: &Records| there.addresses.iter().copied().collect::<Vec<_>>();
+        let same = there.filter(|there| there.ttl == Some(ttl));
+        Step {
+            v4,
+            expected: there.map(addresses),
+            delete: there.is_some_and(|there| there.addresses.is_empty()),
+            add: same.map(addresses).unwrap_or_default(),
+        }
+    }
+
     /// The steps for A and AAAA. A type that is right is left alone: the key need not be allowed to change it.
     pub(super) fn steps(&self) -> [Step; 2] {
         [true, false].map(|v4| {
             let wanted = family(self.wanted, v4);
             let there: Option<&Records> = self.seen.map(|seen| if v4 { &seen.v4 } else { &seen.v6 });
+            if self.trial {
+                return Self::trial(v4, there.filter(|_| !wanted.is_empty()), self.ttl);
+            }
             let right = there.is_some_and(|there| there.is(&wanted, self.ttl)) && (!self.refresh || wanted.is_empty());
             Step {
                 v4,
@@ -226,7 +244,7 @@ mod tests {
     }
 
     fn change<'a>(name: &'a DnsName, wanted: &'a [IpAddr], seen: Option<&'a Seen>) -> Change<'a> {
-        Change { name, zone: name, ttl: 30, wanted, seen, refresh: false }
+        Change { name, zone: name, ttl: 30, wanted, seen, refresh: false, trial: false }
     }
 
     fn list(texts: &[&str]) -> Vec<IpAddr> {
@@ -248,6 +266,15 @@ mod tests {
         let refresh = Change { refresh: true, ..change(&name, &wanted, Some(&right)) };
         let [v4, v6] = refresh.steps();
         assert!(v4.delete && v4.add == wanted && !v6.delete);
+        let trial = Change { trial: true, ..change(&name, &wanted, Some(&old)) };
+        let [v4, v6] = trial.steps();
+        assert_eq!(v4, Step { v4: true, expected: Some(list(&["10.0.0.2"])), delete: false, add: list(&["10.0.0.2"]) });
+        assert!(!v6.delete && v6.expected.is_none() && v6.add.is_empty(), "a family that is not wanted");
+        let [v4, _] = Change { ttl: 60, ..trial }.steps();
+        assert!(!v4.delete && v4.add.is_empty(), "another TTL");
+        let none = seen(&[], 30);
+        let [v4, _] = Change { trial: true, ..change(&name, &wanted, Some(&none)) }.steps();
+        assert_eq!(v4, Step { v4: true, expected: Some(Vec::new()), delete: true, add: Vec::new() });
         let [v4, _] = change(&name, &wanted, Some(&seen(&["10.0.0.1"], 60))).steps();
         assert!(v4.delete && v4.add == wanted, "another TTL");
     }

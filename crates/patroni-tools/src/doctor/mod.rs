@@ -171,16 +171,19 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
     findings.extend(locale::check(&cluster));
     findings.extend(or_warning(parameters::check(&cluster)));
     // The servers and the programs respond at the same time.
-    let (clock, settings, servers) = thread::scope(|scope| {
+    let (clock, settings, endpoint, servers) = thread::scope(|scope| {
         let clock = scope.spawn(|| clock::check(root));
+        let endpoint = scope.spawn(|| endpoint::running::check(&cluster));
         let settings = scope.spawn(|| settings::check(&cluster));
         let servers = dcs::ask(&cluster, &findings);
-        (clock.join().unwrap_or_default(), settings.join().unwrap_or_default(), servers)
+        let (settings, endpoint) = (settings.join().unwrap_or_default(), endpoint.join().unwrap_or_default());
+        (clock.join().unwrap_or_default(), settings, endpoint, servers)
     });
     // A fault that prevents the cluster from working may also prevent its file from being written.
     let is_new = |finding: &Finding| !findings.iter().any(|known| known.is_same(finding));
     let differences = settings::compare(&cluster, &settings, servers.content.as_ref());
-    let new: Vec<Finding> = settings.findings.into_iter().chain(differences).filter(is_new).collect();
+    let new = settings.findings.into_iter().chain(differences).chain(endpoint);
+    let new: Vec<Finding> = new.filter(is_new).collect();
     findings.extend(new);
     findings.extend(clock);
     findings.extend(servers.findings);

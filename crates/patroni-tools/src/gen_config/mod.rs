@@ -5,6 +5,7 @@
 
 mod apply;
 mod args;
+mod endpoint;
 mod next;
 mod passwords;
 mod restart;

@@ -12,11 +12,11 @@ use host::{ClusterId, Root, fail, trouble};
 use crate::files::header::{Author, author};
 use crate::files::yaml::Yaml;
 use crate::files::{diff, install};
+use crate::gen_config::endpoint::Next;
 use crate::hooks::directories::{Directories, Problem};
 use crate::hooks::unmanaged::{Unmanaged, examine};
 use crate::patroni::paths::patroni_file;
 use crate::patroni_yml::config::Config;
-use crate::patroni_yml::dnscp_file;
 use crate::patroni_yml::inputs::{Overrides, render, settings, site_key, site_key_path};
 
 /// Prints what would be written, without its secrets.
@@ -106,20 +106,23 @@ pub(crate) fn write(
         install::directory(root, directory)?;
     }
     let Some(present) = present else {
-        dnscp_file::install(root, &config, &text)?;
+        let endpoint = Next::install(root, &config, &text)?;
         install::install(root, &path, &text, None)?;
         report::print(&written(&path, &config));
+        endpoint.tell(reporter);
         return Ok(Some(Change { config, old: None, new: text }));
     };
     if present == text {
-        dnscp_file::install(root, &config, &text)?;
+        let endpoint = Next::install(root, &config, &text)?;
         report::print(&format!("{}: up to date\n", path.display()));
+        endpoint.tell(reporter);
         return Ok(None);
     }
     let old = PathBuf::from(format!("{}.old", path.display()));
-    dnscp_file::install(root, &config, &text)?;
+    let endpoint = Next::install(root, &config, &text)?;
     install::install(root, &path, &text, (!ours).then_some(old.as_path()))?;
     report::print(&written(&path, &config));
+    endpoint.tell(reporter);
     Ok(Some(Change { config, old: Some(present), new: text }))
 }
 

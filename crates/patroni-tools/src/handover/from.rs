@@ -287,7 +287,7 @@ fn render_new(
     let (config, base) = generate(settings, &Overrides::default())?;
     let done = |key: &str| mapped.rows.iter().any(|row| row.key == key);
     let blocks = foreign::blocks(source.file, base.document().unwrap_or(&Value::Null), &done);
-    if config.has_endpoint && blocks.iter().any(|block| block.name == "callbacks") {
+    if config.endpoint.is_some() && blocks.iter().any(|block| block.name == "callbacks") {
         fail!(
             "{} has callbacks, and the settings have a client endpoint, which needs them", source.path;
             "Remove the callbacks from that file, or VIPS and DNS_ZONE from the settings."

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use host::endpoint::{Endpoint, Manager, Vip};
 use host::members;
+use host::settings::Settings;
 use host::vip::{self, Pick, Placed};
 use host::{ClusterId, Root, facts, fail};
 
@@ -41,14 +42,19 @@ impl Here {
         }
         let name = values::member_name(site.root, settings)?;
         let own = members::address_of(settings, members, &name)?;
-        let placed = place(site.root, &point)?;
+        let placed = place(site.root, settings, &point, own)?;
         Ok(Self { name, own, vips: point.vips, placed })
     }
 }
 
 /// Fails if no virtual address, or an unusable one, is for this member.
-fn place(root: &Root, point: &Endpoint) -> Result<Vec<Placed>> {
-    let Pick { placed, problems } = vip::pick(&point.vips, point.interface.as_deref(), &facts::interfaces(root)?);
+fn place(root: &Root, settings: &Settings, point: &Endpoint, own: IpAddr) -> Result<Vec<Placed>> {
+    let interfaces = facts::interfaces(root)?;
+    let mut faults = vip::faults(root, settings, point, Some(own), &interfaces).into_iter();
+    if let Some(fault) = faults.find(|fault| fault.certain) {
+        return Err(fault.trouble.at(settings.place(&["VIPS"])).into());
+    }
+    let Pick { placed, problems } = vip::pick(&point.vips, point.interface.as_deref(), &interfaces);
     match problems.into_iter().next() {
         Some(problem) if placed.is_empty() => Err(problem.into()),
         _ => Ok(placed),

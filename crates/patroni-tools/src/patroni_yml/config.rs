@@ -8,7 +8,7 @@ use host::endpoint::Endpoint;
 use host::keys::SiteKey;
 use host::members;
 use host::settings::Settings;
-use host::trouble::{Explain, Trouble};
+use host::trouble::Trouble;
 use host::{ClusterId, Root};
 use serde::Serialize;
 
@@ -66,9 +66,9 @@ pub struct Config {
     watchdog_device: Option<String>,
     log: member::Options,
     callbacks: Option<Callbacks>,
-    /// Does the member have a client endpoint?
+    /// The client endpoint in one line, if the member has one.
     #[serde(skip)]
-    pub has_endpoint: bool,
+    pub endpoint: Option<String>,
     /// The address by which the other members reach this one.
     #[serde(skip)]
     pub address: IpAddr,
@@ -89,11 +89,13 @@ impl Config {
         let (address, networks) = address_and_networks(root, settings, &name, members.as_deref())?;
         let data_directory = data_directory(root, id, ports.own)?;
         let endpoint = Endpoint::from_settings(root, id, settings)?;
-        endpoint.iter().try_for_each(|endpoint| endpoint.check_own(address)).at(settings.place(&["VIPS"]))?;
         let taken = |port: u16| ports.taken(root, port);
         let patroni = Patroni::of(root)?;
         let member = dcs::Member { cluster: &cluster, address, port, patroni: &patroni, taken: &taken };
         let Dcs { kind, options, mut warnings } = Dcs::resolve(root, settings, &member)?;
+        if let Some(point) = &endpoint {
+            warnings.extend(endpoint::check(root, settings, point, address)?);
+        }
         warnings.extend(dcs::host_limits(root, kind)?.into_iter().map(|limit| limit.trouble));
         warnings.extend(endpoint.iter().flat_map(|endpoint| endpoint::missing_programs(root, endpoint)));
         warnings.extend(outsiders(settings, members.as_deref().unwrap_or_default(), &networks));
@@ -168,7 +170,7 @@ impl Config {
             watchdog_device,
             log: member::log(root, settings)?,
             callbacks: endpoint.as_ref().map(|_| callbacks(settings, id, &patroni, &scope)),
-            has_endpoint: endpoint.is_some(),
+            endpoint: endpoint.as_ref().map(Endpoint::line),
             address,
             warnings,
             id: id.clone(),

@@ -5,31 +5,71 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result};
 use host::endpoint::file;
-use host::{Root, envfile, facts};
+use host::{ClusterId, Root, envfile, facts};
 
 use crate::files::install;
 use crate::files::yaml::Yaml;
 use crate::patroni::paths::patroni_file;
 use crate::patroni_yml::config::Config;
 
+/// The setting with the whole client endpoint in one line, which shows later whether it has changed.
+const ENDPOINT: &str = "ENDPOINT";
+
+/// How the file has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// The member has no client endpoint.
+    Off,
+    /// It had none.
+    New,
+    /// The service has to read it again.
+    Changed,
+    /// It is as before.
+    Same,
+}
+
 /// Writes the file that belongs to the text of a Patroni file, or removes it if the member has no client endpoint.
-pub fn install(root: &Root, config: &Config, patroni: &str) -> Result<()> {
+pub fn install(root: &Root, config: &Config, patroni: &str) -> Result<Change> {
     let path = file(&config.id);
     let present = root.read(&path)?;
-    if !config.has_endpoint {
+    let Some(endpoint) = &config.endpoint else {
         if present.is_some() {
             std::fs::remove_file(root.path(&path)).with_context(|| format!("could not remove {}", path.display()))?;
         }
-        return Ok(());
-    }
-    let wanted = text(config, &Yaml::parse(&patroni_file(&config.id), patroni)?);
-    if present.as_deref() == Some(wanted.as_str()) {
-        return Ok(());
-    }
-    install::install(root, &path, &wanted, None)
+        return Ok(Change::Off);
+    };
+    let wanted = text(config, endpoint, &Yaml::parse(&patroni_file(&config.id), patroni)?);
+    let change = match &present {
+        None => Change::New,
+        Some(present) if *present == wanted => return Ok(Change::Same),
+        Some(present) if is_same(present, &wanted) => Change::Same,
+        Some(_) => Change::Changed,
+    };
+    install::install(root, &path, &wanted, None)?;
+    Ok(change)
 }
 
-fn text(config: &Config, patroni: &Yaml) -> String {
+/// Does the service work on as before? It finds out itself how Patroni is reached. An earlier version has written no line for the client
+/// endpoint.
+fn is_same(present: &str, wanted: &str) -> bool {
+    let endpoint = format!("{ENDPOINT}=");
+    let had_endpoint = present.lines().any(|line| line.starts_with(&endpoint));
+    let counts = |line: &&str| {
+        let of_patroni = ["#", "RESTAPI", "CTL_"].iter().any(|start| line.starts_with(start));
+        !of_patroni && (had_endpoint || !line.starts_with(&endpoint))
+    };
+    present.lines().filter(counts).eq(wanted.lines().filter(counts))
+}
+
+/// The client endpoint for which the file was written, if it says so.
+pub fn written_for(root: &Root, id: &ClusterId) -> Result<Option<String>> {
+    let path = file(id);
+    let Some(text) = root.read(&path)? else { return Ok(None) };
+    let assignments = envfile::parse(&path, &text)?;
+    Ok(assignments.into_iter().find(|assignment| assignment.key == ENDPOINT).map(|assignment| assignment.value))
+}
+
+fn text(config: &Config, endpoint: &str, patroni: &Yaml) -> String {
     let tls = tls(patroni);
     let protocol = if tls.is_some() { "https" } else { "http" };
     let rest = listens(&patroni.text(&["restapi", "listen"]).unwrap_or_default())
@@ -44,6 +84,7 @@ fn text(config: &Config, patroni: &Yaml) -> String {
         ("ADDRESS", config.address.to_string()),
         ("PORT", config.port.to_string()),
         ("DATA_DIRECTORY", config.data_directory.display().to_string()),
+        (ENDPOINT, endpoint.to_owned()),
     ]);
     let mut text = format!("# Written by patroni-gen-config {} for dnscp(8).\n", config.id);
     for (key, value) in lines {
@@ -123,6 +164,21 @@ mod tests {
         ] {
             assert_eq!(lines(&text).as_deref(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn the_service_reads_again_what_it_does_not_find_out_itself() {
+        let file = "# c\nNAME=\"a\"\nRESTAPI=\"http://10.0.0.1:8008\"\nPORT=\"5432\"\nENDPOINT=\"VIPS=10.0.0.9\"\n";
+        for (from, to, same) in [
+            ("http:", "https:", true),
+            ("PORT", "RESTAPI_CERT=\"/c\"\nPORT", true),
+            ("5432", "5433", false),
+            ("10.0.0.9", "10.0.0.8", false),
+        ] {
+            assert_eq!(is_same(file, &file.replace(from, to)), same, "{from} -> {to}");
+        }
+        let earlier = file.replace("ENDPOINT=\"VIPS=10.0.0.9\"\n", "");
+        assert!(is_same(&earlier, file) && !is_same(&earlier, &file.replace("5432", "5433")));
     }
 
     #[test]

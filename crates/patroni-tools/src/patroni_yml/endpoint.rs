@@ -2,16 +2,38 @@
 
 use std::net::IpAddr;
 
+use anyhow::Result;
 use host::endpoint::{Endpoint, Manager};
 use host::settings::Settings;
 use host::trouble::Trouble;
-use host::{Root, trouble};
+use host::vip::{self, Fault, Pick};
+use host::{Root, facts, trouble};
 
 use crate::patroni_yml::bootstrap_dcs::Dynamic;
 
 /// Its virtual IP addresses.
 pub fn vips(endpoint: Option<&Endpoint>) -> Vec<IpAddr> {
     endpoint.iter().flat_map(|endpoint| &endpoint.vips).map(|vip| vip.address).collect()
+}
+
+/// Refuses addresses that certainly cannot be virtual ones on this host, and returns what may not work.
+pub fn check(root: &Root, settings: &Settings, endpoint: &Endpoint, own: IpAddr) -> Result<Vec<Trouble>> {
+    // Without iproute2 the addresses of this host are not known.
+    let interfaces = if endpoint.vips.is_empty() { Vec::new() } else { facts::interfaces(root).unwrap_or_default() };
+    let place = settings.place(&["VIPS", "DNS_NAME", "DNS_ZONE"]);
+    let mut warnings = Vec::new();
+    if !interfaces.is_empty() {
+        let Pick { problems, .. } = vip::pick(&endpoint.vips, endpoint.interface.as_deref(), &interfaces);
+        warnings.extend(problems.into_iter().map(|problem| problem.at(&place)));
+    }
+    for Fault { certain, trouble } in vip::faults(root, settings, endpoint, Some(own), &interfaces) {
+        let trouble = trouble.at(&place);
+        if certain {
+            return Err(trouble.into());
+        }
+        warnings.push(trouble);
+    }
+    Ok(warnings)
 }
 
 /// The lease must have expired before another member can acquire the leader lock.

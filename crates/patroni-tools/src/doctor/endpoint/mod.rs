@@ -1,15 +1,21 @@
 //! The client endpoint: the Patroni file must contain what is set for dnscp, and dnscp needs its programs and secrets.
 
+pub mod running;
+
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use host::endpoint::{self, Auth, Endpoint, GssSecret, Manager};
+use host::facts::Interface;
 use host::file_access::User;
+use host::vip::Fault;
 use host::{facts, vip};
 use ipnet::IpNet;
 
 use crate::doctor::cluster::{Cluster, Depth, USER};
 use crate::doctor::finding::{Finding, Level};
+use crate::patroni_yml::dnscp_file;
 use crate::patroni_yml::network::{self, Listens};
 
 /// Callbacks, the configuration of dnscp, addresses and programs.
@@ -65,7 +71,15 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
         let what = format!("{} is missing, so dnscp@{} does not start", file.display(), id.dashed());
         findings.push(Finding::warning(what, format!("Create it with: patroni-gen-config {id}")).at(""));
     }
-    findings.extend(addresses(cluster, &point)?);
+    let addresses = addresses(cluster, &point)?;
+    // Settings that are refused cannot be applied.
+    let refused = addresses.iter().any(|finding| finding.level > Level::Warning);
+    findings.extend(addresses);
+    if !refused && dnscp_file::written_for(root, id)?.is_some_and(|line| line != point.line()) {
+        let what = "the settings of the client endpoint have changed since the file was written";
+        let place = file.display().to_string();
+        findings.push(Finding::warning(what, format!("Apply them with: patroni-gen-config {id}")).at(place));
+    }
     findings.extend(lease(cluster, &point));
     findings.extend(manager(cluster, &point)?);
     findings.extend(programs_and_secrets(cluster, &point));
@@ -79,16 +93,25 @@ fn addresses(cluster: &Cluster, point: &Endpoint) -> Result<Vec<Finding>> {
     let hosts = listen.rsplit_once(':').map_or("", |(hosts, _)| hosts);
     let hosts: Vec<String> = hosts.split(',').map(|host| host.trim().trim_matches(['[', ']']).to_owned()).collect();
     let own = crate::doctor::certificates::address(cluster, "postgresql");
-    if let Some(error) = own.and_then(|own| point.check_own(own).err()) {
-        return Ok(vec![Finding::of(Level::Error, &error)]);
+    let interfaces = match cluster.depth {
+        Depth::Full if !point.vips.is_empty() => facts::interfaces(cluster.root),
+        _ => Ok(Vec::new()),
+    };
+    let known = interfaces.as_deref().unwrap_or_default();
+    findings.extend(meaning(cluster, point, own, known));
+    // An address that is not virtual needs no interface.
+    if findings.iter().any(|finding| finding.level > Level::Warning) {
+        return Ok(findings);
     }
     let interface = point.interface.as_deref().filter(|_| !point.vips.is_empty());
     let missing = interface.filter(|name| !cluster.root.path(Path::new("/sys/class/net").join(name)).exists());
     if let Some(interface) = missing {
         let what = format!("VIP_INTERFACE is {interface}, which this host does not have");
         findings.push(Finding::error(what, "Correct it.").at(""));
-    } else if cluster.depth == Depth::Full {
-        findings.extend(placing(cluster, point));
+    } else if let Err(error) = &interfaces {
+        findings.push(Finding::of(Level::Warning, error));
+    } else if !known.is_empty() {
+        findings.extend(placing(point, known));
     }
     for vip in &point.vips {
         // A member uses only those addresses of the site that are in its own networks.
@@ -106,14 +129,21 @@ fn addresses(cluster: &Cluster, point: &Endpoint) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
+/// What the addresses and the name mean on this host, as patroni-gen-config judges them.
+fn meaning(cluster: &Cluster, point: &Endpoint, own: Option<IpAddr>, interfaces: &[Interface]) -> Vec<Finding> {
+    let Ok(settings) = &cluster.settings else { return Vec::new() };
+    let place = settings.place(&["VIPS", "DNS_NAME", "DNS_ZONE"]);
+    let finding = |Fault { certain, trouble }| {
+        let level = if certain { Level::Error } else { Level::Warning };
+        Finding::of(level, &trouble.into()).at(place.clone())
+    };
+    vip::faults(cluster.root, settings, point, own, interfaces).into_iter().map(finding).collect()
+}
+
 /// Can dnscp add the addresses on this host? It is an error if it can add none of them; a site in several networks has addresses
 /// that only other members can add.
-fn placing(cluster: &Cluster, point: &Endpoint) -> Vec<Finding> {
-    let interfaces = match facts::interfaces(cluster.root) {
-        Ok(interfaces) => interfaces,
-        Err(error) => return vec![Finding::of(Level::Warning, &error)],
-    };
-    let pick = vip::pick(&point.vips, point.interface.as_deref(), &interfaces);
+fn placing(point: &Endpoint, interfaces: &[Interface]) -> Vec<Finding> {
+    let pick = vip::pick(&point.vips, point.interface.as_deref(), interfaces);
     let level = if pick.placed.is_empty() { Level::Error } else { Level::Warning };
     pick.problems.into_iter().map(|problem| Finding::of(level, &problem.into())).collect()
 }

@@ -1,6 +1,8 @@
 //! The settings of the client endpoint of one cluster: virtual IP addresses and DNS name.
 
-use std::net::IpAddr;
+mod described;
+
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -195,12 +197,42 @@ pub fn vips(settings: &Settings) -> Result<Vec<Vip>> {
 
 /// `10.0.3.100/24`, `10.0.3.100`, `fd00::100/64`, `fd00::100`.
 fn parse_vip(text: &str) -> Result<Vip> {
+    let vip = parse_address_and_prefix(text)?;
+    if let Some(kind) = immovable(vip.address) {
+        fail!("{} is {kind} address, which no client can reach at another host", vip.address; "Choose a free address of the members' subnet.");
+    }
+    Ok(vip)
+}
+
+/// The kind of an address that cannot move from host to host (RFC 1122, section 3.2.1.3; RFC 3927; RFC 4291, sections 2.4 and 2.5.6).
+fn immovable(address: IpAddr) -> Option<&'static str> {
+    let link_local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    if address.is_loopback() {
+        Some("a loopback")
+    } else if address.is_unspecified() {
+        Some("the unspecified")
+    } else if address.is_multicast() {
+        Some("a multicast")
+    } else if link_local {
+        Some("a link-local")
+    } else {
+        (address == IpAddr::V4(Ipv4Addr::BROADCAST)).then_some("the broadcast")
+    }
+}
+
+fn parse_address_and_prefix(text: &str) -> Result<Vip> {
     if text.contains('/') {
         let network: IpNet = text
             .parse()
             .map_err(|_| trouble!("'{text}' is not an address with a prefix"; "Write it as 10.0.3.100/24."))?;
         if network.addr() == network.network() && network.prefix_len() < network.max_prefix_len() {
             fail!("'{text}' is a network, not an address in it");
+        }
+        if network.addr().is_ipv4() && network.addr() == network.broadcast() && network.prefix_len() < 31 {
+            fail!("'{text}' is the broadcast address of {}", network.trunc(); "Choose another address.");
         }
         return Ok(Vip { address: network.addr(), prefix: Some(network.prefix_len()) });
     }
@@ -324,11 +356,43 @@ mod tests {
     }
 
     #[test]
+    fn changes_name_the_setting_and_both_values() {
+        let of = |list: &[(&str, &str)]| point(list).unwrap().unwrap();
+        let old = of(&[("VIPS", "10.0.3.100/24"), ("DNS_ZONE", "a.test")]);
+        assert!(old.changes(&old).is_empty());
+        let new = of(&[("VIPS", "10.0.3.101/24"), ("DNS_ZONE", "b.test"), ("DNS_TTL", "30")]);
+        let changes = [
+            "VIPS=10.0.3.101/24 (was 10.0.3.100/24)",
+            "DNS_NAME=16-main.b.test (was 16-main.a.test)",
+            "DNS_ZONE=b.test (was a.test)",
+            "DNS_TTL=30 (was 1200)",
+        ];
+        assert_eq!(old.changes(&new), changes);
+        assert!(
+            old.changes(&of(&[("VIPS", "10.0.3.100/24")])).contains(&"DNS_ZONE is not set (was a.test)".to_owned())
+        );
+        assert_eq!(
+            old.line(),
+            "VIPS=10.0.3.100/24 VIP_MANAGER=dnscp VIP_LEASE=10 VIP_STANDBY_LEADER=no \
+            DNS_NAME=16-main.a.test DNS_ZONE=a.test DNS_TTL=1200 DNS_AUTH=none"
+        );
+    }
+
+    #[test]
     fn bad_values_are_named() {
         for (key, value) in [
             ("VIPS", "10.0.3.0/24"),
             ("VIP_MANAGER", "ucarp"),
             ("VIPS", "10.0.3"),
+            ("VIPS", "10.0.3.255/24"),
+            ("VIPS", "127.0.0.2"),
+            ("VIPS", "224.0.0.18"),
+            ("VIPS", "255.255.255.255"),
+            ("VIPS", "169.254.1.1/16"),
+            ("VIPS", "0.0.0.0"),
+            ("VIPS", "fe80::1/64"),
+            ("VIPS", "ff02::1"),
+            ("VIPS", "::1"),
             ("DNS_ZONE", "a..b"),
             ("DNS_NAME", "-a"),
             ("VIP_LEASE", "1"),

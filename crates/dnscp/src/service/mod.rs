@@ -1,13 +1,16 @@
 //! `dnscp@16-main.service`: polls Patroni, corrects what an event missed, renews the lease, and checks the name.
 
+mod leave;
+mod name;
+
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use host::endpoint::Manager;
 use host::report::Reporter;
 use host::trouble::Trouble;
@@ -17,13 +20,13 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::apply;
-use crate::dns::Outcome;
 use crate::netlink::{self, Interface};
 use crate::notify::notify;
 use crate::plan::{self, Decision, Plan, Step};
 use crate::rest::{Api, MemberState};
-use crate::run::{FRESH, REGISTER, Task};
+use crate::run::{FRESH, Task};
 use crate::state::{Locks, Moment};
+use name::{FIRST_RETRY, Name};
 
 /// Milliseconds between two polls.
 const POLL: u16 = 1000;
@@ -34,17 +37,11 @@ const WAIT: Duration = Duration::from_millis(500);
 /// After so many polls without the lock, that is reported.
 const MISSED: u32 = 3;
 
-/// Between two checks of the name.
-const COMPARE: Duration = Duration::from_secs(300);
-
-/// Between two registrations that change nothing: Active Directory removes records that are not renewed. dnscp.sh had a daily cron
-/// job for it.
-const REFRESH: Duration = Duration::from_secs(24 * 3600);
-
 /// How long the name is left to the callback after a promotion, since the callback registers it, too.
 const AFTER_PROMOTION: Duration = Duration::from_secs(2);
 
-const FIRST_RETRY: Duration = Duration::from_secs(5);
+/// Patroni, which is started after this service, has this time until its REST API is missed on a member without an address.
+const STARTING: Duration = Duration::from_secs(30);
 
 /// Runs until a signal ends it.
 pub fn run(read: &dyn Fn(Moment) -> Result<Option<Task>>, locks: &Locks, reporter: &Reporter) -> Result<()> {
@@ -76,15 +73,21 @@ pub fn run(read: &dyn Fn(Moment) -> Result<Option<Task>>, locks: &Locks, reporte
         match signals.read_signal() {
             Ok(Some(signal)) if signal.ssi_signo == Signal::SIGHUP as u32 => match read(Moment::now()) {
                 Ok(Some(task)) if task.rest().is_some() => service.reload(task),
-                Ok(_) => reporter.warn(trouble!(
-                    "neither VIPS nor a DNS name is set any more, and the previous settings remain in effect";
-                    "To end the service, stop it."
+                Ok(Some(_)) => reporter.warn(trouble!(
+                    "the address of Patroni's REST API is not known any more, and the previous settings remain in effect";
+                    "Run: patroni-gen-config"
                 )),
+                Ok(None) => {
+                    reporter.info("settings reloaded: neither VIPS nor a DNS name is set any more, so the service ends");
+                    notify("STOPPING=1");
+                    service.retire();
+                    return Ok(());
+                }
                 Err(error) => reporter.warn(Trouble::of(&error.context("the previous settings remain in effect"))),
             },
             Ok(Some(_)) => {
                 notify("STOPPING=1");
-                service.end();
+                service.end(read);
                 return Ok(());
             }
             _ => {}
@@ -97,6 +100,9 @@ struct Service {
     locks: Locks,
     /// Patroni's last answer.
     state: MemberState,
+    begin: Instant,
+    /// Whether Patroni has answered since then.
+    answered: bool,
     /// When Patroni last reported that this member is the primary; at first, when the service started.
     primary: Moment,
     /// The virtual addresses on this member, for people.
@@ -113,51 +119,14 @@ struct Service {
     name: Name,
 }
 
-/// The state of the DNS name.
-struct Name {
-    work: Option<JoinHandle<Result<Outcome>>>,
-    due: Instant,
-    /// When a check was asked for while one was running, which may have looked before that.
-    again: Option<Instant>,
-    retry: Duration,
-    refreshed: Instant,
-    refreshing: bool,
-    shown: String,
-    fault: Option<Trouble>,
-}
-
-impl Name {
-    fn new(now: Instant) -> Self {
-        Self {
-            work: None,
-            due: now,
-            again: None,
-            retry: FIRST_RETRY,
-            refreshed: now,
-            refreshing: false,
-            shown: "not checked yet".to_owned(),
-            fault: None,
-        }
-    }
-
-    /// Asks for a check at a time.
-    fn ask(&mut self, then: Instant) {
-        self.due = then;
-        self.again = self.work.is_some().then_some(then);
-    }
-
-    /// After a check, the next one is due after a pause, or when it was asked for.
-    fn next(&mut self, pause: Duration) {
-        self.due = self.again.take().unwrap_or_else(|| Instant::now() + pause);
-    }
-}
-
 impl Service {
     fn new(task: Task, locks: Locks) -> Self {
         Self {
             task: Arc::new(task),
             locks,
             state: MemberState::Undecided,
+            begin: Instant::now(),
+            answered: false,
             primary: Moment::now(),
             here: Vec::new(),
             last: None,
@@ -167,23 +136,6 @@ impl Service {
             announcing: None,
             name: Name::new(Instant::now()),
         }
-    }
-
-    /// Patroni applies a changed file some seconds after its reload. While it answers as before, it is asked as before.
-    fn reload(&mut self, mut task: Task) {
-        if let (Some(new), Some(old)) = (&mut task.instance, &self.task.instance) {
-            if !matches!(self.state, MemberState::NoAnswer(_)) {
-                new.rest.clone_from(&old.rest);
-            }
-        }
-        if self.task.point.manager == Manager::Keepalived && task.point.manager != Manager::Keepalived {
-            // Nothing would take back later what keepalived was told.
-            let (_, faults) = apply::addresses(&task.root, &plan::release(&self.task.point, &[]).steps);
-            apply::report(&task.reporter, "reload", &[], &faults);
-        }
-        self.task = Arc::new(task);
-        self.name.ask(Instant::now());
-        self.task.reporter.info("settings reloaded");
     }
 
     /// If Patroni does not answer, patroni-gen-config may have written another way to ask it.
@@ -222,6 +174,7 @@ impl Service {
         let asked = Moment::now();
         let state = task.member_state();
         let interfaces = netlink::interfaces()?;
+        self.here = present(&task, &interfaces);
         self.note_state(&state, faults);
         let mut addresses = Vec::new();
         match plan::decide(&state) {
@@ -275,18 +228,22 @@ impl Service {
 
     fn release(&mut self, reason: &str, interfaces: &[Interface], faults: &mut Vec<Trouble>) {
         self.foreign = None;
-        let steps = plan::release(&self.task.point, interfaces).steps;
+        let Plan { steps, problems } = plan::release(&self.task.point, interfaces);
         let (changes, failed) = apply::addresses(&self.task.root, &steps);
         self.changed(reason, &changes);
-        faults.extend(failed);
+        faults.extend([problems, failed].concat());
     }
 
     /// Notes Patroni's answer: what is wrong with it, and whether this member was promoted.
     fn note_state(&mut self, state: &MemberState, faults: &mut Vec<Trouble>) {
         match state {
+            // It is started before Patroni.
+            MemberState::NoAnswer(_) if self.is_waiting() => {}
             MemberState::NoAnswer(why) => {
                 let mut fault = why.clone();
-                fault.what += "; the address stays until its lease expires";
+                if self.task.point.manager == Manager::Dnscp && !self.here.is_empty() {
+                    fault.what += "; the address stays until its lease expires";
+                }
                 faults.push(fault);
             }
             MemberState::PortTaken(why) => faults.push(why.clone()),
@@ -297,7 +254,14 @@ impl Service {
             self.name.ask(Instant::now() + AFTER_PROMOTION);
             self.name.retry = FIRST_RETRY;
         }
+        self.answered |= !matches!(state, MemberState::NoAnswer(_));
         self.state = state.clone();
+    }
+
+    /// Whether Patroni has not started yet, and no address depends on it.
+    fn is_waiting(&self) -> bool {
+        let early = self.here.is_empty() && !self.answered && self.begin.elapsed() < STARTING;
+        early && self.task.rest().is_some_and(Api::was_closed)
     }
 
     /// Renews the leases, and adds the addresses that are missing. Returns the addresses that the name should have.
@@ -359,51 +323,6 @@ impl Service {
         }
     }
 
-    /// In the background: a server that hangs must not delay the renewal of the lease.
-    fn check_name(&mut self, addresses: &[IpAddr], faults: &mut Vec<Trouble>) {
-        let task = self.task.clone();
-        let Some(dns) = &task.point.dns else { return };
-        let name = &mut self.name;
-        if let Some(work) = name.work.take_if(|work| work.is_finished()) {
-            let aborted = || anyhow!("the registration of {} was aborted", dns.name);
-            match work.join().unwrap_or_else(|_| Err(aborted())) {
-                Ok(outcome) => {
-                    name.fault = None;
-                    name.retry = FIRST_RETRY;
-                    name.next(if outcome == Outcome::NotPrimary { FIRST_RETRY } else { COMPARE });
-                    if name.refreshing {
-                        name.refreshed = Instant::now();
-                    }
-                    if matches!(outcome, Outcome::Changed { .. }) {
-                        task.reporter.info(format!("{}: {outcome}", dns.name));
-                    }
-                    name.shown = outcome.to_string();
-                }
-                Err(error) => {
-                    let fault = Trouble::of(&error);
-                    name.shown = fault.line();
-                    name.next(name.retry);
-                    name.retry = (name.retry * 2).min(COMPARE);
-                    faults.push(fault.clone());
-                    name.fault = Some(fault);
-                }
-            }
-        } else if name.work.is_some() || name.retry > FIRST_RETRY {
-            // Still the same fault, which was reported.
-            faults.extend(name.fault.clone());
-        }
-        if addresses.is_empty() || name.work.is_some() || name.due > Instant::now() {
-            return;
-        }
-        name.refreshing = name.refreshed.elapsed() >= REFRESH;
-        let (refresh, addresses) = (name.refreshing, addresses.to_vec());
-        let work = move || {
-            let Some(dns) = &task.point.dns else { return Ok(Outcome::NotPrimary) };
-            apply::register(&task.root, dns, &addresses, refresh, &|| task.is_still_primary(), REGISTER)
-        };
-        name.work = thread::Builder::new().name("name".to_owned()).spawn(work).ok();
-    }
-
     /// For `systemctl status`.
     fn status(&self) -> String {
         let role = self.state.label();
@@ -422,31 +341,6 @@ impl Service {
                 format!("waiting for the lock, which {} has held for {seconds} s; before: {text}", self.locks.holder());
         }
         text.replace('\n', " ")
-    }
-
-    /// Without the service nothing renews the lease. If this member is the primary, the address stays without one until an event of
-    /// Patroni removes it; the next start of the service adds a lease again. The file for keepalived is removed by the unit.
-    fn end(&self) {
-        let Ok(Some(_lock)) = self.locks.acquire(WAIT) else {
-            let holder = self.locks.holder();
-            self.task
-                .reporter
-                .warn(format!("the service stops without the lock, which {holder} holds: the address keeps its lease"));
-            return;
-        };
-        if self.task.member_state() != MemberState::Primary {
-            return;
-        }
-        let Ok(interfaces) = netlink::interfaces() else { return };
-        let mut steps = plan::acquire(&self.task.point, &interfaces, None, None).steps;
-        steps.retain(|step| matches!(step, Step::Add { renewal: true, .. }));
-        let (_, faults) = apply::addresses(&self.task.root, &steps);
-        apply::report(&self.task.reporter, "stop", &[], &faults);
-        if !steps.is_empty() && faults.is_empty() {
-            self.task
-                .reporter
-                .info("the service stops: the address stays without a lease until an event of Patroni removes it");
-        }
     }
 }
 
@@ -503,20 +397,5 @@ mod tests {
         ] {
             assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(seconds)), text);
         }
-    }
-
-    #[test]
-    fn a_check_that_was_asked_for_meanwhile_is_done_at_once() {
-        let now = Instant::now();
-        let mut name = Name::new(now);
-        name.ask(now);
-        name.next(COMPARE);
-        assert!(name.due >= now + COMPARE);
-        name.work = Some(thread::spawn(|| Ok(Outcome::NotPrimary)));
-        name.ask(now);
-        name.next(COMPARE);
-        assert_eq!(name.due, now);
-        name.next(COMPARE);
-        assert!(name.due >= now + COMPARE);
     }
 }

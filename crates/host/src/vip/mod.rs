@@ -1,5 +1,8 @@
 //! Which virtual address a member takes, and on which interface: one choice for dnscp, keepalived, vip-manager and the doctor.
 
+pub mod managers;
+mod meaning;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -8,6 +11,8 @@ use crate::endpoint::Vip;
 use crate::facts::Interface;
 use crate::trouble;
 use crate::trouble::Trouble;
+
+pub use meaning::{Fault, faults, foreign};
 
 /// A virtual address and its interface on this member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +129,7 @@ mod tests {
 
     fn interface(name: &str, addresses: &[&str]) -> Interface {
         let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        Interface { name: name.to_owned(), up: true, loopback: name == "lo", addresses }
+        Interface { up: true, loopback: name == "lo", addresses, ..Interface::new(name, Vec::new()) }
     }
 
     fn pick_texts(vips: &[&str], only: Option<&str>, interfaces: &[Interface]) -> Pick {
