@@ -15,6 +15,8 @@ mod dependencies;
 mod foreign;
 #[path = "cases/install.rs"]
 mod install;
+#[path = "cases/owners.rs"]
+mod owners;
 #[path = "cases/pg_lsclusters.rs"]
 mod pg_lsclusters;
 #[path = "cases/sessions.rs"]

@@ -356,6 +356,32 @@ fn a_failed_bootstrap_can_be_repeated() {
 }
 
 #[test]
+fn a_bootstrap_that_cannot_begin_names_the_remedy() {
+    let Some(machine) = Machine::new() else { return };
+    let [scope, data] = machine.named("main");
+    // createcluster.conf can name directories whose parents only root can create.
+    let version = &machine.version;
+    let words = [scope.clone(), "--datadir=/mnt/none/data".to_owned(), "--waldir=/mnt/wal/none/main".to_owned()];
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    for (label, directory) in [("data", "/mnt/none"), ("WAL", "/mnt/wal/none")] {
+        let command = format!("install -d -o postgres -g postgres {directory}");
+        let what = format!("the {label} directory {directory}/");
+        machine.refused("pg_createcluster_patroni", &words, &[&what, "postgres cannot create it in /mnt", &command]);
+        assert!(machine.root("sh", &["-ec", &command]).status.success());
+    }
+    machine.done("pg_createcluster_patroni", &words);
+    machine.shell(&format!("pg_ctlcluster {version} main start; pg_dropcluster --stop {version} main"));
+    // A locale that is not generated, as an option and as that of the machine, in which case perl complains, too.
+    let locale = "xx_YY.UTF-8";
+    let missing = "error: the locale xx_YY.UTF-8 is not generated on this host";
+    machine.refused("pg_createcluster_patroni", &[&scope, &data, &format!("--locale={locale}")], &[missing]);
+    let said =
+        machine.shell(&format!("LANG={locale} /mnt/pg_createcluster_patroni {scope} {data} 2>&1 && echo done || true"));
+    assert!(said.contains(missing) && !said.contains("perl") && !said.ends_with("done"), "{said}");
+    machine.done("pg_createcluster_patroni", &[&scope, &data]);
+}
+
+#[test]
 fn nothing_that_is_somebodys_is_touched() {
     let Some(machine) = Machine::new() else { return };
     let [scope, data] = machine.named("app");

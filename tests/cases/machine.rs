@@ -50,6 +50,13 @@ impl Machine {
         copy(&cases().join("base"), folder.path());
         // git keeps no empty directories.
         fs::create_dir_all(folder.path().join("etc/default")).unwrap();
+        let home = folder.path().join("var/lib/postgresql");
+        fs::create_dir_all(&home).unwrap();
+        if Uid::effective().is_root() {
+            chown(&home, Some(112), Some(117)).unwrap();
+        } else {
+            fs::set_permissions(&home, Permissions::from_mode(0o777)).unwrap();
+        }
         let templates = folder.path().join("usr/share/patroni-tools/templates");
         copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../templates"), &templates);
         let machine = Self { folder };

@@ -88,7 +88,10 @@ fn any_member_name_comes_out_as_it_went_in() {
         machine.write("etc/default/patroni", format!("MEMBER_NAME={}\n", envfile::quote(&name)));
         match written(&machine) {
             Ok(yaml) => assert_eq!(at(&yaml, &["name"]), Some(name.as_str())),
-            Err(error) => assert!(name.contains(char::is_whitespace), "{name:?}: {error}"),
+            Err(error) => {
+                let refused = name.contains(|c: char| c.is_whitespace() || c.is_control()) || name.starts_with('-');
+                assert!(refused, "{name:?}: {error}");
+            }
         }
     }
 }

@@ -53,6 +53,9 @@ fn inside(name: &str, image: Image) -> bool {
         write(&format!("{MACHINE}/{path}"), text, 0o755);
     }
     fs::create_dir_all(TLS).unwrap();
+    // postgres can create its data there.
+    fs::create_dir_all(format!("{MACHINE}/srv")).unwrap();
+    chown(format!("{MACHINE}/srv"), Some(112), Some(117)).unwrap();
     true
 }
 
@@ -105,8 +108,8 @@ fn doctor(section: &str, more: &str) -> Vec<String> {
         "17-main.yml",
         &format!(
             "scope: 17-main\nname: pg1\nnamespace: /lab/\n{section}\nrestapi:\n  listen: {OWN}:8008\n  connect_address: {OWN}:8008\n\
-             postgresql:\n  listen: {OWN}:5432\n  connect_address: {OWN}:5432\n  data_dir: /data\n\
-             \u{20} bin_dir: /usr/lib/postgresql/17/bin\nwatchdog: {{mode: 'off'}}\n{more}"
+             postgresql:\n  listen: {OWN}:5432\n  connect_address: {OWN}:5432\n  data_dir: /srv/data\n\
+             \u{20} bin_dir: /usr/lib/postgresql/17/bin\n  config_dir: /etc/postgresql/17/main\nwatchdog: {{mode: 'off'}}\n{more}"
         ),
     );
     let begin = Instant::now();
@@ -309,22 +312,22 @@ fn others(section: &str) {
     // Data of another cluster.
     sh(&etcdctl("del /lab/17-main/members/pg1")).unwrap();
     put("initialize", "7");
-    write(&format!("{MACHINE}/data/PG_VERSION"), "17\n", 0o600);
-    write(&format!("{MACHINE}/data/patroni.dynamic.json"), "{}", 0o600);
-    write(&format!("{MACHINE}/data/global/pg_control"), "", 0o600);
-    fs::write(format!("{MACHINE}/data/global/pg_control"), 8u64.to_ne_bytes()).unwrap();
-    fs::set_permissions(format!("{MACHINE}/data"), Permissions::from_mode(0o700)).unwrap();
+    write(&format!("{MACHINE}/srv/data/PG_VERSION"), "17\n", 0o600);
+    write(&format!("{MACHINE}/srv/data/patroni.dynamic.json"), "{}", 0o600);
+    write(&format!("{MACHINE}/srv/data/global/pg_control"), "", 0o600);
+    fs::write(format!("{MACHINE}/srv/data/global/pg_control"), 8u64.to_ne_bytes()).unwrap();
+    fs::set_permissions(format!("{MACHINE}/srv/data"), Permissions::from_mode(0o700)).unwrap();
     for entry in ["", "/PG_VERSION", "/patroni.dynamic.json", "/global", "/global/pg_control"] {
-        chown(format!("{MACHINE}/data{entry}"), Some(112), None).unwrap();
+        chown(format!("{MACHINE}/srv/data{entry}"), Some(112), None).unwrap();
     }
     assert_eq!(
         doctor(section, ""),
         [
-            "error: /etc/patroni/17-main.yml: /data belongs to another cluster: its system identifier is 8, that of the cluster is 7: If nothing \
+            "error: /etc/patroni/17-main.yml: /srv/data belongs to another cluster: its system identifier is 8, that of the cluster is 7: If nothing \
           in it is needed, let Patroni create a replica after: pg_dropcluster 17 main"
         ]
     );
-    fs::write(format!("{MACHINE}/data/global/pg_control"), 7u64.to_ne_bytes()).unwrap();
+    fs::write(format!("{MACHINE}/srv/data/global/pg_control"), 7u64.to_ne_bytes()).unwrap();
     assert_eq!(doctor(section, ""), [""; 0]);
     cluster_as_a_whole(section, tag);
     assert_eq!(
@@ -335,7 +338,7 @@ fn others(section: &str) {
         ]
     );
     sh(&etcdctl("del --prefix /lab/17-main/")).unwrap();
-    fs::remove_dir_all(format!("{MACHINE}/data")).unwrap();
+    fs::remove_dir_all(format!("{MACHINE}/srv/data")).unwrap();
     fs::write(format!("{SECOND}/tmp/value"), "").unwrap();
     sh(&etcdctl("put /lab/17-main/initialize \"\"")).unwrap();
     assert_eq!(

@@ -1,10 +1,11 @@
 //! `/etc/postgresql-common/createcluster.conf`: how `pg_createcluster` creates clusters on this host.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use crate::conf::{self, Conf};
+use crate::trouble::in_line;
 use crate::{ClusterId, Root, fail};
 
 /// The file, which by default includes `createcluster.d`.
@@ -50,6 +51,30 @@ impl CreateCluster {
     }
 }
 
+/// The directory that the file includes at its end, as Debian ships it.
+const PARTS: &str = "/etc/postgresql-common/createcluster.d";
+
+/// Where one of these keys is defined last, as `FILE:LINE`; `None` if it is not, or in another file.
+#[must_use]
+pub fn place(root: &Root, keys: &[&str]) -> Option<String> {
+    let parts = root.list(PARTS).unwrap_or_default();
+    let parts = parts
+        .iter()
+        .map(|name| Path::new(PARTS).join(name))
+        .filter(|file| file.extension().is_some_and(|end| end == "conf"));
+    let mut found = None;
+    for file in std::iter::once(PathBuf::from(PATH)).chain(parts) {
+        let text = root.read(&file).ok().flatten().unwrap_or_default();
+        for (index, line) in text.lines().enumerate() {
+            let word = line.trim_start().split(|c: char| c.is_whitespace() || c == '=').next().unwrap_or_default();
+            if keys.contains(&word.to_ascii_lowercase().as_str()) {
+                found = Some(in_line(&file, index + 1));
+            }
+        }
+    }
+    found
+}
+
 fn absolute(key: &str, path: &str) -> Result<PathBuf> {
     let trimmed = path.trim_end_matches('/');
     if !path.starts_with('/') || trimmed.is_empty() {
@@ -86,5 +111,8 @@ mod tests {
         assert_eq!(created.waldir(&id).unwrap(), Some(PathBuf::from("/wal/17/dd2")));
         assert_eq!(created.initdb_options(&id), ["-k", "--wal-segsize=64"]);
         assert!(!created.creates_main_cluster());
+        assert_eq!(place(&root, &["waldir"]).as_deref(), Some("/etc/postgresql-common/createcluster.d/site.conf:2"));
+        assert_eq!(place(&root, &["data_directory"]).as_deref(), Some("/etc/postgresql-common/createcluster.conf:1"));
+        assert_eq!(place(&root, &["ssl"]), None);
     }
 }

@@ -1,7 +1,7 @@
 //! May a user of the machine read a file? By owner, group and mode, as the kernel decides; access control lists are ignored.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::sys::stat::FileStat;
@@ -51,7 +51,26 @@ impl User {
         Self { name: name.to_owned(), uid: u32::MAX, gid: u32::MAX, groups: Vec::new() }
     }
 
-    pub(crate) fn uid(&self) -> u32 {
+    /// The first directory on the way to an existing directory, or that directory itself, that this user cannot enter.
+    pub fn barred(&self, root: &Root, directory: &Path) -> Result<Option<PathBuf>> {
+        let mut way: Vec<&Path> = directory.ancestors().collect();
+        way.reverse();
+        for step in way {
+            if !self.may(root, step, 0o1)? {
+                return Ok(Some(step.to_owned()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Can this user create files in an existing directory, if it can enter it?
+    pub fn creates_in(&self, root: &Root, directory: &Path) -> Result<bool> {
+        self.may(root, directory, 0o2)
+    }
+
+    /// The numeric id.
+    #[must_use]
+    pub fn uid(&self) -> u32 {
         self.uid
     }
 

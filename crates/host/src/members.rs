@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::facts::parse_address;
 use crate::settings::Settings;
+use crate::trouble::Trouble;
 use crate::{fail, trouble};
 
 /// A member as the administrator knows it.
@@ -27,6 +28,16 @@ pub fn members(settings: &Settings) -> Result<Option<Vec<Member>>> {
                 at settings.place(&["MEMBERS"]),
                 "MEMBERS has {}={} and {}={}", other.name, other.address, member.name, member.address;
                 "Correct one of them: a member has one name and one address."
+            );
+        }
+    }
+    for (index, member) in members.iter().enumerate() {
+        let slot = slot_name(&member.name);
+        if let Some(other) = members[..index].iter().find(|other| slot_name(&other.name) == slot) {
+            fail!(
+                at settings.place(&["MEMBERS"]),
+                "MEMBERS has {} and {}, whose replication slots have the same name, {slot}", other.name, member.name;
+                "Rename one of them, with MEMBER_NAME on that host: names that differ only in '-', '.', '_' or case are one name there."
             );
         }
     }
@@ -64,8 +75,28 @@ pub fn slot_name(member: &str) -> String {
     name
 }
 
+/// Why a member of this name can never be a synchronous standby. Patroni looks for the name in `pg_stat_replication.application_name`,
+/// which PostgreSQL cuts off after 63 bytes (`NAMEDATALEN`) and in which it replaces what is not ASCII (`pg_clean_ascii`).
+#[must_use]
+pub fn never_synchronous(name: &str) -> Option<Trouble> {
+    let why = if name.len() > LONGEST {
+        format!("has {} bytes, of which PostgreSQL keeps {LONGEST} in application_name", name.len())
+    } else if !name.is_ascii() {
+        "has characters that are not ASCII, which PostgreSQL replaces in application_name".to_owned()
+    } else {
+        return None;
+    };
+    Some(trouble!("the member name {name} {why}, so this member can never be a synchronous standby"))
+}
+
 /// A name that Patroni accepts for a member: it becomes part of a key in the DCS.
 pub fn member_name(text: &str) -> Result<String> {
+    if text.starts_with('-') {
+        fail!("'{text}' begins with a hyphen, so patronictl would take it for an option"; "Choose another name.");
+    }
+    if text.contains(char::is_control) {
+        fail!("the name of the member contains a control character"; "Choose another name.");
+    }
     if text.contains(|c: char| c.is_whitespace() || c == '/') {
         fail!("'{text}' contains a space or a slash, which a key in the DCS cannot have");
     }
@@ -113,5 +144,26 @@ mod tests {
         for text in ["a=10.0.0.1,a=10.0.0.2", "a=10.0.0.1,b=10.0.0.1", "a=fd00::1,b=fd00:0::1"] {
             assert!(of(text).unwrap_err().to_string().starts_with("--set: MEMBERS has a="), "{text}");
         }
+    }
+
+    #[test]
+    fn two_names_that_become_one_slot_name_are_refused() {
+        for text in
+            ["pg1=10.0.0.1,PG1=10.0.0.2", "pg-1=10.0.0.1,pg_1=10.0.0.2", "pg.1=10.0.0.1,a=10.0.0.9,pg-1=10.0.0.2"]
+        {
+            let error = of(text).unwrap_err().to_string();
+            assert!(error.contains("slots have the same name, pg"), "{error}");
+        }
+        assert!(of("pg1=10.0.0.1,pg-1=10.0.0.2").is_ok());
+        assert_eq!(slot_name("Pg-1.Ä"), "pg_1_u0228");
+        assert_eq!(slot_name(&"a".repeat(70)).len(), 63);
+    }
+
+    #[test]
+    fn names_that_postgresql_changes_are_never_synchronous() {
+        assert!(never_synchronous(&"a".repeat(63)).is_none());
+        assert!(never_synchronous(&"a".repeat(64)).unwrap().what.contains("has 64 bytes"));
+        assert!(never_synchronous("pgä").unwrap().what.contains("not ASCII"));
+        assert!(member_name("-x").is_err() && member_name("a\u{1b}").is_err());
     }
 }

@@ -230,6 +230,11 @@ fn loose(cluster: &Cluster, used: &Use) -> Option<Finding> {
         _ if used.strict => (0o077, "0600"),
         _ => (0o007, "o="),
     };
+    let is_own = found.uid() == 0 || cluster.root.user_id(USER).is_ok_and(|own| own == found.uid());
+    if used.strict && !is_own {
+        let what = format!("{key} belongs neither to root nor to {USER}, so PostgreSQL does not use it");
+        return Some(Finding::new(used.level, what, format!("Run: chown {USER}: {key}")).at("").about(&used.key));
+    }
     if mode & forbidden == 0 {
         return None;
     }

@@ -8,11 +8,12 @@ use anyhow::Result;
 use host::file_access::User;
 use host::files::{Named, Opener};
 use host::net::reason;
-use host::settings::Settings;
+use host::settings::{SITE_FILE, Settings};
 use host::{ClusterId, Root};
 use nix::unistd::geteuid;
 
 use crate::doctor::finding::{Finding, Level};
+use crate::files::header::{Author, author};
 use crate::files::yaml::Yaml;
 use crate::patroni::installed::Ask;
 use crate::patroni::version::Patroni;
@@ -81,6 +82,21 @@ impl Cluster<'_> {
     /// A hint that ends with the command that generates the Patroni file from changed settings.
     pub(crate) fn then_generate(&self, hint: &str) -> String {
         format!("{hint}, then run: patroni-gen-config {}", self.id)
+    }
+
+    /// How a value of the Patroni file is corrected, in the setting from which it was generated or else in the file, and how Patroni gets
+    /// to know it.
+    pub(crate) fn correct(&self, setting: &str, key: &str, to: &str) -> String {
+        let (id, unit) = (self.id, self.id.dashed());
+        if author(&self.text) != Author::Generator {
+            let file = self.path.display();
+            return format!("Correct {key} in {file} ({to}), then run: systemctl restart patroni@{unit}");
+        }
+        let place = self.settings.as_ref().map(|settings| settings.place(&[setting])).unwrap_or_default();
+        let place = if place.is_empty() { SITE_FILE.to_owned() } else { place };
+        format!(
+            "Correct {setting} in {place} ({to}), then run: patroni-gen-config {id} && systemctl restart patroni@{unit}"
+        )
     }
 
     /// Why postgres cannot read an existing file. For postgres itself this is certain, and root deduces it from the mode. Other users

@@ -4,6 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use host::createcluster::CreateCluster;
 use host::trouble::Trouble;
 use host::{PgVersion, clusters, conf, program};
 use nix::unistd::geteuid;
@@ -11,8 +12,10 @@ use serde_json::Value;
 
 use crate::doctor::cluster::{Cluster, USER};
 use crate::doctor::finding::{Finding, Level};
+use crate::doctor::methods::{method_names, uses_hooks};
 use crate::doctor::patroni;
-use crate::doctor::patroni_yml::method_names;
+use crate::files::header::{Author, author};
+use crate::hooks::directories::{Directories, Problem};
 use crate::hooks::marker::Marker;
 use crate::hooks::unmanaged::examine;
 use crate::postgres::conf_dir;
@@ -25,6 +28,7 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
     findings.extend(programs(cluster));
     if let Some(data) = cluster.text(&["postgresql", "data_dir"]).map(PathBuf::from) {
         findings.extend(data_directory(cluster, &data)?);
+        findings.extend(directories(cluster, &data));
     }
     Ok(findings)
 }
@@ -69,6 +73,21 @@ fn hook_commands(cluster: &Cluster) -> Vec<PathBuf> {
     commands.iter().filter_map(|command| command.split_whitespace().next()).map(PathBuf::from).collect()
 }
 
+/// What is wrong with the directories on this host.
+fn directories(cluster: &Cluster, data: &Path) -> Vec<Finding> {
+    let Cluster { root, id, .. } = cluster;
+    let by_hooks = uses_hooks(cluster);
+    let waldir = if by_hooks { CreateCluster::read(root).and_then(|set| set.waldir(id)).ok().flatten() } else { None };
+    let by_hand = (author(&cluster.text) == Author::Other).then_some(cluster.path.as_path());
+    let member = cluster.text(&["name"]).unwrap_or_default();
+    let directories = Directories { root, id, data, waldir: waldir.as_deref(), by_hooks, member: &member, by_hand };
+    let finding = |problem: Problem| {
+        let level = if problem.certain { Level::Error } else { Level::Warning };
+        Finding::of(level, &problem.trouble.into())
+    };
+    directories.problems().into_iter().map(finding).collect()
+}
+
 fn data_directory(cluster: &Cluster, data: &Path) -> Result<Vec<Finding>> {
     let Cluster { root, id, .. } = cluster;
     let shown = data.display();
@@ -81,7 +100,7 @@ fn data_directory(cluster: &Cluster, data: &Path) -> Result<Vec<Finding>> {
     let dropped = conf_dir::is_dropped(root, id, data);
     if let Some(base) = base.iter().find(|base| !dropped && root.path(base).exists()) {
         let conf = conf::read(root, base)?;
-        if let Some(other) = conf.get("data_directory").filter(|other| Path::new(other) != data) {
+        if let Some(other) = conf.get("data_directory").filter(|other| !conf_dir::same(root, Path::new(other), data)) {
             let what = format!(
                 "data_dir is {shown}, but {} sets data_directory = '{other}', which PostgreSQL would use",
                 base.display()

@@ -14,14 +14,21 @@ mod cluster;
 mod data_directory;
 mod dcs;
 mod endpoint;
+mod environment;
 mod finding;
+mod locale;
 mod looked;
 mod members;
+mod methods;
+mod names;
+mod network;
 mod other_name;
+mod parameters;
 mod patroni;
 mod patroni_yml;
 mod ports;
 mod running;
+mod secrets;
 mod settings;
 mod units;
 mod view;
@@ -119,7 +126,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 type Check = fn(&Cluster) -> Result<Vec<Finding>>;
 
 /// The checks that also run before every start.
-const QUICK: [Check; 8] = [
+const QUICK: [Check; 10] = [
     patroni_yml::check,
     dcs::section,
     data_directory::check,
@@ -128,6 +135,8 @@ const QUICK: [Check; 8] = [
     certificates::check,
     watchdog::check,
     endpoint::check,
+    environment::check,
+    secrets::check,
 ];
 
 /// The result of all checks.
@@ -146,6 +155,8 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
         return outcome(or_warning(ports::check(&cluster)), Looked::at(&["ports"]));
     }
     let mut findings: Vec<Finding> = QUICK.iter().flat_map(|check| or_warning(check(&cluster))).collect();
+    findings.extend(names::check(&cluster));
+    findings.extend(network::check(&cluster));
     if depth == Depth::Dcs {
         return outcome(dcs::ask(&cluster, &findings).findings, Looked::at(&["DCS"]));
     }
@@ -153,6 +164,8 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
         return outcome(findings, Looked::at(&["files", "host"]));
     }
     findings.extend(or_warning(units::creates_main(&cluster)));
+    findings.extend(locale::check(&cluster));
+    findings.extend(or_warning(parameters::check(&cluster)));
     // The servers and the programs respond at the same time.
     let (clock, settings, endpoint, running, servers) = thread::scope(|scope| {
         let clock = scope.spawn(|| clock::check(root));
@@ -171,6 +184,9 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
     findings.extend(new);
     findings.extend(clock);
     findings.extend(servers.findings);
+    if let Some(content) = &servers.content {
+        findings.extend(names::with_content(&cluster, content));
+    }
     let view = servers.content.as_ref().map(View::of);
     if let Some(view) = &view {
         findings.extend(members::check(&cluster, view, running.as_ref().is_some_and(Running::runs_here)));

@@ -3,10 +3,12 @@
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::Result;
+use host::clusters;
 use serde_json::Value;
 
 use crate::doctor::cluster::{Cluster, USER};
 use crate::doctor::finding::{Finding, Level};
+use crate::doctor::methods::{method_names, uses_hooks};
 use crate::files::yaml::{self, Yaml};
 
 /// Keys of Patroni 3.0 to 4.1 by section (`patroni/validator.py`, `schema`, and the documentation of settings). DCS sections and
@@ -130,9 +132,32 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
+/// A configuration in the data directory, where postgresql-common does not look for it.
+fn config_dir(cluster: &Cluster) -> Option<Finding> {
+    if cluster.yaml.get(&["postgresql", "config_dir"]).is_some() {
+        return None;
+    }
+    let (id, file) = (cluster.id, cluster.path.display());
+    let what = "postgresql.config_dir is missing, so Patroni looks for the configuration in the data directory";
+    if uses_hooks(cluster) {
+        let hint = format!(
+            "Add config_dir: {} to postgresql in {file}, then run: systemctl restart patroni@{}",
+            clusters::config_directory(id).display(),
+            id.dashed()
+        );
+        return Some(Finding::error(format!("{what}, but the hooks create it in /etc/postgresql"), hint));
+    }
+    // Without data, the first start decides where the configuration is.
+    if !cluster.root.path(cluster.data_directory().join("PG_VERSION")).exists() {
+        return None;
+    }
+    let what = format!("{what}, and pg_lsclusters and pg_ctlcluster do not know the cluster");
+    Some(Finding::warning(what, format!("Move it to /etc/postgresql with: pg_adoptcluster_patroni --from {file} {id}")))
+}
+
 fn keys(cluster: &Cluster) -> Vec<Finding> {
     let yaml = &cluster.yaml;
-    let mut findings = Vec::new();
+    let mut findings: Vec<Finding> = config_dir(cluster).into_iter().collect();
     if let Some(twice) = yaml::twice(&cluster.text) {
         findings.push(Finding::warning(format!("{twice}, of which Patroni uses the last"), "Remove the others."));
     }
@@ -168,7 +193,10 @@ fn keys(cluster: &Cluster) -> Vec<Finding> {
             ));
         }
     }
-    for (section, known) in KNOWN {
+    // The cluster has the same keys as the member here.
+    let of_cluster = KNOWN.iter().filter(|(section, _)| *section == ["postgresql"]);
+    let of_cluster = of_cluster.map(|(_, known)| (&["bootstrap", "dcs", "postgresql"][..], *known));
+    for (section, known) in KNOWN.iter().copied().chain(of_cluster) {
         let Some(Value::Object(map)) = yaml.get(section) else { continue };
         let methods = method_names(yaml);
         for key in map.keys().filter(|key| !known.contains(&key.as_str()) && !methods.contains(key)) {
@@ -179,17 +207,6 @@ fn keys(cluster: &Cluster) -> Vec<Finding> {
         }
     }
     findings
-}
-
-/// Sections whose names are defined in the file itself.
-pub fn method_names(yaml: &Yaml) -> Vec<String> {
-    let mut names: Vec<String> = yaml.text(&["bootstrap", "method"]).into_iter().collect();
-    for key in ["create_replica_methods", "create_replica_method"] {
-        if let Some(Value::Array(methods)) = yaml.get(&["postgresql", key]) {
-            names.extend(methods.iter().filter_map(Value::as_str).map(str::to_owned));
-        }
-    }
-    names
 }
 
 /// Ports, addresses and empty values.

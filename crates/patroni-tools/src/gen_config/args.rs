@@ -3,17 +3,18 @@
 //! `--check 16/main` is the same as `check 16/main`: the verbs were options once, and scripts use them.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::error::ContextKind;
 use clap::{Args, Parser, Subcommand};
+use host::clusters::CONFIG_ROOT;
 use host::trouble::Explain;
 use host::{ClusterId, Root, fail};
 
 use crate::doctor::{self, Depth};
 use crate::integrations::{self, Output, Program};
-use crate::patroni::paths::{Instance, instances, other_instance};
+use crate::patroni::paths::{DIRECTORY, Instance, instances, other_instance};
 use crate::patroni_yml::inputs::Overrides;
 
 /// Writes the Patroni file of a PostgreSQL cluster from /etc/default/patroni and this host.
@@ -239,6 +240,29 @@ fn joined(word: &OsStr, option: &str) -> Option<OsString> {
     (option == "--for").then(|| value.into())
 }
 
+/// The clusters that have a Patroni file. A host without one must not look like one on which all is well.
+fn all(root: &Root) -> Result<Vec<ClusterId>> {
+    let ids = instances(root)?;
+    if !ids.is_empty() {
+        return Ok(ids);
+    }
+    // Debian's patroni.service runs config.yml, and a hand-written set-up may have any name.
+    let mut others = root.list(DIRECTORY)?;
+    others.retain(|name| name.strip_suffix(".yml").is_some_and(|stem| stem != "dcs"));
+    let Some(first) = others.first().map(|name| Path::new(DIRECTORY).join(name)) else {
+        fail!("{DIRECTORY} has no file VERSION-NAME.yml"; "Create one with: patroni-gen-config VERSION/NAME")
+    };
+    let text = root.read(&first).ok().flatten().unwrap_or_default();
+    let directory =
+        text.lines().find_map(|line| line.trim().strip_prefix("config_dir:")?.trim().strip_prefix(CONFIG_ROOT));
+    let id = directory.and_then(|name| name.trim_matches('/').parse::<ClusterId>().ok());
+    fail!(
+        "{DIRECTORY} has no file VERSION-NAME.yml, but {}, which --all does not mean", others.join(", ");
+        "If Patroni runs with it, take the member over with: pg_adoptcluster_patroni --from {} {}",
+        first.display(), id.map_or_else(|| "VERSION/NAME".to_owned(), |id| id.slashed())
+    );
+}
+
 impl Which {
     /// An instance of `patroni@` that is not named after a cluster.
     pub fn other_instance(&self, root: &Root) -> Option<Instance> {
@@ -248,7 +272,7 @@ impl Which {
     /// The clusters.
     pub fn ids(&self, root: &Root) -> Result<Vec<ClusterId>> {
         match self.cluster.as_slice() {
-            _ if self.all => instances(root),
+            _ if self.all => all(root),
             [] => match from_environment()? {
                 Some(id) => Ok(vec![id]),
                 None => {
@@ -264,7 +288,7 @@ impl For {
     /// The clusters, none or several; `16 main` is one.
     pub fn ids(&self, root: &Root) -> Result<Vec<ClusterId>> {
         match self.cluster.as_slice() {
-            _ if self.all => instances(root),
+            _ if self.all => all(root),
             [] => Ok(from_environment()?.into_iter().collect()),
             words @ [version, _] if version.bytes().all(|b| b.is_ascii_digit()) => {
                 Ok(vec![ClusterId::from_words(words)?])

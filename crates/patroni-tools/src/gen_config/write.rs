@@ -3,15 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use host::createcluster::CreateCluster;
 use host::keys::SiteKey;
 use host::report::{self, Level, Reporter};
 use host::trouble::Trouble;
-use host::{ClusterId, Root, fail};
+use host::{ClusterId, Root, fail, trouble};
 
 use crate::files::header::{Author, author};
 use crate::files::yaml::Yaml;
 use crate::files::{diff, install};
 use crate::gen_config::endpoint::Next;
+use crate::hooks::directories::{Directories, Problem};
 use crate::hooks::unmanaged::{Unmanaged, examine};
 use crate::patroni::paths::patroni_file;
 use crate::patroni::rival::{self, Own};
@@ -89,6 +91,10 @@ pub(crate) fn write(
     if present.is_none() {
         refuse_unmanaged(root, &config, force, known_key.is_some(), &key_path)?;
     }
+    let ours = present.as_deref().is_none_or(|present| author(present) == Author::Generator);
+    if let Some(present) = present.as_deref().filter(|present| !ours && !force && *present != text) {
+        return Err(keep_edited(id, &path, present, &text).into());
+    }
     if known_key.is_none() {
         let key = SiteKey::create(root, &key_path)?;
         reporter.info(format!(
@@ -99,6 +105,9 @@ pub(crate) fn write(
     }
     for warning in &config.warnings {
         reporter.tell(Level::Warning, warning);
+    }
+    for problem in directories(root, &config) {
+        reporter.tell(Level::Warning, &problem.trouble);
     }
     // Otherwise the first user of patronictl would create it, and nobody else could write to it.
     if let Some(directory) = config.raft_directory() {
@@ -117,29 +126,30 @@ pub(crate) fn write(
         endpoint.tell(reporter);
         return Ok(None);
     }
-    let ours = author(&present) == Author::Generator;
-    if !ours && !force {
-        report::print(&diff::unified(&path.display().to_string(), &present, &text));
-        let site = host::settings::SITE_FILE;
-        let is_file = Yaml::parse(&path, &present).is_ok_and(|yaml| yaml.text(&["scope"]).is_some());
-        if author(&present) == Author::Other && is_file {
-            fail!(
-                "{} was written by hand, so it was left unchanged", path.display();
-                "If Patroni runs with it, take the member over with 'pg_adoptcluster_patroni --from {} {id}'. Otherwise put the difference \
-                 into {site} or a template, or use --force.", path.display()
-            );
-        }
-        fail!(
-            "{} was {} by hand, so it was left unchanged", path.display(), if author(&present) == Author::Other { "written" } else { "edited" };
-            "Put the difference into {site} or a template, or use --force."
-        );
-    }
     let old = PathBuf::from(format!("{}.old", path.display()));
     let endpoint = Next::install(root, &config, &text)?;
     install::install(root, &path, &text, (!ours).then_some(old.as_path()))?;
     report::print(&written(&path, &config));
     endpoint.tell(reporter);
     Ok(Some(Change { config, old: Some(present), new: text }))
+}
+
+/// Shows how a file of the administrator would change, which stays as it is.
+fn keep_edited(id: &ClusterId, path: &Path, present: &str, text: &str) -> Trouble {
+    report::print(&diff::unified(&path.display().to_string(), present, text));
+    let site = host::settings::SITE_FILE;
+    let is_file = Yaml::parse(path, present).is_ok_and(|yaml| yaml.text(&["scope"]).is_some());
+    if author(present) == Author::Other && is_file {
+        return trouble!(
+            "{} was written by hand, so it was left unchanged", path.display();
+            "If Patroni runs with it, take the member over with 'pg_adoptcluster_patroni --from {} {id}'. Otherwise put the difference \
+             into {site} or a template, or use --force.", path.display()
+        );
+    }
+    trouble!(
+        "{} was {} by hand, so it was left unchanged", path.display(), if author(present) == Author::Other { "written" } else { "edited" };
+        "Put the difference into {site} or a template, or use --force."
+    )
 }
 
 fn written(path: &Path, config: &Config) -> String {
@@ -152,6 +162,14 @@ fn rival(root: &Root, config: &Config) -> Option<Trouble> {
     let (unit, file) = (format!("patroni@{}.service", id.dashed()), patroni_file(id));
     let rival = rival::find(root, &Own { unit: &unit, file: &file, data }, running_server(root, data))?;
     Some(rival.trouble(root, id, is_active(root, &unit)))
+}
+
+/// What is wrong with the directories of the cluster on this host.
+fn directories(root: &Root, config: &Config) -> Vec<Problem> {
+    let waldir = CreateCluster::read(root).and_then(|set| set.waldir(&config.id)).ok().flatten();
+    let (id, data) = (&config.id, config.data_directory.as_path());
+    Directories { root, id, data, waldir: waldir.as_deref(), by_hooks: true, member: &config.name, by_hand: None }
+        .problems()
 }
 
 /// Refuses to write the first Patroni file for data that Patroni does not manage. If Patroni is running on them, the file was lost: then

@@ -6,13 +6,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use host::createcluster::CreateCluster;
+use host::trouble::Trouble;
 use host::{ClusterId, Root, fail, program, trouble};
 
 use crate::context::Context;
 use crate::hooks::arguments::{self, Arguments};
+use crate::hooks::directories::Directories;
 use crate::hooks::hook::{self, Hook, initialize_key};
 use crate::hooks::marker::{Claim, Kind, Marker, clear, remove_or_warn};
 use crate::hooks::unadopted;
+use crate::postgres::locales::Locales;
 use crate::postgres::{child, conf_dir};
 
 const HOOK: Hook = Hook {
@@ -139,13 +142,29 @@ fn work(context: &Context, arguments: &Arguments) -> Result<()> {
     if let Err(error) = run(context, &plan.words) {
         // pg_createcluster removes what it has created, unless it is killed itself.
         remove_or_warn(context, &id, marker, &claim);
-        return Err(error);
+        return Err(explain(&context.root, &id, &data, waldir.as_deref(), arguments).map_or(error, Into::into));
     }
     conf_dir::check_data_directory(&context.root, &id, &data)
         .context("pg_createcluster has created the cluster in another directory")?;
     marker.remove()?;
     context.reporter.info(format!("created {id} in {}", data.display()));
     Ok(())
+}
+
+/// Why `pg_createcluster` failed, if that is a directory or a locale. It recommends to be root for every directory that it cannot create,
+/// and hides the name of a locale among the warnings of perl.
+fn explain(root: &Root, id: &ClusterId, data: &Path, waldir: Option<&Path>, arguments: &Arguments) -> Option<Trouble> {
+    let directories = Directories { root, id, data, waldir, by_hooks: true, member: "", by_hand: None };
+    if let Some(problem) = directories.creation().into_iter().next() {
+        return Some(problem.trouble);
+    }
+    let options = arguments.options().filter(|(name, _)| *name == "locale" || name.starts_with("lc-"));
+    let asked: Vec<String> = options.filter_map(|(_, value)| value.map(str::to_owned)).collect();
+    let environment =
+        || ["LC_ALL", "LC_COLLATE", "LC_CTYPE", "LANG"].iter().filter_map(|name| std::env::var(name).ok());
+    let names = if asked.is_empty() { environment().collect() } else { asked };
+    let locales = Locales::of(root)?;
+    names.iter().find_map(|name| locales.missing(root, name))
 }
 
 /// Set to `peer` for a Patroni that `patroni@.service` has started: only the user that runs it can log in during a bootstrap.

@@ -289,7 +289,8 @@ pub(crate) fn clear(
             }
             Content::Foreign(why) => fail!(
                 "{} is not empty: {why}", directory.display();
-                "Nothing was changed. Use another directory, or move the contents of this one away if they are not needed."
+                "Nothing was changed. Move its contents away if they are not needed, or set another directory (data_directory or waldir) in {}.",
+                host::createcluster::PATH
             ),
         }
         if !is_empty(&context.root, directory)? {

@@ -3,6 +3,7 @@
 mod arguments;
 pub mod clone;
 pub mod create;
+pub(crate) mod directories;
 mod hook;
 pub(crate) mod marker;
 pub mod prepare;

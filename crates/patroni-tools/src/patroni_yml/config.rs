@@ -26,6 +26,7 @@ use crate::patroni_yml::rest_api::{Ctl, Rest, RestApi};
 use crate::patroni_yml::role_names::RoleNames;
 use crate::patroni_yml::values::{member_name, namespace, scope};
 use crate::patroni_yml::{endpoint, member};
+use crate::postgres::locales;
 
 /// The values that the template shows. Templates of administrators use these names, so they stay when a field is renamed.
 #[derive(Debug, Serialize)]
@@ -113,15 +114,40 @@ impl Config {
         let (restapi, ctl) = rest.resolve(&mut warnings)?;
         let dynamic = Dynamic::resolve(settings, &patroni)?;
         let parameters = Parameters::resolve(root, id, settings, &dynamic)?;
+        warnings.extend(parameters.needs(root, id));
         let (watchdog, watchdog_device) = member::watchdog(root, settings, &mut warnings)?;
         let names = RoleNames::read(settings)?;
         let access = Access::resolve(root, id, settings, key, &names, &networks)?;
         warnings.extend(endpoint.iter().filter_map(|endpoint| endpoint::long_lease(settings, endpoint, &dynamic)));
         let vips = endpoint::vips(endpoint.as_ref());
+        if dynamic.is_synchronous() {
+            let hint = "Set MEMBER_NAME to a shorter name, of ASCII characters.";
+            warnings.extend(
+                members::never_synchronous(&name)
+                    .map(|trouble| trouble.hint(hint).at(settings.place(&["MEMBER_NAME"]))),
+            );
+        }
+        if !root.path(data_directory.join("PG_VERSION")).exists() {
+            // A replica of a cluster with this locale needs it, too.
+            settings.parse("LOCALE", |name| match locales::missing_at_bootstrap(root, id, Some(name)) {
+                Some(missing) => Err(missing.into()),
+                None => Ok(()),
+            })?;
+            if settings.get("LOCALE").is_none() {
+                warnings.extend(locales::missing_at_bootstrap(root, id, None));
+            }
+        }
         let location = Location {
             address,
             port,
-            listen: &listen_addresses(root, settings, address, &vips, &mut warnings)?,
+            listen: &listen_addresses(
+                root,
+                settings,
+                address,
+                members.as_deref().unwrap_or_default(),
+                &vips,
+                &mut warnings,
+            )?,
             data_directory: &data_directory,
             bin_dir: &bin_dir,
         };

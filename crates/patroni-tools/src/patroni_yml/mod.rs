@@ -1,6 +1,7 @@
 //! The contents of `/etc/patroni/16-main.yml`, generated from the settings and facts about the host. Writes nothing except
 //! dnscp's file.
 
+pub(crate) mod admission;
 pub(crate) mod auth_files;
 pub(crate) mod authentication;
 pub(crate) mod bootstrap_dcs;

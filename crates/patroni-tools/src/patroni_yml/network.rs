@@ -100,6 +100,54 @@ pub fn listens(root: &Root, name: &str, addresses: &[String], vip: IpAddr) -> Re
     )))
 }
 
+/// Why the other members cannot reach, at the address `connect`, a server that listens on `hosts`. `None` if they can, and also if that
+/// is not certain: a host name can stand for any address, and a router can have the address (NAT).
+pub(crate) fn unreachable(root: &Root, hosts: &[String], connect: IpAddr) -> Option<String> {
+    let mut addresses = Vec::new();
+    for host in hosts {
+        match host.as_str() {
+            "*" | "" => return None,
+            "localhost" => addresses.push(IpAddr::from([127, 0, 0, 1])),
+            host => addresses.push(host.parse().ok()?),
+        }
+    }
+    let listens = |own: &IpAddr| own.is_ipv4() == connect.is_ipv4() && (own.is_unspecified() || *own == connect);
+    if addresses.iter().any(listens) {
+        return None;
+    }
+    if addresses.iter().all(IpAddr::is_loopback) {
+        return Some(format!("only this host can connect to it, and not the other members at {connect}"));
+    }
+    let is_own = facts::addresses(root).ok()?.iter().any(|own| own.addr() == connect);
+    is_own.then(|| format!("the other members cannot connect to it at {connect}"))
+}
+
+/// The addresses among `hosts` that are on no interface of this host, so that no program can listen on them.
+pub(crate) fn absent(root: &Root, hosts: &[String], vips: &[IpAddr]) -> Vec<IpAddr> {
+    let nonlocal = |family: &str| {
+        let text = root.read(format!("/proc/sys/net/{family}/ip_nonlocal_bind")).ok().flatten();
+        text.is_some_and(|text| text.trim() == "1")
+    };
+    let addresses = hosts.iter().filter_map(|host| host.parse::<IpAddr>().ok());
+    let mut wanted: Vec<IpAddr> = addresses
+        .filter(|address| !address.is_loopback() && !address.is_unspecified() && !vips.contains(address))
+        .filter(|address| !nonlocal(if address.is_ipv4() { "ipv4" } else { "ipv6" }))
+        .collect();
+    let remove = |wanted: &mut Vec<IpAddr>, own: Vec<IpNet>| {
+        wanted.retain(|address| !own.iter().any(|own| own.addr() == *address));
+    };
+    if !wanted.is_empty() {
+        let Ok(own) = facts::addresses(root) else { return Vec::new() };
+        remove(&mut wanted, own);
+    }
+    // Those that do not stay, and those of a link, can be listened on, too.
+    if !wanted.is_empty() {
+        let Ok(interfaces) = facts::interfaces(root) else { return Vec::new() };
+        remove(&mut wanted, interfaces.into_iter().flat_map(|interface| interface.addresses).collect());
+    }
+    wanted
+}
+
 /// The addresses on which PostgreSQL listens. By default its own address and loopback, so that a new cluster does not listen
 /// in every network of the host. All addresses if there is a virtual one: PostgreSQL opens its sockets once, when the
 /// address may be elsewhere.
@@ -107,6 +155,7 @@ pub(crate) fn listen_addresses(
     root: &Root,
     settings: &Settings,
     address: IpAddr,
+    members: &[Member],
     vips: &[IpAddr],
     warnings: &mut Vec<Trouble>,
 ) -> Result<String> {
@@ -118,11 +167,28 @@ pub(crate) fn listen_addresses(
     let Some(asked) = asked else {
         return Ok(if vips.is_empty() { format!("{address},{loopback}") } else { "*".to_owned() });
     };
+    let place = settings.place(&["LISTEN_ADDRESSES"]);
+    if let Some(why) = unreachable(root, &asked, address) {
+        let trouble = trouble!(
+            at &place, "PostgreSQL listens on {}: {why}", asked.join(",");
+            "Add {address} to LISTEN_ADDRESSES, or set it to *."
+        );
+        if members.len() > 1 {
+            return Err(trouble.into());
+        }
+        warnings.push(trouble);
+    }
+    for absent in absent(root, &asked, vips) {
+        warnings.push(trouble!(
+            at &place, "LISTEN_ADDRESSES has {absent}, which is on no interface of this host, so PostgreSQL does not listen there";
+            "Correct it, or add the address to this host."
+        ));
+    }
     for vip in vips {
         match listens(root, "LISTEN_ADDRESSES", &asked, *vip)? {
             Listens::Always => {}
             Listens::Sometimes(trouble) | Listens::Never(trouble) => {
-                warnings.push(trouble.at(settings.place(&["LISTEN_ADDRESSES"])));
+                warnings.push(trouble.at(&place));
             }
         }
     }

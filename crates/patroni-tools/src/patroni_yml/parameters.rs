@@ -10,6 +10,7 @@ use host::trouble::{Explain, Trouble};
 use host::{ClusterId, Root, conf, facts, fail, program, trouble};
 
 use crate::patroni_yml::bootstrap_dcs::Dynamic;
+use crate::postgres::host_needs;
 
 /// Names and values, in order.
 pub type Values = Vec<(String, String)>;
@@ -48,12 +49,15 @@ const CONNECTIONS: u64 = 100;
 
 /// A value that the administrator set, and the place where it is defined.
 #[derive(Debug, Clone)]
-struct Asked {
-    value: String,
-    place: String,
-    /// `PG_work_mem`, or the parameter's name if it is defined in `PG_PARAMETERS_FILE`.
-    key: String,
+pub(crate) struct Asked {
+    pub(crate) value: String,
+    pub(crate) place: String,
+    /// `PG_work_mem`, or the parameter's name if it is defined in a file of parameters.
+    pub(crate) key: String,
 }
+
+/// Parameters by name.
+pub(crate) type Named = BTreeMap<String, Asked>;
 
 /// The parameters that are set by `PG_…` and in `PG_PARAMETERS_FILE`, checked.
 #[derive(Debug, Default)]
@@ -71,7 +75,9 @@ impl Parameters {
             check(name, value, dynamic.is_synchronous()).context(key.clone()).at(place)?;
         }
         if !asked.is_empty() {
-            ask_server(root, id, &asked)?;
+            if let Some(refused) = joined(refused(root, id, &asked)?) {
+                return Err(refused.into());
+            }
         }
         let parameters = Self(asked);
         if dynamic.has_logical_slots() && parameters.value("wal_level") != Some("logical") {
@@ -120,6 +126,14 @@ impl Parameters {
         }
         values.retain(|(name, _)| self.value(name).is_none());
         Ok(values)
+    }
+
+    /// What these parameters need of this host, and it lacks.
+    pub fn needs(&self, root: &Root, id: &ClusterId) -> Vec<Trouble> {
+        let value = |name: &str| self.value(name).map(str::to_owned);
+        let at = |name: &str| self.0.get(name).map(|asked| asked.place.clone()).unwrap_or_default();
+        let found = host_needs::check(root, id, value);
+        found.into_iter().map(|(name, trouble)| trouble.at(at(name))).collect()
     }
 
     fn value(&self, name: &str) -> Option<&str> {
@@ -196,7 +210,7 @@ fn megabytes(text: &str) -> Option<u64> {
 /// The server itself reads the parameters as a configuration file: its version knows all names, units and bounds. `postgres
 /// -C` needs neither data nor a particular user, and starts nothing. The file has no name, and no value is on the command
 /// line.
-fn ask_server(root: &Root, id: &ClusterId, asked: &BTreeMap<String, Asked>) -> Result<()> {
+pub(crate) fn refused(root: &Root, id: &ClusterId, asked: &Named) -> Result<Vec<Trouble>> {
     // Any paths: the server requires them before it reads further, but does not open them.
     const HEAD: &str = "data_directory = '/'\nhba_file = '/'\nident_file = '/'\n";
     let server = root.path(format!("/usr/lib/postgresql/{}/bin/postgres", id.version));
@@ -211,18 +225,23 @@ fn ask_server(root: &Root, id: &ClusterId, asked: &BTreeMap<String, Asked>) -> R
     call.args(["-C", "port", "--config-file=/dev/stdin"]).stdin(Stdio::from(file));
     let output = program::output(&mut call)?;
     if output.status.success() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let known = || {
         let listed = program::capture(program::at(&server).arg("--describe-config")).unwrap_or_default();
         listed.lines().filter_map(|line| line.split('\t').next()).map(str::to_lowercase).collect()
     };
-    Err(explain(&said, id, asked, known).into())
+    let found = explain(&said, id, asked, known);
+    if found.is_empty() {
+        let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it printed no message");
+        fail!("could not check the parameters with PostgreSQL {}: {last}", id.version);
+    }
+    Ok(found)
 }
 
 /// The server's messages, with the places where the parameters are set.
-fn explain(said: &str, id: &ClusterId, asked: &BTreeMap<String, Asked>, known: impl Fn() -> Vec<String>) -> Trouble {
+fn explain(said: &str, id: &ClusterId, asked: &Named, known: impl Fn() -> Vec<String>) -> Vec<Trouble> {
     let mut found: Vec<Trouble> = Vec::new();
     for line in said.lines() {
         if let Some((_, hint)) = line.split_once(" HINT:  ") {
@@ -247,10 +266,7 @@ fn explain(said: &str, id: &ClusterId, asked: &BTreeMap<String, Asked>, known: i
             trouble!(at place, "{key}: PostgreSQL {} refuses the value: {message}", id.version)
         });
     }
-    joined(found).unwrap_or_else(|| {
-        let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it printed no message");
-        trouble!("could not check the parameters with PostgreSQL {}: {last}", id.version)
-    })
+    found
 }
 
 /// All of them as one: a single one keeps its fields, several become one message and one hint.
@@ -357,6 +373,7 @@ mod tests {
             2026-11-21 05:47:18.701 GMT [1] LOG:  invalid value for parameter \"DateStyle\": \"b\"\n\
             2026-11-21 05:47:18.694 GMT [1] FATAL:  configuration file \"/dev/stdin\" contains errors\n";
         let found = explain(said, &id, &asked, || vec!["shared_buffers".to_owned(), "jit".to_owned()]);
+        let found = joined(found).unwrap();
         assert_eq!(
             found.what.split("; ").collect::<Vec<_>>(),
             [
@@ -370,7 +387,7 @@ mod tests {
         let hints = "Did you mean shared_buffers? Valid units for this parameter are \"B\" and \"kB\".";
         assert_eq!(found.hint.as_deref(), Some(hints));
         let one = "2026 GMT [1] LOG:  parameter \"jit\" requires a Boolean value\n";
-        assert_eq!(explain(one, &id, &asked, Vec::new).place.as_deref(), Some("/etc/default/patroni:7"));
-        assert!(explain("boo\n", &id, &asked, Vec::new).what.contains("boo"));
+        assert_eq!(explain(one, &id, &asked, Vec::new)[0].place.as_deref(), Some("/etc/default/patroni:7"));
+        assert!(explain("boo\n", &id, &asked, Vec::new).is_empty());
     }
 }

@@ -63,10 +63,15 @@ pub fn bin_dir(root: &Root, id: &ClusterId) -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// The data directory of the existing cluster, else the one in which postgresql-common would create it.
+/// The data directory of the existing cluster, else the one in which postgresql-common would create it. If it is a symbolic link, its
+/// target: Patroni removes a link, and not what it leads to, before it clones a member again (`Postgresql.remove_data_directory`).
 pub fn data_directory(root: &Root, id: &ClusterId, own: Option<&Installed>) -> Result<PathBuf> {
-    match own.and_then(|cluster| cluster.data_directory.clone()) {
-        Some(directory) => Ok(directory),
-        None => CreateCluster::read(root)?.data_directory(id),
-    }
+    let directory = match own.and_then(|cluster| cluster.data_directory.clone()) {
+        Some(directory) => directory,
+        None => CreateCluster::read(root)?.data_directory(id)?,
+    };
+    let real = root.path(&directory);
+    let is_link = real.symlink_metadata().is_ok_and(|found| found.is_symlink());
+    let target = if is_link { real.canonicalize().ok() } else { None };
+    Ok(target.map_or(directory, |target| root.inside(&target)))
 }

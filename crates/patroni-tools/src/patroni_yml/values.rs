@@ -28,6 +28,10 @@ pub fn scope(settings: &Settings, id: &ClusterId) -> Result<String> {
         if text.starts_with('-') {
             fail!("'{text}' begins with a hyphen, so patronictl would take it for an option"; "Choose another scope.");
         }
+        // The scope is also the value of a label (RFC 1123).
+        if settings.text("DCS") == Some("kubernetes") && text.len() > 63 {
+            fail!("'{text}' has {} characters, more than a label of Kubernetes can have", text.len(); "Use at most 63.");
+        }
         if settings.text("DCS") == Some("kubernetes") && !text.bytes().all(of_kubernetes) {
             fail!("'{text}' is not a name of Kubernetes objects"; "Use lower-case letters, digits, '-' and '.'.");
         }

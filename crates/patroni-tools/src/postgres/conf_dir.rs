@@ -120,7 +120,8 @@ pub(crate) fn check_owner(context: &Context, id: &ClusterId, directory: &Path) -
     Ok(())
 }
 
-fn same(root: &Root, one: &Path, other: &Path) -> bool {
+/// Are both the same directory, perhaps by way of a link?
+pub(crate) fn same(root: &Root, one: &Path, other: &Path) -> bool {
     if one.components().eq(other.components()) {
         return true;
     }
