@@ -19,6 +19,7 @@ mod members;
 mod patroni_yml;
 mod ports;
 mod settings;
+mod standby_failure;
 mod units;
 mod watchdog;
 
@@ -165,6 +166,7 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
     findings.extend(servers.findings);
     if let Some(content) = servers.content {
         findings.extend(members::check(&cluster, &content));
+        findings.extend(standby_failure::check(&cluster, &content));
     }
     outcome(findings, servers.asked)
 }
