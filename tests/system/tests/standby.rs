@@ -149,11 +149,11 @@ impl<'a> Scene<'a> {
             std::thread::sleep(FOR);
             go_on(standby)
         };
-        self.row(standbys, &format!("{which} stopped (all processes)"), Some(bound), &|_| {
+        self.row(standbys, &format!("{which}: SIGSTOP of everything for 12 s"), Some(bound), &|_| {
             during(&Node::freeze, &Node::thaw)
         })?;
-        self.row(standbys, &format!("{which}, cable cut"), Some(bound), &|_| during(&Node::cut, &Node::mend))?;
-        self.row(standbys, &format!("{which}, power-off"), Some(bound), &|watch| self.power_off(watch, FOR))
+        self.row(standbys, &format!("{which}: cable cut for 12 s"), Some(bound), &|_| during(&Node::cut, &Node::mend))?;
+        self.row(standbys, &format!("{which}: power-off"), Some(bound), &|watch| self.power_off(watch, FOR))
     }
 
     fn power_off(&self, watch: &Watch, time: Duration) -> Result<()> {
@@ -178,18 +178,21 @@ fn synchronous_standby(lab: &Lab) -> Result<()> {
     move_etcd(lab, lab.node("app"))?;
     scene.standby_fails(2, "synchronous standby", BOUND)?;
     move_etcd(lab, main.candidate()?)?;
-    scene.row(2, "synchronous standby with the leader of etcd, power-off", Some(BOUND_WITH_ETCD), &|watch| {
-        scene.power_off(watch, Duration::from_secs(12))
-    })?;
+    scene.row(
+        2,
+        "synchronous standby and the leader of etcd on its host: power-off",
+        Some(BOUND_WITH_ETCD),
+        &|watch| scene.power_off(watch, Duration::from_secs(12)),
+    )?;
     // A loss that only the two of them notice: the standby keeps its key in the DCS.
-    scene.row(2, "link between primary and synchronous standby cut", Some(BOUND), &|_| {
+    scene.row(2, "primary cut off from the synchronous standby only, for 25 s", Some(BOUND), &|_| {
         between(main.primary()?, main.candidate()?, Duration::from_secs(25))
     })?;
     move_etcd(lab, lab.node("app"))?;
     let used = [main.primary()?.name(), main.candidate()?.name()];
     let third = main.nodes().iter().find(|node| !used.contains(&node.name())).context("a third member")?;
     third.run(&format!("systemctl stop {}", main.unit()))?;
-    scene.standby_fails(1, "only standby", BOUND)?;
+    scene.standby_fails(1, "the only standby", BOUND)?;
     third.run(&format!("systemctl start {}", main.unit()))?;
     if lab.release() == Release::Debian13 {
         quorum(&scene)?;
@@ -206,37 +209,38 @@ fn quorum(scene: &Scene) -> Result<()> {
         let names = main.sql(main.primary()?, "show synchronous_standby_names")?;
         Ok(names.starts_with("ANY 1 (") && names.contains(','))
     })?;
-    scene.standby_fails(2, "a standby, quorum", 2.0)
+    scene.standby_fails(2, "a standby, `quorum`", 2.0)
 }
 
 fn etcd(lab: &Lab) -> Result<()> {
-    const FOR: Duration = Duration::from_secs(30);
+    // Longer than TTL: a primary that cannot renew its lock loses it.
+    const FOR: Duration = Duration::from_secs(24);
     let scene = Scene::set_up(lab)?;
     let Scene { main, .. } = &scene;
     for leads in [true, false] {
         let name = if leads {
-            "the leader of etcd, on the primary's host"
+            "the leader of etcd, on the host of the primary"
         } else {
-            "another server of etcd, on the primary's host"
+            "another server of etcd, on the host of the primary"
         };
         let server = || -> Result<&Node> {
             let primary = main.primary()?;
             move_etcd(lab, if leads { primary } else { lab.node("app") })?;
             Ok(primary)
         };
-        scene.row(2, &format!("{name}, stopped"), None, &|_| {
+        scene.row(2, &format!("{name}: stopped for 24 s"), None, &|_| {
             let server = server()?;
             server.run("systemctl stop etcd")?;
             std::thread::sleep(FOR);
             server.run("systemctl start etcd").map(drop)
         })?;
-        scene.row(2, &format!("{name}, SIGSTOP"), None, &|_| {
+        scene.row(2, &format!("{name}: SIGSTOP for 24 s"), None, &|_| {
             let server = server()?;
             server.run("systemctl kill --signal=STOP etcd")?;
             std::thread::sleep(FOR);
             server.run("systemctl kill --signal=CONT etcd").map(drop)
         })?;
-        scene.row(2, &format!("{name}, cut off from the others"), None, &|_| {
+        scene.row(2, &format!("{name}: cut off from the others for 24 s"), None, &|_| {
             let server = server()?;
             loss::lose_ports(server, loss::NETWORK, ETCD)?;
             std::thread::sleep(FOR);
@@ -245,7 +249,7 @@ fn etcd(lab: &Lab) -> Result<()> {
     }
     for leads in [true, false] {
         let name = if leads { "the leader of etcd" } else { "another server of etcd" };
-        scene.row(2, &format!("primary cut off from {name}"), None, &|_| {
+        scene.row(2, &format!("primary cut off from {name} only, for 24 s"), None, &|_| {
             let (primary, server) = (main.primary()?, lab.node("app"));
             move_etcd(lab, if leads { server } else { main.candidate()? })?;
             for (from, to) in [(primary, server), (server, primary)] {
@@ -269,16 +273,16 @@ fn partition(lab: &Lab) -> Result<()> {
         loss::nothing(node)
     };
     move_etcd(lab, lab.node("app"))?;
-    scene.row(2, "synchronous standby hears, but is not heard", Some(BOUND), &|_| {
+    scene.row(2, "synchronous standby receives, but what it sends is lost, for 15 s", Some(BOUND), &|_| {
         during(main.candidate()?, SHORT, &|node| loss::lose(node, loss::NETWORK))
     })?;
-    scene.row(2, "synchronous standby is heard, but does not hear", Some(BOUND), &|_| {
+    scene.row(2, "synchronous standby sends, but receives nothing, for 15 s", Some(BOUND), &|_| {
         during(main.candidate()?, SHORT, &loss::receive_nothing)
     })?;
-    scene.row(2, "primary hears, but is not heard", None, &|_| {
+    scene.row(2, "primary receives, but what it sends is lost, for 60 s", None, &|_| {
         during(main.primary()?, LONG, &|node| loss::lose(node, loss::NETWORK))
     })?;
-    scene.row(2, "primary is heard, but does not hear", None, &|_| {
+    scene.row(2, "primary sends, but receives nothing, for 60 s", None, &|_| {
         during(main.primary()?, LONG, &loss::receive_nothing)
     })?;
     scene.nothing_lost()
