@@ -26,6 +26,7 @@ mod watchdog;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
 use host::report::{self, Reporter, plain};
@@ -112,6 +113,12 @@ fn document(id: &ClusterId, path: &Path, findings: &[Finding]) -> Value {
     json!({"cluster": id.slashed(), "findings": findings.collect::<Vec<_>>()})
 }
 
+/// How often a decision that depends on the DCS asks it, since its servers may be electing a leader, or be slow for a moment.
+const ATTEMPTS: u32 = 4;
+
+/// The time between two attempts.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// A check that needs only files.
 type Check = fn(&Cluster) -> Result<Vec<Finding>>;
 
@@ -180,15 +187,20 @@ pub(crate) fn dcs_content(root: &Root, id: &ClusterId, text: &str) -> Result<BTr
     let settings = Settings::read(root, id);
     let cluster =
         Cluster { root, id, path: path.clone(), text: text.to_owned(), yaml, patroni, settings, depth: Depth::Dcs };
-    let answered = dcs::ask(&cluster, &[]);
-    if let Some(content) = answered.content {
-        return Ok(content);
-    }
-    match answered.findings.into_iter().max_by_key(|finding| finding.level) {
-        Some(finding) => Err(finding.trouble(&path).into()),
-        None => {
-            fail!("this kind of DCS cannot be asked whether it has the cluster already"; "Use etcd, Consul or ZooKeeper.")
+    let mut left = ATTEMPTS;
+    loop {
+        let answered = dcs::ask(&cluster, &[]);
+        if let Some(content) = answered.content {
+            return Ok(content);
         }
+        let Some(finding) = answered.findings.into_iter().max_by_key(|finding| finding.level) else {
+            fail!("this kind of DCS cannot be asked whether it has the cluster already"; "Use etcd, Consul or ZooKeeper.")
+        };
+        left -= 1;
+        if left == 0 {
+            return Err(finding.trouble(&path).into());
+        }
+        thread::sleep(PAUSE);
     }
 }
 
