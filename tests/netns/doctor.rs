@@ -231,8 +231,7 @@ fn plain_etcd(image: Image, name: &str) {
 
 /// How long the failure of a synchronous standby stops the writes of the running cluster.
 fn synchronous(section: &str) {
-    const COST: &str =
-        "A replica or base backup whose link or disk pauses for longer than wal_sender_timeout is disconnected.";
+    const COST: &str = "A replica whose link or disk pauses for longer than wal_sender_timeout is disconnected, as is pg_basebackup over a slow link.";
     let put = |value: &str| {
         fs::write(format!("{SECOND}/tmp/value"), value).unwrap();
         sh(&etcdctl("put /lab/17-main/config < /tmp/value")).unwrap();

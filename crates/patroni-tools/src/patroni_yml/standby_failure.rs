@@ -95,8 +95,7 @@ impl Failure {
 }
 
 /// What a low `wal_sender_timeout` costs, for a hint.
-pub const COST: &str =
-    "A replica or base backup whose link or disk pauses for longer than wal_sender_timeout is disconnected.";
+pub const COST: &str = "A replica whose link or disk pauses for longer than wal_sender_timeout is disconnected, as is pg_basebackup over a slow link.";
 
 /// Milliseconds of a value of `wal_sender_timeout`, or of PostgreSQL's default.
 #[must_use]
