@@ -19,6 +19,8 @@ use openssl::pkey::PKey;
 use openssl::ssl::{SslAcceptor, SslMethod};
 use openssl::x509::X509;
 
+#[path = "changes.rs"]
+mod changes;
 #[path = "../pki.rs"]
 mod pki;
 use pki::{Authority, NOW, PAST, Pair};

@@ -253,12 +253,12 @@ fn silent_store(host: &Node, instances: &[&Cluster]) -> Result<()> {
     ensure!(said.status.code() == Some(1) && took < Duration::from_secs(40), "{said}");
     let lines: Vec<&str> = said.stderr.lines().collect();
     ensure!(
-        lines.len() == 4 && lines.iter().skip(1).step_by(2).all(|line| line.contains("with: patroni-gen-config check")),
+        lines.len() == 4 && lines.iter().skip(1).step_by(2).all(|line| line.starts_with("pg_patronictl: hint: ")),
         "{}",
         said.stderr
     );
     for (line, name) in lines.iter().step_by(2).zip(["refusing", "silent"]) {
-        ensure!(line.starts_with(&format!("pg_patronictl: error: {version}/{name}: ")), "{line}");
+        ensure!(line.starts_with(&format!("pg_patronictl: error: {version}/{name}: etcd3 at ")), "{line}");
     }
     let rows: Vec<Value> = serde_json::from_str(&said.stdout)?;
     let states = |name: &str| -> Vec<&str> {

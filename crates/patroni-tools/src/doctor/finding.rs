@@ -23,6 +23,8 @@ pub(crate) enum Subject {
     File(PathBuf),
     /// The certificate that a server presents.
     ServerCertificate,
+    /// Whether a server can be reached and responds.
+    Connection,
 }
 
 /// Something that was found.

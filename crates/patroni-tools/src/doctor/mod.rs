@@ -26,7 +26,7 @@ mod watchdog;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use host::report::{self, Reporter, plain};
@@ -41,7 +41,7 @@ use crate::patroni::paths::patroni_file;
 use crate::patroni::version::Patroni;
 use cluster::{AS_ROOT, Cluster};
 pub use cluster::{Depth, Options};
-use finding::{Finding, Level};
+use finding::{Finding, Level, Subject};
 
 /// Checks clusters and reports the findings. Fails if one of the clusters cannot work.
 pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter) -> Result<()> {
@@ -167,7 +167,8 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
     });
     // A fault that prevents the cluster from working may also prevent its file from being written.
     let is_new = |finding: &Finding| !findings.iter().any(|known| known.is_same(finding));
-    let new: Vec<Finding> = settings.into_iter().filter(is_new).collect();
+    let differences = settings::compare(&cluster, &settings, servers.content.as_ref());
+    let new: Vec<Finding> = settings.findings.into_iter().chain(differences).filter(is_new).collect();
     findings.extend(new);
     findings.extend(clock);
     findings.extend(servers.findings);
@@ -181,15 +182,9 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
 /// What the DCS of a Patroni file contains about its cluster, by the names of the keys below that of the scope. An error if no server of
 /// the DCS responds, or if it is of a kind that cannot be asked.
 pub(crate) fn dcs_content(root: &Root, id: &ClusterId, text: &str) -> Result<BTreeMap<String, String>> {
-    let path = patroni_file(id);
-    let yaml = Yaml::parse(&path, text)?;
-    let patroni = Patroni::of(root).unwrap_or(Patroni::UNKNOWN);
-    let settings = Settings::read(root, id);
-    let cluster =
-        Cluster { root, id, path: path.clone(), text: text.to_owned(), yaml, patroni, settings, depth: Depth::Dcs };
     let mut left = ATTEMPTS;
     loop {
-        let answered = dcs::ask(&cluster, &[]);
+        let answered = ask_dcs(root, id, text)?;
         if let Some(content) = answered.content {
             return Ok(content);
         }
@@ -198,10 +193,52 @@ pub(crate) fn dcs_content(root: &Root, id: &ClusterId, text: &str) -> Result<BTr
         };
         left -= 1;
         if left == 0 {
-            return Err(finding.trouble(&path).into());
+            return Err(finding.trouble(&patroni_file(id)).into());
         }
         thread::sleep(PAUSE);
     }
+}
+
+/// The same, asked once: `None` if no server gives it to this caller.
+pub(crate) fn dcs_content_now(root: &Root, id: &ClusterId, text: &str) -> Option<BTreeMap<String, String>> {
+    ask_dcs(root, id, text).ok()?.content
+}
+
+/// How long servers of the DCS that cannot be reached are asked again.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The same if a server of the DCS can be asked and gives it to this caller. An error if for some seconds no server can be reached or
+/// responds, or none has a certificate that Patroni accepts: then `patronictl` would try for ever.
+pub(crate) fn dcs_content_unless_down(
+    root: &Root,
+    id: &ClusterId,
+    text: &str,
+) -> Result<Option<BTreeMap<String, String>>> {
+    let is_certain = |finding: &Finding| {
+        finding.level > Level::Warning
+            && matches!(finding.subject, Some(Subject::Connection | Subject::ServerCertificate))
+    };
+    let begin = Instant::now();
+    loop {
+        let answered = ask_dcs(root, id, text)?;
+        if answered.content.is_some() || !answered.findings.iter().all(is_certain) {
+            return Ok(answered.content);
+        }
+        let Some(finding) = answered.findings.into_iter().next() else { return Ok(None) };
+        if begin.elapsed() > PATIENCE {
+            return Err(finding.trouble(&patroni_file(id)).into());
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+fn ask_dcs(root: &Root, id: &ClusterId, text: &str) -> Result<dcs::Answered> {
+    let path = patroni_file(id);
+    let yaml = Yaml::parse(&path, text)?;
+    let patroni = Patroni::of(root).unwrap_or(Patroni::UNKNOWN);
+    let settings = Settings::read(root, id);
+    let cluster = Cluster { root, id, path, text: text.to_owned(), yaml, patroni, settings, depth: Depth::Dcs };
+    Ok(dcs::ask(&cluster, &[]))
 }
 
 /// The findings of a check, or why it could not run.

@@ -39,7 +39,7 @@ pub enum Verb {
     Write(Write),
     /// Print the file that would be written, with its secrets masked, and write nothing
     Show(Show),
-    /// Show how the file that would be written differs from the existing one; exit status 1 if it does
+    /// Show how the file that would be written differs from the existing one; exit status 3 if it does
     Diff(Show),
     /// Write the configuration of another program for the cluster, such as haproxy or etcd
     For(For),
@@ -106,6 +106,9 @@ pub struct Apply {
     pub which: Which,
     #[command(flatten)]
     pub inputs: Inputs,
+    /// Only show what would change, and do not ask; exit status 3 if something would
+    #[arg(long, visible_alias = "diff", conflicts_with = "yes")]
+    pub dry_run: bool,
     /// Do not ask for confirmation
     #[arg(long)]
     pub yes: bool,
@@ -173,7 +176,7 @@ struct Outputs {
     /// Print the files that would be written, with their secrets masked, and write nothing
     #[arg(long, visible_alias = "stdout")]
     dry_run: bool,
-    /// Show how the files that would be written differ from the existing ones; exit status 1 if they do
+    /// Show how the files that would be written differ from the existing ones; exit status 3 if they do
     #[arg(long)]
     diff: bool,
     /// Replace files that were edited or written by hand; the old ones are kept as FILE.old
@@ -376,13 +379,19 @@ mod tests {
             "--yes 16/main",
             "--all 16/main",
             "--all --port 5433",
+            "apply --dry-run --yes 16/main",
             "16/main 17/main 17/other",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
-        for line in
-            ["--check --store 16/main", "--for tls", "--for haproxy 16/main 17/main 17/other", "rotate --force 16/main"]
-        {
+        for line in [
+            "--check --store 16/main",
+            "--diff --apply 16/main",
+            "apply --dry-run --prune 16/main",
+            "--for tls",
+            "--for haproxy 16/main 17/main 17/other",
+            "rotate --force 16/main",
+        ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
         }
     }

@@ -5,7 +5,10 @@
 
 mod apply;
 mod args;
+mod next;
 mod passwords;
+mod restart;
+mod server;
 mod write;
 
 use std::path::Path;
@@ -21,6 +24,9 @@ use crate::patroni::paths::DIRECTORY;
 use crate::{doctor, integrations};
 use args::{CommandLine, Verb};
 
+/// The exit status of a command that only shows what would change, if something would.
+const WOULD_CHANGE: u8 = 3;
+
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -31,19 +37,24 @@ pub fn main() -> ExitCode {
     };
     // A core dump would contain the passwords. If the kernel refuses this, it writes no core dump either.
     let _ = set_dumpable(false);
-    reporter.finish(run(&Root::from_environment(), verb, &reporter))
+    match run(&Root::from_environment(), verb, &reporter) {
+        Ok(true) => ExitCode::from(WOULD_CHANGE),
+        Ok(false) => ExitCode::SUCCESS,
+        Err(error) => reporter.finish(Err(error)),
+    }
 }
 
-fn run(root: &Root, verb: Verb, reporter: &Reporter) -> Result<()> {
+/// Returns whether something would change, of a command that only shows it.
+fn run(root: &Root, verb: Verb, reporter: &Reporter) -> Result<bool> {
     match verb {
-        Verb::Check(check) => doctor::run(root, check.options(), &check.which.ids(root)?, reporter),
+        Verb::Check(check) => doctor::run(root, check.options(), &check.which.ids(root)?, reporter).map(|()| false),
         Verb::For(wanted) => {
             let (program, ids) = (wanted.program, wanted.ids(root)?);
             integrations::run(root, &wanted.options(), program, &ids, reporter)
         }
         Verb::Show(show) => {
             let (ids, overrides) = (show.which.ids(root)?, show.inputs.into());
-            each(&ids, reporter, |id| write::show(root, &overrides, id, reporter))
+            each(&ids, reporter, |id| write::show(root, &overrides, id, reporter).map(|()| false))
         }
         Verb::Diff(show) => {
             let (ids, overrides) = (show.which.ids(root)?, show.inputs.into());
@@ -51,32 +62,43 @@ fn run(root: &Root, verb: Verb, reporter: &Reporter) -> Result<()> {
         }
         Verb::Apply(apply) => {
             let (ids, overrides) = (apply.which.ids(root)?, apply.inputs.into());
-            let consent = apply::Consent { yes: apply.yes, prune: apply.prune };
+            let consent = apply::Consent { yes: apply.yes, prune: apply.prune, dry_run: apply.dry_run };
             each(&ids, reporter, |id| apply::run(root, &overrides, id, consent, reporter))
         }
-        Verb::SetPasswords(which) => each(&which.ids(root)?, reporter, |id| passwords::set(root, id, reporter)),
+        Verb::SetPasswords(which) => {
+            each(&which.ids(root)?, reporter, |id| passwords::set(root, id, reporter).map(|()| false))
+        }
         Verb::Rotate(wanted) => {
             let (ids, overrides) = (wanted.which.ids(root)?, wanted.inputs.into());
             let _lock = Lock::take(root, Path::new(DIRECTORY))?;
-            each(&ids, reporter, |id| passwords::rotate(root, &overrides, id, wanted.force, reporter))
+            each(&ids, reporter, |id| passwords::rotate(root, &overrides, id, wanted.force, reporter).map(|()| false))
         }
         Verb::Write(wanted) => {
             let (ids, overrides) = (wanted.which.ids(root)?, wanted.inputs.into());
             let _lock = Lock::take(root, Path::new(DIRECTORY))?;
-            each(&ids, reporter, |id| write::write(root, &overrides, id, wanted.force, reporter))
+            each(&ids, reporter, |id| {
+                if let Some(change) = write::write(root, &overrides, id, wanted.force, reporter)? {
+                    next::explain(root, &change, reporter);
+                }
+                Ok(false)
+            })
         }
     }
 }
 
-/// Works on every cluster, even if it failed on those before it.
-fn each(ids: &[ClusterId], reporter: &Reporter, mut work: impl FnMut(&ClusterId) -> Result<()>) -> Result<()> {
+/// Works on every cluster, even if it failed on those before it. Returns whether one of them would change.
+fn each(ids: &[ClusterId], reporter: &Reporter, mut work: impl FnMut(&ClusterId) -> Result<bool>) -> Result<bool> {
     let mut failed = None;
+    let mut would_change = false;
     for id in ids {
-        if let Err(error) = work(id) {
-            if let Some(earlier) = failed.replace(error) {
-                reporter.error(&earlier);
+        match work(id) {
+            Ok(changes) => would_change |= changes,
+            Err(error) => {
+                if let Some(earlier) = failed.replace(error) {
+                    reporter.error(&earlier);
+                }
             }
         }
     }
-    failed.map_or(Ok(()), Err)
+    failed.map_or(Ok(would_change), Err)
 }

@@ -17,6 +17,7 @@ use host::{ClusterId, Root, fail, scram, trouble};
 
 use crate::files::header::{Author, author};
 use crate::files::yaml::Yaml;
+use crate::gen_config::server::Server;
 use crate::gen_config::write::write;
 use crate::patroni::paths::{FINGERPRINT_TAG, patroni_file};
 use crate::patroni::patronictl::Patronictl;
@@ -24,7 +25,6 @@ use crate::patroni_yml::authentication::password_scope;
 use crate::patroni_yml::inputs::{Overrides, settings, site_key, site_key_path};
 use crate::patroni_yml::role_names::{REPLICATION, REWIND, SUPERUSER};
 use crate::patroni_yml::values::scope;
-use crate::postgres::psql::{Psql, State};
 
 /// More generations than any cluster has had.
 const GENERATIONS: u32 = 10_000;
@@ -195,27 +195,6 @@ fn statements(roles: &[(String, String)]) -> Result<String> {
     }
     sql += "COMMIT;\n";
     Ok(sql)
-}
-
-/// The server of this member.
-struct Server<'a> {
-    root: &'a Root,
-    id: &'a ClusterId,
-    yaml: &'a Yaml,
-}
-
-impl Server<'_> {
-    fn ask(&self, sql: &str) -> Result<String> {
-        let sockets = self.yaml.text(&["postgresql", "parameters", "unix_socket_directories"]);
-        let socket = sockets.as_deref().and_then(|list| list.split(',').next()).unwrap_or("/var/run/postgresql").trim();
-        let superuser = self.yaml.text(&["postgresql", "authentication", "superuser", "username"]);
-        let superuser = superuser.as_deref().unwrap_or(SUPERUSER);
-        let answer = Psql::local(self.root, self.id, socket, self.yaml.port("postgresql")?, superuser)?.run(sql)?;
-        if answer.state != State::Done {
-            fail!("psql failed on {}: {}", self.id, answer.messages.join("; "));
-        }
-        Ok(answer.rows)
-    }
 }
 
 /// The members that do not publish the fingerprint of this file within two loops of Patroni.

@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use host::keys::SiteKey;
 use host::report::{self, Level, Reporter};
-use host::{ClusterId, Root, fail, trouble};
+use host::{ClusterId, Root, fail};
 
 use crate::files::header::{Author, author};
 use crate::files::yaml::Yaml;
 use crate::files::{diff, install};
 use crate::hooks::unmanaged::{Unmanaged, examine};
 use crate::patroni::paths::patroni_file;
-use crate::patroni::version::Patroni;
 use crate::patroni_yml::config::Config;
 use crate::patroni_yml::dnscp_file;
 use crate::patroni_yml::inputs::{Overrides, render, settings, site_key, site_key_path};
@@ -24,16 +23,13 @@ pub(crate) fn show(root: &Root, overrides: &Overrides, id: &ClusterId, reporter:
     Ok(())
 }
 
-/// Prints how the file would change; an error if it would.
-pub(crate) fn difference(root: &Root, overrides: &Overrides, id: &ClusterId, reporter: &Reporter) -> Result<()> {
+/// Prints how the file would change, and returns whether it would.
+pub(crate) fn difference(root: &Root, overrides: &Overrides, id: &ClusterId, reporter: &Reporter) -> Result<bool> {
     let path = patroni_file(id);
     let (present, text) = wanted(root, overrides, id, reporter)?;
     let difference = diff::unified(&path.display().to_string(), present.as_deref().unwrap_or_default(), &text);
     report::print(&difference);
-    if !difference.is_empty() {
-        fail!("{} would change", path.display());
-    }
-    Ok(())
+    Ok(!difference.is_empty())
 }
 
 /// The existing file, and the text that would be written. It is only a warning that it would not be.
@@ -50,6 +46,14 @@ fn wanted(root: &Root, overrides: &Overrides, id: &ClusterId, reporter: &Reporte
     Ok((present, text))
 }
 
+/// A file that was written.
+pub(crate) struct Change {
+    pub(crate) config: Config,
+    /// What was there before.
+    pub(crate) old: Option<String>,
+    pub(crate) new: String,
+}
+
 /// Writes the file and those that belong to it, unless it is up to date. With `force`, it also replaces a file that was edited by hand, and
 /// writes a missing file beside a running member.
 pub(crate) fn write(
@@ -58,7 +62,7 @@ pub(crate) fn write(
     id: &ClusterId,
     force: bool,
     reporter: &Reporter,
-) -> Result<()> {
+) -> Result<Option<Change>> {
     let path = patroni_file(id);
     let present = root.read(&path)?;
     let settings = settings(root, overrides, Some(id))?;
@@ -95,12 +99,12 @@ pub(crate) fn write(
         dnscp_file::install(root, &config, &text)?;
         install::install(root, &path, &text, None)?;
         report::print(&written(&path, &config));
-        return Ok(());
+        return Ok(Some(Change { config, old: None, new: text }));
     };
     if present == text {
         dnscp_file::install(root, &config, &text)?;
         report::print(&format!("{}: up to date\n", path.display()));
-        return Ok(());
+        return Ok(None);
     }
     let ours = author(&present) == Author::Generator;
     if !ours && !force {
@@ -122,20 +126,12 @@ pub(crate) fn write(
     let old = PathBuf::from(format!("{}.old", path.display()));
     dnscp_file::install(root, &config, &text)?;
     install::install(root, &path, &text, (!ours).then_some(old.as_path()))?;
-    explain_dynamic(root, &config, &present, &text, reporter);
-    explain_verification(root, &config, &present, &text, reporter);
-    explain_protocol(root, &config, &present, &text, reporter)?;
     report::print(&written(&path, &config));
-    Ok(())
+    Ok(Some(Change { config, old: Some(present), new: text }))
 }
 
 fn written(path: &Path, config: &Config) -> String {
     format!("{}: written (port {}, REST API {})\n", path.display(), config.port, config.rest_port)
-}
-
-/// Is there a cluster in the data directory?
-fn bootstrapped(root: &Root, config: &Config) -> bool {
-    root.path(config.data_directory.join("PG_VERSION")).exists()
 }
 
 /// Refuses to write the first Patroni file for data that Patroni does not manage. If Patroni is running on them, the file was lost: then
@@ -153,52 +149,4 @@ fn refuse_unmanaged(root: &Root, config: &Config, force: bool, has_key: bool, ke
         ),
         Some(unmanaged) => Err(unmanaged.without_file(id, data).into()),
     }
-}
-
-/// A change below `bootstrap.dcs` has no effect on an existing cluster (`Patroni.apply_dynamic_configuration`).
-fn explain_dynamic(root: &Root, config: &Config, present: &str, text: &str, reporter: &Reporter) {
-    let path = patroni_file(&config.id);
-    let (Ok(old), Ok(new)) = (Yaml::parse(&path, present), Yaml::parse(&path, text)) else { return };
-    let dynamic = ["bootstrap", "dcs"];
-    if old.get(&dynamic) != new.get(&dynamic) && bootstrapped(root, config) {
-        reporter.warn(trouble!(
-            "a change of bootstrap.dcs has no effect on {}, which already exists", config.id;
-            "Change the running cluster with: patroni-gen-config apply {}", config.id
-        ));
-    }
-}
-
-/// A replica that verifies the primary before the primary has the certificate stops to replicate.
-fn explain_verification(root: &Root, config: &Config, present: &str, text: &str, reporter: &Reporter) {
-    let path = patroni_file(&config.id);
-    let (Ok(old), Ok(new)) = (Yaml::parse(&path, present), Yaml::parse(&path, text)) else { return };
-    let ca = ["postgresql", "authentication", "replication", "sslrootcert"];
-    if new.get(&ca).is_some() && old.get(&ca) != new.get(&ca) && bootstrapped(root, config) {
-        reporter.warn(trouble!(
-            "this member will verify the certificate of the primary as soon as Patroni is reloaded";
-            "Run this on all members, and then on the primary first: systemctl reload patroni@{}", config.id.dashed()
-        ));
-    }
-}
-
-/// Before 3.1.0 Patroni also passes its TLS options to connections without TLS, which then fail, and keeps them when it is
-/// reloaded (`assert_hostname` in `PatroniRequest.reload_config`; corrected by pull request 2768).
-fn explain_protocol(root: &Root, config: &Config, present: &str, text: &str, reporter: &Reporter) -> Result<()> {
-    let path = patroni_file(&config.id);
-    let has_tls = |text| Yaml::parse(&path, text).is_ok_and(|yaml| yaml.get(&["restapi", "certfile"]).is_some());
-    let patroni = Patroni::of(root)?;
-    let Some(version) = patroni.always_verifies() else { return Ok(()) };
-    let unit = config.id.dashed();
-    match (has_tls(present), has_tls(text)) {
-        (false, true) => reporter.warn(trouble!(
-            "Patroni {version} with TLS cannot ask members without TLS";
-            "Run this on the other members too, and then on each of them: systemctl reload patroni@{unit}"
-        )),
-        (true, false) => reporter.warn(trouble!(
-            "Patroni {version} cannot ask members without TLS until it is restarted";
-            "Run on each member, on the primary last: systemctl restart patroni@{unit}"
-        )),
-        _ => {}
-    }
-    Ok(())
 }

@@ -92,8 +92,8 @@ fn commented(text: &str, from: &str, to: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Configures a program.
-pub fn run(root: &Root, options: &Options, program: Program, ids: &[ClusterId], reporter: &Reporter) -> Result<()> {
+/// Configures a program. Returns whether its files would change, if only the difference was to be shown.
+pub fn run(root: &Root, options: &Options, program: Program, ids: &[ClusterId], reporter: &Reporter) -> Result<bool> {
     if program.is_for_clusters() && ids.is_empty() {
         fail!(
             "no cluster specified";
@@ -115,18 +115,14 @@ pub fn run(root: &Root, options: &Options, program: Program, ids: &[ClusterId], 
     if options.output == Output::Show {
         let shown = files.iter().map(|file| file.masked(&file.text));
         report::print(&shown.collect::<Vec<_>>().join("\n"));
-        return Ok(());
+        return Ok(false);
     }
     if options.output == Output::Difference {
         let differences: Vec<&File> = files.iter().filter(|file| file.changes()).collect();
         for file in &differences {
             report::print(&file.difference());
         }
-        let paths: Vec<String> = differences.iter().map(|file| file.wanted.path.display().to_string()).collect();
-        if !paths.is_empty() {
-            fail!("{} would change", paths.join(", "));
-        }
-        return Ok(());
+        return Ok(!differences.is_empty());
     }
     for warning in std::mem::take(&mut plan.warnings) {
         reporter.warn(warning);
@@ -137,7 +133,7 @@ pub fn run(root: &Root, options: &Options, program: Program, ids: &[ClusterId], 
             reporter.info(next);
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 /// A generated file, and the installed one.

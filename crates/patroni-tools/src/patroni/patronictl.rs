@@ -42,6 +42,8 @@ pub struct Member {
     pub timeline: Option<u64>,
     /// Its replication lag in megabytes, or `unknown`; a leader has none.
     pub lag: Option<Value>,
+    /// Does a parameter take effect only when PostgreSQL restarts?
+    pub pending_restart: bool,
     /// The fingerprint of its site key.
     pub fingerprint: Option<String>,
 }
@@ -71,18 +73,19 @@ impl<'a> Patronictl<'a> {
         if !root.path(&file).exists() {
             fail!("{} does not exist", file.display(); "Create it with: patroni-gen-config {id}");
         }
-        Ok(Self::with_file(root, file, scope))
+        let hint = format!("See the cause with: patroni-gen-config check {id}");
+        Ok(Self { hint, ..Self::with_file(root, file, scope) })
     }
 
     /// With any Patroni file.
     pub fn with_file(root: &'a Root, file: PathBuf, scope: &str) -> Self {
-        let hint = format!("Check that the DCS responds, with: patronictl -c {} list", file.display());
+        let hint = format!("Check that the DCS responds, with: timeout 20 patronictl -c {} list", file.display());
         Self { root, file, scope: scope.to_owned(), limit: LIMIT, hint }
     }
 
-    /// The same with another timeout for each call, and another hint if one fails.
-    pub fn within(self, limit: Duration, hint: String) -> Self {
-        Self { limit, hint, ..self }
+    /// The same with another timeout for each call.
+    pub fn within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
     }
 
     /// The dynamic configuration of the running cluster; `None` if there is none yet.
@@ -121,6 +124,7 @@ impl<'a> Patronictl<'a> {
                 timeline: row.get("TL").and_then(Value::as_u64),
                 // Patroni 4.1 has two lags.
                 lag: row.get("Lag in MB").or_else(|| row.get("Replay Lag")).filter(|lag| *lag != "").cloned(),
+                pending_restart: !text(row, "Pending restart").is_empty(),
                 fingerprint: row
                     .get("Tags")
                     .and_then(|tags| tags.get(FINGERPRINT_TAG))
@@ -216,6 +220,7 @@ mod tests {
                 state: String::new(),
                 timeline: None,
                 lag: None,
+                pending_restart: false,
                 fingerprint: None,
             };
             assert_eq!(member.address_and_port(), found, "{host}");

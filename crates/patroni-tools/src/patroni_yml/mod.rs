@@ -8,6 +8,8 @@ pub(crate) mod channel_binding;
 pub(crate) mod config;
 pub(crate) mod dcs;
 pub(crate) mod dnscp_file;
+pub(crate) mod drift;
+pub(crate) mod effect;
 pub(crate) mod endpoint;
 pub(crate) mod inputs;
 pub(crate) mod member;

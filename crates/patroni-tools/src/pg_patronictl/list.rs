@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::slice::from_ref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use host::endpoint::Endpoint;
@@ -17,6 +17,7 @@ use host::{ClusterId, Root, clusters};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::doctor::dcs_content_unless_down;
 use crate::files::yaml::Yaml;
 use crate::patroni::paths::patroni_file;
 use crate::patroni::patronictl::{Member, Patronictl};
@@ -28,6 +29,22 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// How many are asked at a time; a host can have hundreds of clusters.
 const AT_A_TIME: usize = 16;
+
+/// The columns of the table. New ones come last, so that the others keep their place.
+const COLUMNS: [&str; 12] = [
+    "Ver",
+    "Cluster",
+    "Port",
+    "Member",
+    "Role",
+    "State",
+    "TL",
+    "Lag in MB",
+    "VIP",
+    "DNS name",
+    "Pending restart",
+    "Maintenance mode",
+];
 
 /// A member, or a cluster that could not be asked.
 #[derive(Debug, Default, Serialize)]
@@ -42,6 +59,10 @@ struct Row {
     state: String,
     timeline: Option<u64>,
     lag_in_mb: Option<Value>,
+    /// Does a parameter take effect only when PostgreSQL of this member restarts?
+    pending_restart: Option<bool>,
+    /// Is the cluster in maintenance mode (`patronictl pause`)?
+    maintenance_mode: Option<bool>,
     /// The virtual IP addresses that this member should have.
     vip: Vec<IpAddr>,
     /// The DNS name that should resolve to them.
@@ -61,7 +82,7 @@ impl Row {
         }
     }
 
-    fn cells(&self) -> [String; 10] {
+    fn cells(&self) -> [String; COLUMNS.len()] {
         let vips: Vec<String> = self.vip.iter().map(ToString::to_string).collect();
         let own = if self.own { "*" } else { "" };
         let cells = [
@@ -78,6 +99,8 @@ impl Row {
                 .unwrap_or_default(),
             vips.join(","),
             self.dns_name.clone().unwrap_or_default(),
+            if self.pending_restart == Some(true) { "*".to_owned() } else { String::new() },
+            if self.maintenance_mode == Some(true) { "on".to_owned() } else { String::new() },
         ];
         // Text from the DCS must not move the cursor.
         cells.map(|cell| if cell.is_empty() { "-".to_owned() } else { report::plain(&cell) })
@@ -139,10 +162,20 @@ fn all<T: Send>(ids: &[ClusterId], work: impl Fn(&ClusterId) -> Result<T> + Sync
 fn look(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<Vec<Row>> {
     let file = patroni_file(id);
     rights::check(root, from_ref(&file))?;
-    let yaml = read(root, &file)?;
+    let (yaml, text) = read(root, &file)?;
     rights::check(root, &rights::of_dcs(&yaml))?;
-    let remedy = format!("See the cause with: patroni-gen-config check {id}");
-    let members = Patronictl::new(root, id, &scope(&yaml, &file)?)?.within(LIMIT, remedy).members()?;
+    let begin = Instant::now();
+    let content = dcs_content_unless_down(root, id, &text)?;
+    let scope = scope(&yaml, &file)?;
+    let left =
+        || Ok::<_, anyhow::Error>(Patronictl::new(root, id, &scope)?.within(LIMIT.saturating_sub(begin.elapsed())));
+    let members = left()?.members()?;
+    let maintenance = match content {
+        Some(content) => content.get("config").and_then(|text| serde_json::from_str(text).ok()),
+        // Of a DCS that only patronictl can ask.
+        None => left()?.configuration().ok().flatten().and_then(|yaml| yaml.document().cloned()),
+    }
+    .map(|dynamic: Value| dynamic.get("pause") == Some(&Value::Bool(true)));
     let point = Endpoint::read(root, id).at(id).unwrap_or_else(|error| {
         reporter.warn(Trouble::of(&error));
         None
@@ -153,6 +186,9 @@ fn look(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<Vec<Row>> {
         members.into_iter().map(|member| row(id, member, own.as_deref(), port, point.as_ref())).collect();
     if !rows.iter().any(|row| row.own) {
         rows.push(Row { port, member: own, own: true, ..Row::new(id, "absent") });
+    }
+    for row in &mut rows {
+        row.maintenance_mode = maintenance;
     }
     Ok(rows)
 }
@@ -170,6 +206,7 @@ fn row(id: &ClusterId, member: Member, own: Option<&str>, port: Option<u16>, poi
         own,
         timeline: member.timeline,
         lag_in_mb: member.lag,
+        pending_restart: Some(member.pending_restart),
         vip: point.map_or_else(Vec::new, |point| point.vips.iter().map(|vip| vip.address).collect()),
         dns_name: point.and_then(|point| point.dns.as_ref()).map(|dns| dns.name.clone()),
         role: Some(member.role),
@@ -186,11 +223,10 @@ fn port_here(root: &Root, id: &ClusterId) -> Option<u16> {
 
 /// Aligned like the table of `pg_lsclusters`.
 fn table(rows: &[Row]) -> String {
-    let header =
-        ["Ver", "Cluster", "Port", "Member", "Role", "State", "TL", "Lag in MB", "VIP", "DNS name"].map(str::to_owned);
-    let lines: Vec<[String; 10]> = std::iter::once(header).chain(rows.iter().map(Row::cells)).collect();
+    let header = COLUMNS.map(str::to_owned);
+    let lines: Vec<[String; COLUMNS.len()]> = std::iter::once(header).chain(rows.iter().map(Row::cells)).collect();
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<usize> = (0..10).map(width).collect();
+    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
     let mut text = String::new();
     for line in &lines {
         let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
@@ -229,6 +265,7 @@ mod tests {
                 state: "running".to_owned(),
                 timeline: None,
                 lag: None,
+                pending_restart: false,
                 fingerprint: None,
             };
             let row = row(&id, member, Some("pg1"), None, Some(&point(standby_leader)));

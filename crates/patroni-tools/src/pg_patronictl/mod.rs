@@ -1,9 +1,11 @@
 //! `pg_patronictl`: patronictl that understands `16/main` and `PGCLUSTER`, and one table of all clusters of this host.
 //!
-//! It reads the Patroni files and the settings and runs `patronictl`; for one cluster it executes `patronictl` in its place. It writes
-//! nothing, and has no more permissions than its caller.
+//! It reads the Patroni files and the settings and runs `patronictl`. Before it does so for one cluster, it checks that the DCS responds,
+//! because patronictl would wait for it for ever. A command that only reads gets a deadline (`reading`); in place of every other one
+//! patronictl is executed. It writes nothing, and has no more permissions than its caller.
 
 mod list;
+mod reading;
 mod rights;
 mod source;
 
@@ -21,6 +23,7 @@ use host::trouble::{Explain, Trouble};
 use host::{ClusterId, Root, trouble};
 use nix::sys::prctl::set_dumpable;
 
+use crate::doctor::dcs_content_unless_down;
 use crate::patroni::paths::{DIRECTORY, instances, patroni_file};
 use crate::patroni::patronictl::only_the_file;
 use crate::pg_patronictl::source::{patronictl, read, scope};
@@ -35,6 +38,9 @@ const WITHOUT_SCOPE: [&str; 6] = ["flush", "reinit", "reload", "remove", "restar
 
 /// The global options of patronictl that have a value.
 const WITH_VALUE: [&str; 5] = ["-c", "--config-file", "-d", "--dcs-url", "--dcs"];
+
+/// Options with which patronictl asks another DCS than that of the file, or none.
+const OTHER_DCS: [&str; 7] = ["-c", "--config-file", "-d", "--dcs-url", "--dcs", "-h", "--help"];
 
 /// Runs patronictl for a cluster of this host with its Patroni file and scope, or lists all clusters of this host.
 #[derive(Debug, Parser)]
@@ -93,7 +99,7 @@ pub fn main() -> ExitCode {
     let _ = set_dumpable(false);
     let root = Root::from_environment();
     match parse(std::env::args_os()).and_then(|args| run(&root, args, &reporter)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(Refusal::Usage(error)) => reporter.usage(&error.to_string(), error.use_stderr()),
         Err(Refusal::Failure(error)) => reporter.finish(Err(error)),
     }
@@ -109,14 +115,14 @@ fn parse(words: impl Iterator<Item = OsString>) -> Result<Args, Refusal> {
     })
 }
 
-fn run(root: &Root, args: Args, reporter: &Reporter) -> Result<(), Refusal> {
+fn run(root: &Root, args: Args, reporter: &Reporter) -> Result<ExitCode, Refusal> {
     rights::check(root, &[PathBuf::from(DIRECTORY)])?;
     let clusters = instances(root)?;
     match plan(args, std::env::var("PGCLUSTER").ok().as_deref(), &clusters)? {
         Call::Table { json } => list::run(root, &clusters, json, reporter)?,
-        Call::Patronictl(id, words) => become_patronictl(root, &id, words)?,
+        Call::Patronictl(id, words) => return Ok(run_patronictl(root, &id, words)?),
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Decides from the command line, `PGCLUSTER` and the clusters of this host.
@@ -194,28 +200,50 @@ fn take_cluster(words: &mut Vec<OsString>) -> Result<Option<ClusterId>> {
     Ok(Some(id))
 }
 
-/// Returns only if it fails.
-fn become_patronictl(root: &Root, id: &ClusterId, words: Vec<OsString>) -> Result<()> {
+/// Returns only if it fails, or if the command only reads.
+fn run_patronictl(root: &Root, id: &ClusterId, words: Vec<OsString>) -> Result<ExitCode> {
     let file = patroni_file(id);
     rights::check(root, from_ref(&file))?;
-    let yaml = read(root, &file)?;
+    let (yaml, text) = read(root, &file)?;
     rights::check(root, &rights::of_dcs(&yaml))?;
-    let mut command = Command::new(patronictl(root)?);
-    command.arg("-c").arg(root.path(&file)).args(with_scope(words, &scope(&yaml, &file)?));
+    let program = patronictl(root)?;
+    let words = with_scope(words, &scope(&yaml, &file)?);
+    let at = command_at(&words);
+    let is_other = |word: &OsString| OTHER_DCS.iter().any(|option| word == *option);
+    let asks = at.is_some() && !words.iter().any(is_other);
+    if asks {
+        dcs_content_unless_down(root, id, &text).at(id)?;
+    }
+    let reads = at.filter(|_| asks).and_then(|at| {
+        let name = words[at].to_string_lossy().into_owned();
+        reading::ends_by_itself(&name, &words[at + 1..]).then_some(name)
+    });
+    let mut command = Command::new(program);
+    command.arg("-c").arg(root.path(&file)).args(words);
     only_the_file(&mut command);
-    Err(command.exec()).context("could not run patronictl")
+    match reads {
+        Some(name) => reading::run(id, &name, command),
+        None => Err(command.exec()).context("could not run patronictl"),
+    }
+}
+
+fn is_one_of(word: &OsStr, known: &[&str]) -> bool {
+    known.iter().any(|known| word == *known)
+}
+
+/// The index of the command after the global options.
+fn command_at(words: &[OsString]) -> Option<usize> {
+    let mut value = false;
+    words.iter().position(|word| {
+        let skipped = value || word.as_encoded_bytes().starts_with(b"-");
+        value = !value && is_one_of(word, &WITH_VALUE);
+        !skipped
+    })
 }
 
 /// Inserts the name of the cluster after a command that needs it, if it is missing.
 fn with_scope(mut words: Vec<OsString>, scope: &str) -> Vec<OsString> {
-    let is = |word: &OsStr, known: &[&str]| known.iter().any(|known| word == *known);
-    let mut value = false;
-    let command = words.iter().position(|word| {
-        let skipped = value || word.as_encoded_bytes().starts_with(b"-");
-        value = !value && is(word, &WITH_VALUE);
-        !skipped
-    });
-    if let Some(at) = command.filter(|at| is(&words[*at], &WITHOUT_SCOPE)) {
+    if let Some(at) = command_at(&words).filter(|at| is_one_of(&words[*at], &WITHOUT_SCOPE)) {
         if !words[at..].iter().any(|word| word == scope) {
             words.insert(at + 1, scope.into());
         }

@@ -15,9 +15,9 @@ pub(crate) fn patronictl(root: &Root) -> Result<PathBuf> {
     Ok(program)
 }
 
-pub(crate) fn read(root: &Root, file: &Path) -> Result<Yaml> {
+pub(crate) fn read(root: &Root, file: &Path) -> Result<(Yaml, String)> {
     match root.read(file)? {
-        Some(text) => Yaml::parse(file, &text),
+        Some(text) => Ok((Yaml::parse(file, &text)?, text)),
         None => fail!("{} has just been removed", file.display()),
     }
 }

@@ -8,7 +8,7 @@ use openssl::base64;
 use serde_json::{Value, json};
 
 use crate::doctor::dcs::question::{Content, Question, Served};
-use crate::doctor::finding::Finding;
+use crate::doctor::finding::{Finding, Subject};
 
 struct Session<'a> {
     question: &'a Question,
@@ -127,8 +127,9 @@ impl Session<'_> {
 }
 
 fn no_leader() -> Finding {
-    Finding::error(
+    let finding = Finding::error(
         "it responds, but Consul has no leader",
         "Start the other servers of Consul: more than half must be running (see consul operator raft list-peers).",
-    )
+    );
+    Finding { subject: Some(Subject::Connection), ..finding }
 }

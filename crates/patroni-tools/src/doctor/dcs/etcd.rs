@@ -9,7 +9,7 @@ use openssl::base64;
 use serde_json::{Value, json};
 
 use crate::doctor::dcs::question::{Content, Question, Served, authority, endpoint};
-use crate::doctor::finding::Finding;
+use crate::doctor::finding::{Finding, Subject};
 use crate::patroni::version::{Version, etcd_gateway};
 use crate::patroni_yml::dcs::{Kind, users_need};
 
@@ -213,8 +213,9 @@ impl Session<'_> {
 }
 
 fn no_leader() -> Finding {
-    Finding::error(
+    let finding = Finding::error(
         "it responds, but etcd has no leader",
         "Start the other servers of etcd: more than half must be running (see etcdctl endpoint status --cluster).",
-    )
+    );
+    Finding { subject: Some(Subject::Connection), ..finding }
 }

@@ -129,7 +129,12 @@ impl Question {
             fault,
             Fault::Untrusted(_) | Fault::Expired(_) | Fault::NotYetValid(_) | Fault::OtherName(_) | Fault::Invalid(_)
         );
-        if of_certificate { Finding { subject: Some(Subject::ServerCertificate), ..finding } } else { finding }
+        let of_connection = matches!(fault, Fault::Name(_) | Fault::Unreachable(_) | Fault::Unresponsive);
+        match (of_certificate, of_connection) {
+            (true, _) => Finding { subject: Some(Subject::ServerCertificate), ..finding },
+            (_, true) => Finding { subject: Some(Subject::Connection), ..finding },
+            _ => finding,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use host::net::{Connection, Fault, tls};
 use serde_json::Value;
 
 use crate::doctor::dcs::question::{Content, Question, Served};
-use crate::doctor::finding::Finding;
+use crate::doctor::finding::{Finding, Subject};
 
 /// Codes of `ZooDefs.OpCode` and `KeeperException.Code`.
 const GET_DATA: i32 = 4;
@@ -81,10 +81,11 @@ impl Session<'_> {
     fn io(&self, error: std::io::Error) -> Finding {
         // A server without a quorum accepts the connection, and closes it.
         if error.kind() == ErrorKind::UnexpectedEof && self.question.tls.is_none() {
-            return Finding::error(
+            let finding = Finding::error(
                 "it closes the connection, as if it had no leader",
                 "Start the other servers of ZooKeeper: more than half must be running. If this is a TLS port, set DCS_CACERT.",
             );
+            return Finding { subject: Some(Subject::Connection), ..finding };
         }
         self.explain(&tls::explain_io(error))
     }
