@@ -536,6 +536,27 @@ fn nothing_outlives_a_clone_that_is_killed_and_the_next_attempt_succeeds() {
 }
 
 #[test]
+fn a_clone_that_pauses_for_longer_than_the_clusters_timeout_goes_on() {
+    let Some(machine) = Machine::new() else { return };
+    machine.primary();
+    machine.shell("psql -qX -c \"alter system set wal_sender_timeout = '1s'\" -c 'select pg_reload_conf()'");
+    machine.patroni_file("main", &machine.data("main"));
+    let words = machine.clone_words("main");
+    let mut hook =
+        machine.start("pg_clonecluster_patroni", &["--max-rate=8M", &words[0], "--role=replica", &words[1], &words[2]]);
+    until("the copy has begun", Duration::from_secs(15), || machine.alive("pg_basebackup").len() == 2);
+    let signal = |signal: &str| {
+        for pid in machine.alive("pg_basebackup") {
+            machine.root("kill", &[signal, &pid]);
+        }
+    };
+    signal("-STOP");
+    std::thread::sleep(Duration::from_secs(4));
+    signal("-CONT");
+    assert!(hook.wait().unwrap().success());
+}
+
+#[test]
 fn an_interrupted_bootstrap_is_explained_and_removed() {
     let Some(machine) = Machine::new() else { return };
     machine.patroni_file("main", &machine.data("main"));

@@ -202,6 +202,7 @@ fn plain_etcd(image: Image, name: &str) {
         )]
     );
     others(section);
+    synchronous(section);
     // Something else.
     let listener = TcpListener::bind((OWN, 2379)).unwrap();
     thread::spawn(move || {
@@ -276,6 +277,68 @@ fn cluster_as_a_whole(section: &str, tag: &str) {
     );
     write(&format!("{MACHINE}/etc/default/patroni"), &default, 0o644);
     sh(&etcdctl("del /lab/17-main/members/pg1")).unwrap();
+}
+
+/// How long the failure of a synchronous standby stops the writes of the running cluster.
+fn synchronous(section: &str) {
+    const COST: &str = "A replica whose link or disk pauses for longer than wal_sender_timeout is disconnected, as is pg_basebackup over a slow link.";
+    let put = |value: &str| {
+        fs::write(format!("{SECOND}/tmp/value"), value).unwrap();
+        sh(&etcdctl("put /lab/17-main/config < /tmp/value")).unwrap();
+    };
+    let event = "if a synchronous standby stops responding, writes stop for";
+    for silent in [
+        r#"{"loop_wait": 60}"#,
+        r#"{"loop_wait": 10, "synchronous_mode": true, "postgresql": {"parameters": {"wal_sender_timeout": "4s"}}}"#,
+        // With two standbys the other one acknowledges.
+        r#"{"loop_wait": 10, "synchronous_mode": "quorum"}"#,
+    ] {
+        for name in ["pg1", "pg2", "pg3"] {
+            sh(&etcdctl(&format!("put /lab/17-main/members/{name} {{}}"))).unwrap();
+        }
+        put(silent);
+        assert_eq!(doctor(section, ""), [""; 0], "{silent}");
+        sh(&etcdctl("del --prefix /lab/17-main/members/")).unwrap();
+    }
+    put(r#"{"synchronous_mode": true}"#);
+    assert_eq!(
+        doctor(section, ""),
+        [format!(
+            "warning: dynamic configuration: {event} up to 71 s: wal_sender_timeout (60 s) + loop_wait (10 s) + 1 s: {COST} Set it with: \
+             pg_patronictl 17/main edit-config -p wal_sender_timeout=4s"
+        )]
+    );
+    put(r#"{"synchronous_mode": true, "loop_wait": 20, "postgresql": {"parameters": {"wal_sender_timeout": 5000}}}"#);
+    assert_eq!(
+        doctor(section, ""),
+        [format!(
+            "warning: dynamic configuration: {event} up to 26 s: wal_sender_timeout (5 s) + loop_wait (20 s) + 1 s: {COST} Set it with: \
+             pg_patronictl 17/main edit-config -s loop_wait=10 -p wal_sender_timeout=4s"
+        )]
+    );
+    // A generated file: the settings are applied, or lowered before.
+    let settings = |more: &str| {
+        let text = format!(
+            "HOST_ADDRESS=10.77.0.2\nNETWORK=10.77.0.0/24\nWATCHDOG=off\nDCS_HOSTS={SERVER}:2379\nNAMESPACE=/lab/\nSYNCHRONOUS_MODE=yes\n{more}"
+        );
+        write(&format!("{MACHINE}/etc/default/patroni"), &text, 0o644);
+        fs::remove_file(format!("{MACHINE}/etc/patroni/17-main.yml")).unwrap();
+        sh(&format!("PATRONI_TOOLS_ROOT={MACHINE} {PROGRAM} 17/main")).unwrap();
+        let output =
+            Command::new(PROGRAM).args(["check", "17/main"]).env("PATRONI_TOOLS_ROOT", MACHINE).output().unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    put(r#"{"synchronous_mode": true}"#);
+    let apply = format!("{COST} Apply the settings of this host with: patroni-gen-config apply 17/main");
+    assert!(settings("").contains(&apply));
+    let lower = "Set LOOP_WAIT=10 in /etc/default/patroni:7, then run: patroni-gen-config apply 17/main";
+    assert!(settings("LOOP_WAIT=11\nRETRY_TIMEOUT=5\n").contains(lower));
+    sh(&etcdctl("del --prefix /lab/17-main/")).unwrap();
+    write(
+        &format!("{MACHINE}/etc/default/patroni"),
+        "HOST_ADDRESS=10.77.0.2\nNETWORK=10.77.0.0/24\nWATCHDOG=off\n",
+        0o644,
+    );
 }
 
 /// What the other members have written into the store.

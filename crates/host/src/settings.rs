@@ -208,7 +208,11 @@ pub const KEYS: &[Key] = &[
         "yes",
         "Keep the primary if the DCS is unreachable, as long as it reaches all members (yes or no).",
     ),
-    default("SYNCHRONOUS_MODE", "no", "Acknowledge a commit only when a standby has it: no, yes or quorum."),
+    default(
+        "SYNCHRONOUS_MODE",
+        "no",
+        "Acknowledge a commit only when a standby has it: no, yes or quorum (best with Patroni 4.0 and three members).",
+    ),
     default("SYNCHRONOUS_MODE_STRICT", "no", "Let commits wait even if there is no standby (yes or no)."),
     default("SYNCHRONOUS_NODE_COUNT", "1", "Number of synchronous standbys."),
     example(

@@ -28,6 +28,7 @@ mod fixture;
 mod holder;
 pub mod image;
 mod lab;
+pub mod loss;
 pub mod names;
 mod net;
 mod node;

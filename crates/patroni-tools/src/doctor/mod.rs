@@ -30,6 +30,7 @@ mod ports;
 mod running;
 mod secrets;
 mod settings;
+mod standby_failure;
 mod units;
 mod view;
 mod watchdog;
@@ -186,6 +187,7 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
     findings.extend(servers.findings);
     if let Some(content) = &servers.content {
         findings.extend(names::with_content(&cluster, content));
+        findings.extend(standby_failure::check(&cluster, content));
     }
     let view = servers.content.as_ref().map(View::of);
     if let Some(view) = &view {

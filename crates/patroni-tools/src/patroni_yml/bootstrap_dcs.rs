@@ -25,7 +25,8 @@ pub struct Dynamic {
     /// `true`, `false` or `"quorum"`.
     synchronous_mode: Value,
     synchronous_mode_strict: bool,
-    synchronous_node_count: u64,
+    /// How many standbys acknowledge each commit in synchronous mode.
+    pub synchronous_node_count: u64,
     standby_cluster: Option<StandbyCluster>,
     slots: Vec<(String, Slot)>,
 }
@@ -86,6 +87,12 @@ impl Dynamic {
     #[must_use]
     pub fn is_synchronous(&self) -> bool {
         self.synchronous_mode != Value::Bool(false)
+    }
+
+    /// Does any standby acknowledge a commit?
+    #[must_use]
+    pub fn is_quorum(&self) -> bool {
+        self.synchronous_mode == json!("quorum")
     }
 
     /// Are there logical replication slots?

@@ -115,6 +115,8 @@ impl Config {
         let dynamic = Dynamic::resolve(settings, &patroni)?;
         let parameters = Parameters::resolve(root, id, settings, &dynamic)?;
         warnings.extend(parameters.needs(root, id));
+        let standbys = members.as_ref().map(|members| (members.len() as u64).saturating_sub(1));
+        warnings.extend(parameters.long_stop(id, settings, &dynamic, standbys));
         let (watchdog, watchdog_device) = member::watchdog(root, settings, &mut warnings)?;
         let names = RoleNames::read(settings)?;
         let access = Access::resolve(root, id, settings, key, &names, &networks)?;
@@ -159,10 +161,10 @@ impl Config {
             restapi,
             ctl,
             bootstrap: bootstrap_command(settings, id, &names)?,
+            parameters: parameters.of_cluster(id, &dynamic),
             dynamic,
             pg_hba: access.hba,
             pg_ident: access.ident,
-            parameters: parameters.of_cluster(id),
             postgresql: PostgreSql::of(id, &location, parameters.of_member(root, id, settings, access.tls)?)?,
             clone: clone_method(root, settings, id)?,
             roles: access.roles,

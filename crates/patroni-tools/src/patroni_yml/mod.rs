@@ -23,4 +23,5 @@ pub(crate) mod postgresql;
 pub(crate) mod render;
 pub(crate) mod rest_api;
 pub(crate) mod role_names;
+pub(crate) mod standby_failure;
 pub(crate) mod values;

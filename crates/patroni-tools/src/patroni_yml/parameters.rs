@@ -10,6 +10,7 @@ use host::trouble::{Explain, Trouble};
 use host::{ClusterId, Root, conf, facts, fail, program, trouble};
 
 use crate::patroni_yml::bootstrap_dcs::Dynamic;
+use crate::patroni_yml::standby_failure::{COST, Failure, WAL_SENDER_TIMEOUT, timeout_of};
 use crate::postgres::host_needs;
 
 /// Names and values, in order.
@@ -46,6 +47,9 @@ const LEAST: &[(&str, u64)] = &[
 /// The defaults of `max_worker_processes` and `max_connections` (`guc_tables.c`, initdb).
 const WORKERS: u64 = 8;
 const CONNECTIONS: u64 = 100;
+
+/// After this time the primary gives up a standby that does not respond.
+const SENDER: &str = "wal_sender_timeout";
 
 /// A value that the administrator set, and the place where it is defined.
 #[derive(Debug, Clone)]
@@ -92,13 +96,40 @@ impl Parameters {
 
     /// The parameters of the cluster, which Patroni writes to the DCS.
     #[must_use]
-    pub fn of_cluster(&self, id: &ClusterId) -> Values {
+    pub fn of_cluster(&self, id: &ClusterId, dynamic: &Dynamic) -> Values {
         let mut values: Values = self.0.iter().map(|(name, asked)| (name.clone(), asked.value.clone())).collect();
         // pg_hba requires SCRAM, but before version 14 passwords are stored as md5 by default.
         if id.version.number() < (14, 0) && self.value("password_encryption").is_none() {
             values.push(("password_encryption".to_owned(), "scram-sha-256".to_owned()));
         }
+        if dynamic.is_synchronous() && self.value(SENDER).is_none() {
+            values.push((SENDER.to_owned(), WAL_SENDER_TIMEOUT.to_owned()));
+        }
         values
+    }
+
+    /// The failure of a synchronous standby stops writes for too long. `standbys` is their number, if it is known.
+    #[must_use]
+    pub fn long_stop(
+        &self,
+        id: &ClusterId,
+        settings: &Settings,
+        dynamic: &Dynamic,
+        standbys: Option<u64>,
+    ) -> Option<Trouble> {
+        let asked = self.0.get(SENDER);
+        let failure = dynamic.is_synchronous().then(|| Failure {
+            quorum: dynamic.is_quorum(),
+            node_count: dynamic.synchronous_node_count,
+            loop_wait: dynamic.loop_wait,
+            wal_sender_timeout: timeout_of(Some(asked.map_or(WAL_SENDER_TIMEOUT, |asked| &asked.value))),
+        })?;
+        let what = failure.too_long(standbys)?;
+        let place = asked.map_or_else(|| settings.place(&["LOOP_WAIT"]), |asked| asked.place.clone());
+        Some(trouble!(
+            at place, "{what}";
+            "{COST} Set {}, then run: patroni-gen-config {id}", failure.cure()
+        ))
     }
 
     /// The parameters of this member. Those that are set for the cluster are left out, because these would override them.

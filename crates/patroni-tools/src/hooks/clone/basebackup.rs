@@ -40,6 +40,13 @@ const PATRONIS: [&str; 14] = [
 const BASEBACKUP: [&str; 5] =
     ["max-rate", "compress", "tablespace-mapping", "manifest-checksums", "no-verify-checksums"];
 
+/// The disk of a new replica can be so busy with the data that the process that receives WAL does not report for a while. In synchronous
+/// mode the cluster's own timeout is too short for that.
+const SENDER_TIMEOUT: &str = "-c wal_sender_timeout=5min";
+
+/// Since PostgreSQL 12 a connection can have a timeout of its own (its release notes).
+const SENDER_TIMEOUT_SINCE: (u32, u32) = (12, 0);
+
 /// How often a line of progress is logged.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
@@ -117,6 +124,9 @@ pub(super) fn copy(
             .or_hint(|| format!("Create it with: install -d -o postgres -g postgres {}", parent.display()))?;
     }
     let mut call = child::command(&context.root, &server_program(&context.root, id, "pg_basebackup"))?;
+    if id.version.number() >= SENDER_TIMEOUT_SINCE && std::env::var_os("PGOPTIONS").is_none() {
+        call.env("PGOPTIONS", SENDER_TIMEOUT);
+    }
     run(context, id, marker, call.args(&plan.words))
 }
 
