@@ -1,5 +1,6 @@
 //! The roles with which the members log in to each other, as the server has them.
 
+use host::program::quoted;
 use host::scram;
 
 use crate::doctor::cluster::Cluster;
@@ -47,7 +48,7 @@ fn hint(cluster: &Cluster, primary: &Primary) -> String {
     let set = format!("patroni-gen-config set-passwords {}", cluster.id);
     match primary {
         Primary::Here => format!("Correct it with: {set}"),
-        Primary::Elsewhere(name) => format!("Correct it, on {name}, with: {set}"),
+        Primary::Elsewhere(name) => format!("Correct it, on {}, with: {set}", quoted(name)),
         Primary::Nowhere => format!("When the cluster has a primary, run there: {set}"),
         Primary::Source => {
             "The roles are those of the source of this standby cluster: correct them on its primary.".to_owned()
@@ -58,6 +59,7 @@ fn hint(cluster: &Cluster, primary: &Primary) -> String {
 /// On a standby it is either the file of this member that is wrong, or the role.
 fn password_hint(cluster: &Cluster, primary: &Primary) -> String {
     let Primary::Elsewhere(name) = primary else { return hint(cluster, primary) };
+    let name = quoted(name);
     format!(
         "If 'patroni-gen-config check {0}' reports the same on {name}, run there: patroni-gen-config set-passwords {0}. Otherwise this file \
          is wrong: copy the site key from {name}, then run: patroni-gen-config {0}",
