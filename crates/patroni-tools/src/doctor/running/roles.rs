@@ -28,7 +28,12 @@ pub(crate) fn check(cluster: &Cluster, database: &Database, primary: &Primary, r
     for role in of_file(&cluster.yaml) {
         let found = database.roles.iter().find(|found| found.name == role.name);
         // Only failing over and back needs the role of pg_rewind.
-        let level = if role.purpose == Some(Purpose::Rewind) { Level::Warning } else { Level::Error };
+        let level = match role.purpose {
+            Some(Purpose::Rewind) => Level::Warning,
+            // Over the socket Patroni needs no password (`peer`).
+            None if cluster.text(&["postgresql", "use_unix_socket"]).as_deref() == Some("true") => Level::Warning,
+            _ => Level::Error,
+        };
         let hint = hint(cluster, primary);
         match found {
             None => findings.push(Finding::new(level, format!("the role {} does not exist", role.name), hint)),
@@ -158,6 +163,13 @@ mod tests {
         ] {
             assert_eq!(found, expected);
         }
+        // Patroni logs in as the superuser over the socket, where its password does not count.
+        let socket = file.replace("postgresql: {", "postgresql: {use_unix_socket: true, ");
+        let socket = socket.replace("username: postgres", "username: postgres, password: s");
+        let superuser = Role { superuser: true, verifier: None, ..role("postgres") };
+        let database = Database { roles: vec![superuser, replicator(), rewind()], ..Database::default() };
+        let found = lines(&check(&Cluster::with(&root, &id, &socket), &database, &Primary::Here, false));
+        assert!(found.len() == 1 && found[0].starts_with("Warning the role postgres has no password"), "{found:?}");
         let database =
             Database { roles: vec![Role { verifier: other(), ..replicator() }, rewind()], ..Database::default() };
         let with = |primary: Primary, rotated| lines(&check(&cluster, &database, &primary, rotated)).join("; ");
