@@ -143,10 +143,14 @@ pub(crate) fn unit(root: &Root, pid: u32) -> Option<String> {
     (!group.starts_with("/user.slice/")).then(|| unit.to_owned())
 }
 
-/// The control group of a process, as `/proc/PID/cgroup` shows it: that of version 2, or that by which systemd knows units with version 1.
+/// The control group of a process, as `/proc/PID/cgroup` shows it: that by which systemd knows units with version 1, or else that of version
+/// 2. A host may have mounted the tree that systemd does not use; everything is at its root.
 pub(crate) fn control_group(root: &Root, pid: u32) -> Option<String> {
     let text = std::fs::read_to_string(root.path(format!("/proc/{pid}/cgroup"))).ok()?;
-    let group = |start: &str| text.lines().find_map(|line| line.split_once(start).map(|(_, group)| group.to_owned()));
+    let group = |start: &str| {
+        let found = text.lines().find_map(|line| line.split_once(start).map(|(_, group)| group.to_owned()));
+        found.filter(|group| group != "/")
+    };
     group(":name=systemd:").or_else(|| group("0::"))
 }
 
@@ -158,6 +162,23 @@ mod tests {
     fn argument_of(line: &str) -> Option<String> {
         let words: Vec<&OsStr> = line.split(' ').map(OsStr::new).collect();
         argument(&words).map(|file| file.display().to_string())
+    }
+
+    #[test]
+    fn a_control_group_is_that_of_systemd() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        std::fs::create_dir_all(root.path("/proc/7")).unwrap();
+        let unit_of = |text: &str| {
+            std::fs::write(root.path("/proc/7/cgroup"), text).unwrap();
+            unit(&root, 7)
+        };
+        let unit = Some("x.service".to_owned());
+        assert_eq!(unit_of("0::/system.slice/x.service\n"), unit);
+        assert_eq!(unit_of("1:name=systemd:/system.slice/x.service\n"), unit);
+        assert_eq!(unit_of("4:memory:/\n1:name=systemd:/system.slice/x.service\n0::/system.slice/x.service\n"), unit);
+        assert_eq!(unit_of("9:name=systemd:/\n4:memory:/y.service\n0::/system.slice/x.service\n"), unit);
+        assert_eq!(unit_of("9:name=systemd:/\n0::/\n"), None);
     }
 
     #[test]
