@@ -421,12 +421,8 @@ fn quiet(lab: &Lab, main: &Cluster) -> Result<()> {
             ensure!(lines.is_empty(), "{}: {}", node.name(), lines.join("\n"));
         }
         let said = node.run(&format!("patroni-gen-config --check {} 2>&1", main.slashed()))?;
-        // A container has no watchdog.
-        let of_watchdog = ["/dev/watchdog does not exist", "hint: Load the driver of the watchdog"];
-        let said: Vec<&str> =
-            said.lines().filter(|line| !of_watchdog.iter().any(|phrase| line.contains(phrase))).collect();
         let nothing = format!("{}: no errors found (files, host, running member and DCS)", main.slashed());
-        ensure!(said == [nothing.as_str()], "--check on {} said {}", node.name(), said.join("\n"));
+        ensure!(said.trim() == nothing, "--check on {} said {said}", node.name());
     }
     Ok(())
 }
