@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use host::Root;
@@ -23,6 +23,25 @@ pub(crate) fn is_empty(root: &Root, directory: &Path) -> Result<bool> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(error).with_context(|| format!("could not list {}", directory.display())),
     }
+}
+
+/// Where a path leads by its links. Nothing of it needs to exist: while Patroni clones a member again, there is no data directory.
+pub(crate) fn real(root: &Root, path: &Path) -> PathBuf {
+    /// As many links as the kernel follows (path_resolution(7)).
+    const MOST_LINKS: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        let there = root.path(&path);
+        if let Ok(found) = there.canonicalize() {
+            return root.inside(&found);
+        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return path };
+        match there.read_link() {
+            Ok(target) => path = parent.join(root.inside(&target)),
+            Err(_) => return real(root, parent).join(name),
+        }
+    }
+    path
 }
 
 /// The process of the server that runs in a data directory, from its `postmaster.pid`.
@@ -47,4 +66,30 @@ pub(crate) fn private_directory(root: &Root, directory: &Path, mode: u32) -> Res
     create()
         .with_context(|| format!("could not create the directory {}", directory.display()))
         .or_hint(|| format!("Create it with: install -d -o postgres -g postgres -m {mode:o} {}", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_link_leads_to_the_data_directory_also_while_that_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path().canonicalize().unwrap());
+        std::fs::create_dir_all(root.path("/var/lib")).unwrap();
+        std::fs::create_dir_all(root.path("/big/17/main")).unwrap();
+        symlink(root.path("/big/17/main"), root.path("/var/lib/main")).unwrap();
+        symlink("main", root.path("/var/lib/again")).unwrap();
+        symlink("circle", root.path("/var/lib/circle")).unwrap();
+        let of = |path: &str| real(&root, Path::new(path)).display().to_string();
+        for _ in 0..2 {
+            assert_eq!(of("/var/lib/main"), "/big/17/main");
+            assert_eq!(of("/var/lib/again"), "/big/17/main");
+            let _ = std::fs::remove_dir(root.path("/big/17/main"));
+        }
+        assert_eq!(of("/var/lib/none/main"), "/var/lib/none/main");
+        assert_eq!(of("/var/lib/circle"), "/var/lib/circle");
+    }
 }
