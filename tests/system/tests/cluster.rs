@@ -10,7 +10,8 @@ use lab::{Lab, Node, Release};
 const MACHINES: [&str; 3] = ["pg1", "pg2", "pg3"];
 
 /// Patroni's shortest times, so that the tests do not wait for its default ones.
-const SETTINGS: &str = "TTL=20\nLOOP_WAIT=2\nRETRY_TIMEOUT=5\nDATA_CHECKSUMS=yes\n";
+const SETTINGS: &str =
+    "TTL=20\nLOOP_WAIT=2\nRETRY_TIMEOUT=5\nDATA_CHECKSUMS=yes\nDCS_HOSTS=10.88.0.11,10.88.0.12,10.88.0.13\n";
 
 #[test]
 fn debian_12() -> Result<()> {

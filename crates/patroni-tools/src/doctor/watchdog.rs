@@ -12,8 +12,7 @@ use crate::doctor::finding::Finding;
 /// The default device (`LinuxWatchdogDevice.DEFAULT_DEVICE`). The udev rule of this package has this one and those with a number.
 const DEVICE: &str = "/dev/watchdog";
 
-const SOFTDOG: &str =
-    "for softdog with: echo softdog > /etc/modules-load.d/softdog.conf; modprobe softdog";
+const SOFTDOG: &str = "for softdog with: echo softdog > /etc/modules-load.d/softdog.conf; modprobe softdog";
 
 /// Does the device exist, and may postgres open it? `automatic` without a device is only reported if it was set: most virtual machines have
 /// none.
@@ -32,7 +31,8 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
             return Ok(Vec::new());
         };
         let hint = if device.starts_with(DEVICE) {
-            "Apply the udev rule of this package with: udevadm trigger --action=change --sysname-match='watchdog*'".to_owned()
+            "Apply the udev rule of this package with: udevadm trigger --action=change --sysname-match='watchdog*'"
+                .to_owned()
         } else {
             format!("Make {USER} its owner with a rule of udev(7).")
         };

@@ -27,7 +27,7 @@ pub(crate) fn is_empty(root: &Root, directory: &Path) -> Result<bool> {
 
 /// Where a path leads by its links. Nothing of it needs to exist: while Patroni clones a member again, there is no data directory.
 pub(crate) fn real(root: &Root, path: &Path) -> PathBuf {
-    /// As many links as the kernel follows (path_resolution(7)).
+    /// As many links as the kernel follows (`path_resolution(7)`).
     const MOST_LINKS: usize = 40;
     let mut path = path.to_owned();
     for _ in 0..MOST_LINKS {
