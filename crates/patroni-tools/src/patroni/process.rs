@@ -143,13 +143,15 @@ pub(crate) fn unit(root: &Root, pid: u32) -> Option<String> {
     (!group.starts_with("/user.slice/")).then(|| unit.to_owned())
 }
 
-/// The control group of a process, as `/proc/PID/cgroup` shows it: that by which systemd knows units with version 1, or that of version 2.
-/// In a container both can be listed, and only the one that its systemd uses has a name.
+/// The control group of a process, as `/proc/PID/cgroup` shows it: that by which systemd knows units with version 1, or else that of version
+/// 2. A host may have mounted the tree that systemd does not use; everything is at its root.
 pub(crate) fn control_group(root: &Root, pid: u32) -> Option<String> {
     let text = std::fs::read_to_string(root.path(format!("/proc/{pid}/cgroup"))).ok()?;
-    let group = |start: &str| text.lines().find_map(|line| Some(line.split_once(start)?.1.to_owned()));
-    let groups: Vec<String> = [":name=systemd:", "0::"].into_iter().filter_map(group).collect();
-    groups.iter().find(|group| *group != "/").or(groups.first()).cloned()
+    let group = |start: &str| {
+        let found = text.lines().find_map(|line| line.split_once(start).map(|(_, group)| group.to_owned()));
+        found.filter(|group| group != "/")
+    };
+    group(":name=systemd:").or_else(|| group("0::"))
 }
 
 #[cfg(test)]
@@ -163,23 +165,20 @@ mod tests {
     }
 
     #[test]
-    fn the_control_group_is_the_one_that_systemd_uses() {
+    fn a_control_group_is_that_of_systemd() {
         let folder = tempfile::tempdir().unwrap();
         let root = Root::new(folder.path());
-        let directory = folder.path().join("proc/7");
-        std::fs::create_dir_all(&directory).unwrap();
-        let patroni = "/system.slice/system-postgresql.slice/patroni@17-main.service";
-        for (groups, expected) in [
-            (format!("0::{patroni}\n"), Some(patroni)),
-            (format!("1:name=systemd:{patroni}\n0::/\n"), Some(patroni)),
-            // A container of version 2 on a host of version 1.
-            (format!("9:name=systemd:/\n8:pids:/\n0::{patroni}\n"), Some(patroni)),
-            ("0::/\n".to_owned(), None),
-        ] {
-            std::fs::write(directory.join("cgroup"), &groups).unwrap();
-            assert_eq!(control_group(&root, 7).as_deref(), expected.or(Some("/")), "{groups}");
-            assert_eq!(unit(&root, 7).as_deref(), expected.map(|_| "patroni@17-main.service"), "{groups}");
-        }
+        std::fs::create_dir_all(root.path("/proc/7")).unwrap();
+        let unit_of = |text: &str| {
+            std::fs::write(root.path("/proc/7/cgroup"), text).unwrap();
+            unit(&root, 7)
+        };
+        let unit = Some("x.service".to_owned());
+        assert_eq!(unit_of("0::/system.slice/x.service\n"), unit);
+        assert_eq!(unit_of("1:name=systemd:/system.slice/x.service\n"), unit);
+        assert_eq!(unit_of("4:memory:/\n1:name=systemd:/system.slice/x.service\n0::/system.slice/x.service\n"), unit);
+        assert_eq!(unit_of("9:name=systemd:/\n4:memory:/y.service\n0::/system.slice/x.service\n"), unit);
+        assert_eq!(unit_of("9:name=systemd:/\n0::/\n"), None);
     }
 
     #[test]

@@ -40,9 +40,9 @@ pub(crate) fn find(root: &Root, own: &Own, server: Option<u32>) -> Option<Rival>
     process::all(root, Some(postgres)).into_iter().find_map(|process| {
         let unit = process::unit(root, process.pid);
         // Without systemd, or where its control groups cannot be seen, Patroni is started with this file in another way.
-        let group = process::control_group(root, process.pid);
-        let by_hand =
-            unit.is_none() && (!root.path("/run/systemd/system").exists() || group.is_none_or(|group| group == "/"));
+        let is_hidden =
+            !root.path("/run/systemd/system").exists() || process::control_group(root, process.pid).is_none();
+        let by_hand = unit.is_none() && is_hidden;
         let is_own = unit.as_deref() == Some(own.unit) || by_hand && process.file.as_deref() == Some(own.file);
         if is_own {
             return None;
