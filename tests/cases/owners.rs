@@ -42,4 +42,8 @@ fn secrets_of_postgres_are_named_with_the_command_that_gives_them_back() {
         chown(machine.path(file), Some(0), None).unwrap();
     }
     assert_eq!(check(), before);
+    // The generator refuses such a key, which is no second finding.
+    chown(machine.path("etc/patroni/site.key"), Some(112), None).unwrap();
+    let found = said(&["check", "16/main"]);
+    assert_eq!(found.matches("belong").count(), 1, "{found}");
 }

@@ -64,7 +64,10 @@ impl Trouble {
         let mut said = Vec::new();
         for cause in error.chain() {
             let Some(trouble) = cause.downcast_ref::<Self>() else {
-                said.push(cause.to_string());
+                let text = cause.to_string();
+                // Rust appends the number of the system's error.
+                let number = cause.downcast_ref::<std::io::Error>().and_then(|_| text.find(" (os error"));
+                said.push(number.map_or(text.as_str(), |end| &text[..end]).to_owned());
                 continue;
             };
             match (&whole.place, &trouble.place) {
@@ -197,6 +200,12 @@ mod tests {
             fail!("port {port} is reserved"; "Choose one from {} on.", 1024);
         }
         Ok(port)
+    }
+
+    #[test]
+    fn an_error_of_the_system_has_no_number() {
+        let error = anyhow::Error::from(io::Error::from_raw_os_error(13)).context("could not read /x");
+        assert_eq!(Trouble::of(&error).line(), "could not read /x: Permission denied");
     }
 
     #[test]

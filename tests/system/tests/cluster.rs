@@ -10,7 +10,8 @@ use lab::{Lab, Node, Release};
 const MACHINES: [&str; 3] = ["pg1", "pg2", "pg3"];
 
 /// Patroni's shortest times, so that the tests do not wait for its default ones.
-const SETTINGS: &str = "TTL=20\nLOOP_WAIT=2\nRETRY_TIMEOUT=5\nDATA_CHECKSUMS=yes\n";
+const SETTINGS: &str =
+    "TTL=20\nLOOP_WAIT=2\nRETRY_TIMEOUT=5\nDATA_CHECKSUMS=yes\nDCS_HOSTS=10.88.0.11,10.88.0.12,10.88.0.13\n";
 
 #[test]
 fn debian_12() -> Result<()> {
@@ -421,12 +422,8 @@ fn quiet(lab: &Lab, main: &Cluster) -> Result<()> {
             ensure!(lines.is_empty(), "{}: {}", node.name(), lines.join("\n"));
         }
         let said = node.run(&format!("patroni-gen-config --check {} 2>&1", main.slashed()))?;
-        // A container has no watchdog.
-        let of_watchdog = ["/dev/watchdog does not exist", "hint: Load the driver of the watchdog"];
-        let said: Vec<&str> =
-            said.lines().filter(|line| !of_watchdog.iter().any(|phrase| line.contains(phrase))).collect();
         let nothing = format!("{}: no errors found (files, host, running member and DCS)", main.slashed());
-        ensure!(said == [nothing.as_str()], "--check on {} said {}", node.name(), said.join("\n"));
+        ensure!(said.trim() == nothing, "--check on {} said {said}", node.name());
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 const MACHINES: [&str; 3] = ["pg1", "pg2", "pg3"];
 
 const SETTINGS: &str = "TTL=20\nLOOP_WAIT=2\nRETRY_TIMEOUT=5\nWATCHDOG=off\nVIPS=10.88.0.100/24\n\
-    MEMBERS=pg1=10.88.0.11,pg2=10.88.0.12,pg3=10.88.0.13\n";
+    DCS_HOSTS=10.88.0.11,10.88.0.12,10.88.0.13\nMEMBERS=pg1=10.88.0.11,pg2=10.88.0.12,pg3=10.88.0.13\n";
 
 /// How long the doctor may take to see a fault, and to see that it is cured.
 const LIMIT: Duration = Duration::from_secs(45);

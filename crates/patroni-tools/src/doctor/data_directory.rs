@@ -7,7 +7,7 @@ use anyhow::Result;
 use host::createcluster::CreateCluster;
 use host::file_access::User;
 use host::trouble::Trouble;
-use host::{PgVersion, clusters, conf};
+use host::{PgVersion, clusters, conf, program};
 use nix::unistd::geteuid;
 use serde_json::Value;
 
@@ -106,14 +106,23 @@ fn data_directory(cluster: &Cluster, data: &Path) -> Result<Vec<Finding>> {
                 "data_dir is {shown}, but {} sets data_directory = '{other}', which PostgreSQL would use",
                 base.display()
             );
-            findings.push(Finding::fatal(what, "Make them the same."));
+            let hint = format!(
+                "Write the directory with the data into both files, then run: systemctl restart patroni@{}",
+                id.dashed()
+            );
+            findings.push(Finding::fatal(what, hint));
         }
     }
     let Ok(Some(version)) = root.for_postgres().read(data.join("PG_VERSION")) else { return Ok(findings) };
     if version.trim() != id.version.as_str() {
         let theirs = version.trim().parse::<PgVersion>().map_or("unknown".to_owned(), |version| version.to_string());
         let what = format!("{shown} holds a cluster of version {theirs}, not {}", id.version);
-        let hint = format!("Set data_dir to the directory of {id}, or upgrade the cluster with: pg_upgradecluster");
+        let word = program::quoted(&shown.to_string());
+        let hint = format!(
+            "Set data_dir to the directory of {id} in {}. If {id} is to be created in this one, move its content away with: mv -T {word} \
+             {word}.old",
+            cluster.path.display()
+        );
         findings.push(Finding::fatal(what, hint));
     }
     findings.extend(lost_configuration(cluster, &config));

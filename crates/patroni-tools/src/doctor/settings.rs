@@ -1,6 +1,6 @@
 //! The settings from which the file is generated, and those of the running cluster.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use host::keys::SiteKey;
@@ -106,6 +106,11 @@ fn generate(cluster: &Cluster, settings: &Settings) -> Result<Written> {
     Ok(if known { Written::Text(text) } else { Written::WithoutKey(path) })
 }
 
+/// An error about a file, such as the site key, may be that of another check.
 fn broken(error: &anyhow::Error) -> Finding {
-    Finding::of(Level::Warning, error)
+    let finding = Finding::of(Level::Warning, error);
+    match finding.place.clone() {
+        Some(place) if place.starts_with('/') => finding.about(Path::new(&place)),
+        _ => finding,
+    }
 }

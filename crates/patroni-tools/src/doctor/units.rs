@@ -120,5 +120,6 @@ pub fn creates_main(cluster: &Cluster) -> Result<Vec<Finding>> {
     }
     let what = "create_main_cluster is on, so the installation of a server creates a cluster main, which uses a port and cannot become \
                 a member";
-    Ok(vec![Finding::warning(what, "Set create_main_cluster = false in that file.").at(createcluster::PATH)])
+    let hint = format!("Turn it off with: echo 'create_main_cluster = false' >> {}", createcluster::PATH);
+    Ok(vec![Finding::warning(what, hint).at(createcluster::PATH)])
 }

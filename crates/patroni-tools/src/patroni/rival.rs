@@ -39,8 +39,10 @@ pub(crate) fn find(root: &Root, own: &Own, server: Option<u32>) -> Option<Rival>
         || process::control_group(root, server?).filter(|group| group.contains(".service") || group.contains(".scope"));
     process::all(root, Some(postgres)).into_iter().find_map(|process| {
         let unit = process::unit(root, process.pid);
-        // Without systemd, Patroni is started with this file in another way.
-        let by_hand = unit.is_none() && !root.path("/run/systemd/system").exists();
+        // Without systemd, or where its control groups cannot be seen, Patroni is started with this file in another way.
+        let is_hidden =
+            !root.path("/run/systemd/system").exists() || process::control_group(root, process.pid).is_none();
+        let by_hand = unit.is_none() && is_hidden;
         let is_own = unit.as_deref() == Some(own.unit) || by_hand && process.file.as_deref() == Some(own.file);
         if is_own {
             return None;
@@ -240,6 +242,9 @@ mod tests {
         // A name in the tree of a user's systemd is chosen by that user.
         host.process(&line, "/user.slice/user-1.slice/user@1.service/app.slice/patroni@17-shop02.service", "");
         assert!(host.rival().is_some());
+        host.process(&line, "/", "");
+        assert_eq!(host.rival(), None, "its control group cannot be seen");
+        host.process(&line, "/user.slice/user-0.slice/session-1.scope", "");
         std::fs::remove_dir_all(host.1.path("/run/systemd")).unwrap();
         assert_eq!(host.rival(), None, "without systemd, it is started in another way");
     }

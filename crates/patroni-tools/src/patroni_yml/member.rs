@@ -61,7 +61,7 @@ pub fn watchdog(
         warnings.push(trouble!(
             at settings.place(&["WATCHDOG"]),
             "WATCHDOG is required, but {path} does not exist, so this member would never become primary";
-            "Load the watchdog's driver, for example: echo softdog > /etc/modules-load.d/softdog.conf; modprobe softdog"
+            "Load a driver, for softdog with: echo softdog > /etc/modules-load.d/softdog.conf; modprobe softdog"
         ));
     }
     Ok((mode, device))

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::patroni_yml::parameters::Values;
 use crate::patroni_yml::values::path_text;
+use crate::postgres::data_dir::real;
 use crate::postgres::programs::not_installed;
 
 /// The values of the section.
@@ -70,8 +71,6 @@ pub fn data_directory(root: &Root, id: &ClusterId, own: Option<&Installed>) -> R
         Some(directory) => directory,
         None => CreateCluster::read(root)?.data_directory(id)?,
     };
-    let real = root.path(&directory);
-    let is_link = real.symlink_metadata().is_ok_and(|found| found.is_symlink());
-    let target = if is_link { real.canonicalize().ok() } else { None };
-    Ok(target.map_or(directory, |target| root.inside(&target)))
+    let is_link = root.path(&directory).symlink_metadata().is_ok_and(|found| found.is_symlink());
+    Ok(if is_link { real(root, &directory) } else { directory })
 }

@@ -13,6 +13,7 @@ use host::{ClusterId, Root, conf, createcluster, fail};
 
 use crate::context::Context;
 use crate::postgres::child;
+use crate::postgres::data_dir::real;
 use crate::postgres::programs::server_program;
 
 /// The server certificate of Debian (package ssl-cert), which `pg_createcluster` uses if it can be read.
@@ -122,13 +123,7 @@ pub(crate) fn check_owner(context: &Context, id: &ClusterId, directory: &Path) -
 
 /// Are both the same directory, perhaps by way of a link?
 pub(crate) fn same(root: &Root, one: &Path, other: &Path) -> bool {
-    if one.components().eq(other.components()) {
-        return true;
-    }
-    match (root.path(one).canonicalize(), root.path(other).canonicalize()) {
-        (Ok(one), Ok(other)) => one == other,
-        _ => false,
-    }
+    one.components().eq(other.components()) || real(root, one) == real(root, other)
 }
 
 /// Moves the files of an earlier, failed bootstrap into `replaced`, and returns their names. `pg_createcluster` fails if they are

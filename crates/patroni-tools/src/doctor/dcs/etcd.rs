@@ -1,5 +1,6 @@
 //! etcd, through the same gateway from HTTP to gRPC that Patroni uses (`patroni/dcs/etcd3.py`, `Etcd3Client`).
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use host::net::Fault;
@@ -166,27 +167,52 @@ impl Session<'_> {
     fn advertised(&self) -> Vec<Finding> {
         let Ok(Ok(body)) = self.rpc("/cluster/member/list", &json!({})) else { return Vec::new() };
         let members = body.get("members").and_then(Value::as_array).cloned().unwrap_or_default();
-        let urls = |member: &Value| -> Vec<String> {
-            let urls = member.get("clientURLs").and_then(Value::as_array).cloned().unwrap_or_default();
-            urls.iter().filter_map(Value::as_str).map(str::to_owned).collect()
-        };
-        let local = |host: &str| host == "localhost" || host == "::1" || host.starts_with("127.");
-        let alone = members.len() < 2 && local(&self.server.host);
+        let only: Vec<Finding> = self.only_one(&members).into_iter().collect();
+        let alone = members.len() < 2 && is_local(&self.server.host);
         let wrong: Vec<String> = members
             .iter()
             .flat_map(urls)
             .filter(|url| {
                 let (host, _) = endpoint(authority(url), 0);
-                (local(&host) && !alone) || url.starts_with("https") != self.question.tls.is_some()
+                (is_local(&host) && !alone) || url.starts_with("https") != self.question.tls.is_some()
             })
             .collect();
         if wrong.is_empty() {
-            return Vec::new();
+            return only;
         }
         vec![Finding::warning(
             format!("it advertises {} to its clients, including Patroni", wrong.join(", ")),
             "Correct ETCD_ADVERTISE_CLIENT_URLS on that host.",
         )]
+    }
+
+    /// Patroni learns the other servers from the one that it knows, so it cannot start while that one is down. A name may stand for several
+    /// servers, and a URL for a proxy.
+    fn only_one(&self, members: &[Value]) -> Option<Finding> {
+        let options = &self.question.options;
+        let is_proxy = ["url", "proxy", "use_proxies"].iter().any(|option| options.contains_key(*option));
+        let several = match options.get("hosts") {
+            Some(Value::Array(hosts)) => hosts.len() > 1,
+            Some(hosts) => hosts.as_str().is_none_or(|hosts| hosts.contains(',')),
+            None => false,
+        };
+        let host = &self.server.host;
+        if members.len() < 2 || several || is_proxy || !(is_local(host) || host.parse::<IpAddr>().is_ok()) {
+            return None;
+        }
+        let servers: Vec<String> = members
+            .iter()
+            .filter_map(|member| urls(member).first().map(|url| authority(url).trim_end_matches(":2379").to_owned()))
+            .collect();
+        let id = &self.question.id;
+        Some(Finding::warning(
+            format!("Patroni knows only this one of {} servers when it starts", members.len()),
+            format!(
+                "Set DCS_HOSTS={}, then run: patroni-gen-config {id} && systemctl restart patroni@{}",
+                servers.join(","),
+                id.replacen('/', "-", 1)
+            ),
+        ))
     }
 
     /// The v2 API: whether it is enabled, and accepts the user.
@@ -213,10 +239,69 @@ impl Session<'_> {
     }
 }
 
+/// The addresses for clients that a server of etcd advertises.
+fn urls(member: &Value) -> Vec<String> {
+    let urls = member.get("clientURLs").and_then(Value::as_array).cloned().unwrap_or_default();
+    urls.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+fn is_local(host: &str) -> bool {
+    host == "localhost" || host == "::1" || host.starts_with("127.")
+}
+
 fn no_leader() -> Finding {
     let finding = Finding::error(
         "it responds, but etcd has no leader",
         "Start the other servers of etcd: more than half must be running (see etcdctl endpoint status --cluster).",
     );
     Finding { subject: Some(Subject::Connection), ..finding }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::patroni::version::Patroni;
+    use host::net::tls::Files;
+    use serde_json::Map;
+
+    #[test]
+    fn one_of_several_servers_is_not_enough() {
+        let of = |options: Value, host: &str, servers: usize| {
+            let options = options.as_object().cloned().unwrap_or_else(Map::new);
+            let question = Question {
+                kind: Kind::Etcd3,
+                options,
+                tls: None,
+                files: Files::default(),
+                verifies: true,
+                patroni: Patroni::UNKNOWN,
+                id: "17/main".to_owned(),
+                namespace: String::new(),
+                scope: String::new(),
+            };
+            let server = Server { host: host.to_owned(), port: 2379 };
+            let session = Session { question: &question, server, end: Instant::now(), prefix: "/v3", token: None };
+            let member = |number: usize| json!({"clientURLs": [format!("http://10.0.0.{number}:2379")]});
+            let members: Vec<Value> = (1..=servers).map(member).collect();
+            session.only_one(&members).map(|finding| format!("{} | {}", finding.what, finding.hint))
+        };
+        let one = json!({"hosts": ["127.0.0.1:2379"]});
+        assert_eq!(
+            of(one.clone(), "127.0.0.1", 3).as_deref(),
+            Some(
+                "Patroni knows only this one of 3 servers when it starts | Set DCS_HOSTS=10.0.0.1,10.0.0.2,10.0.0.3, then run: \
+                 patroni-gen-config 17/main && systemctl restart patroni@17-main"
+            )
+        );
+        assert!(of(json!({"host": "10.0.0.1:2379"}), "10.0.0.1", 3).is_some());
+        for (options, host, servers) in [
+            (one.clone(), "127.0.0.1", 1),
+            (json!({"hosts": ["10.0.0.1:2379", "10.0.0.2:2379"]}), "10.0.0.1", 3),
+            (json!({"hosts": "10.0.0.1,10.0.0.2"}), "10.0.0.1", 3),
+            (json!({"url": "http://10.0.0.1:2379"}), "10.0.0.1", 3),
+            (json!({"host": "etcd.example.org:2379"}), "etcd.example.org", 3),
+        ] {
+            assert_eq!(of(options, host, servers), None);
+        }
+    }
 }

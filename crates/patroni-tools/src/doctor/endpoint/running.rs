@@ -55,7 +55,9 @@ pub fn check(cluster: &Cluster) -> Vec<Finding> {
         findings.push(Finding::error(what, format!("Start it with: systemctl start {unit}")).at(""));
     }
     if member_runs || point.dns.is_some() {
-        findings.extend(status(cluster));
+        // What only follows from a service that does not run is not said twice.
+        let start = findings.first().map(|finding| finding.hint.clone());
+        findings.extend(status(cluster).into_iter().filter(|finding| Some(&finding.hint) != start.as_ref()));
     }
     findings
 }

@@ -110,7 +110,8 @@ fn paused(cluster: &Cluster, view: &View) -> Option<Finding> {
 
 /// Patroni decides which parameters need a restart (`Postgresql.pending_restart`); since 4.0 it names them.
 fn pending(cluster: &Cluster, view: &View, own: &Own) -> Option<Finding> {
-    let member = view.member(own.name)?;
+    // One that was stopped starts with the new values.
+    let member = view.member(own.name).filter(|member| member.text("state") == Some("running"))?;
     let reasons = member.data.get("pending_restart_reason").and_then(Value::as_object);
     let is_pending = member.data.get("pending_restart").is_some_and(|pending| *pending == Value::Bool(true));
     if !is_pending && reasons.is_none_or(serde_json::Map::is_empty) {
@@ -401,15 +402,17 @@ mod tests {
             of("pg1", &config(json!({"pause": true})), Some(&primary()), &[]),
             "Warning f: the cluster is in maintenance mode, in which no failover happens | End it with: pg_patronictl 17/main resume --wait"
         );
-        let pending = json!({"role": "primary", "timeline": 2, "pending_restart": true});
+        let pending = json!({"role": "primary", "state": "running", "timeline": 2, "pending_restart": true});
         let database = Database { pending: vec!["shared_buffers".to_owned()], ..primary() };
         assert_eq!(
             of("pg1", &with("members/pg1", pending), Some(&database), &[]),
             "Warning f: PostgreSQL of this member must be restarted before new values of shared_buffers apply | Restart it with: \
              pg_patronictl 17/main restart --pending pg1"
         );
-        let reasons = json!({"role": "replica", "pending_restart_reason": {"max_connections": {"old_value": "1", "new_value": "2"}}});
+        let reasons = json!({"role": "replica", "state": "running", "pending_restart_reason": {"max_connections": {"old_value": "1", "new_value": "2"}}});
         assert!(of("pg2", &with("members/pg2", reasons), None, &[]).contains("new values of max_connections apply"));
+        let stopped = json!({"role": "replica", "state": "stopped", "pending_restart": true});
+        assert_eq!(of("pg2", &with("members/pg2", stopped), None, &[]), "", "it starts with the new values");
         let read_only = Database { read_only: true, ..primary() };
         assert!(
             of("pg1", &cluster_of_two(), Some(&read_only), &[])
