@@ -140,6 +140,7 @@ fn changes_end_where_they_begin() {
     }
     write(&format!("{MACHINE}/var/lib/postgresql/17/main/PG_VERSION"), "17\n", 0o644);
     write(&format!("{MACHINE}/var/lib/postgresql/17/main/patroni.dynamic.json"), "{}", 0o644);
+    write(&format!("{MACHINE}/etc/postgresql/17/main/postgresql.conf"), "", 0o644);
     let settings = |more: &str| {
         let text = format!("HOST_ADDRESS={OWN}\nNETWORK=10.77.0.0/24\nWATCHDOG=off\nDCS_HOSTS={SERVER}:2379\n{more}");
         write(&format!("{MACHINE}/etc/default/patroni"), &text, 0o644);

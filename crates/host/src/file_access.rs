@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::sys::stat::FileStat;
 
+use crate::program::quoted;
 use crate::trouble::{Explain, Trouble};
 use crate::{Root, trouble};
 
@@ -135,7 +136,10 @@ impl User {
                 format!("Add {user} to the group, then restart what runs as {user}: adduser {user} {}", group.name)
             }
             _ if found.is_dir() => format!("Move the file to a directory that {user} can enter, such as /etc/patroni."),
-            _ => format!("Run: chgrp {user} {shown} && chmod g+r {shown}"),
+            _ => {
+                let word = quoted(&shown.to_string());
+                format!("Run: chgrp {user} {word} && chmod g+r {word}")
+            }
         };
         let mode = found.mode() & 0o7777;
         Ok(trouble!("{user} cannot {verb} {shown} (mode {mode:04o})"; "{hint}"))

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,12 +33,30 @@ pub fn at(program: &Path) -> Command {
     command
 }
 
-/// Makes root run a command as user postgres, because postgres can change the program or what it reads.
+/// It runs a program in a session of its own (`setsid(1)`).
+const SETSID: &str = "/usr/bin/setsid";
+
+/// Makes root run a command as user postgres, because postgres can change the program or what it reads. It gets no terminal: whoever has the
+/// one of root can type there (`TIOCSTI` in `ioctl_tty(2)`), and postgres can take over its own processes. Its arguments can be added later.
 pub fn as_postgres(root: &Root, command: &mut Command) -> Result<()> {
-    if Uid::effective().is_root() {
-        command.uid(root.user_id("postgres")?).gid(root.group_id("postgres")?);
-    }
     command.current_dir("/");
+    if !Uid::effective().is_root() {
+        return Ok(());
+    }
+    let (user, group) = (root.user_id("postgres")?, root.group_id("postgres")?);
+    // A program that is missing is reported as such.
+    if Path::new(command.get_program()).exists() {
+        let mut alone = Command::new(SETSID);
+        alone.arg(command.get_program()).args(command.get_args()).current_dir("/").stdin(Stdio::null());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => alone.env(name, value),
+                None => alone.env_remove(name),
+            };
+        }
+        *command = alone;
+    }
+    command.uid(user).gid(group);
     Ok(())
 }
 
@@ -46,6 +65,7 @@ pub fn as_postgres(root: &Root, command: &mut Command) -> Result<()> {
 pub fn command_line(command: &Command) -> String {
     std::iter::once(command.get_program())
         .chain(command.get_args())
+        .skip(usize::from(command.get_program() == SETSID))
         .map(|word| quoted(&word.to_string_lossy()))
         .collect::<Vec<_>>()
         .join(" ")
@@ -81,6 +101,8 @@ pub fn output(command: &mut Command) -> Result<Output> {
 /// without a timeout of their own.
 pub fn output_within(command: &mut Command, input: &str, limit: Duration) -> Result<Output> {
     const LOOK_EVERY: Duration = Duration::from_millis(10);
+    /// What was printed at the last moment is still read.
+    const LEAST: Duration = Duration::from_millis(200);
     /// More output is that of a program that means no good; it ends when its pipe is closed.
     const MOST: u64 = 64 << 20;
     let failed = |command: &Command| format!("could not run {}", command_line(command));
@@ -96,21 +118,32 @@ pub fn output_within(command: &mut Command, input: &str, limit: Duration) -> Res
         thread::spawn(move || stdin.write_all(input.as_bytes()));
     }
     let reader = |pipe: Option<Box<dyn Read + Send>>| {
+        let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
             let mut bytes = Vec::new();
             if let Some(pipe) = pipe {
                 let _ = pipe.take(MOST).read_to_end(&mut bytes);
             }
-            bytes
-        })
+            let _ = sender.send(bytes);
+        });
+        receiver
     };
     let stdout = reader(child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
     let stderr = reader(child.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
     let begin = Instant::now();
     loop {
         if let Some(status) = child.try_wait().with_context(|| failed(command))? {
-            let collect = |reader: thread::JoinHandle<Vec<u8>>| reader.join().unwrap_or_default();
-            return Ok(Output { status, stdout: collect(stdout), stderr: collect(stderr) });
+            // What it has started may go on, and keep the pipes open.
+            let collect = |reader: mpsc::Receiver<Vec<u8>>| {
+                let left = limit.saturating_sub(begin.elapsed()).max(LEAST);
+                reader.recv_timeout(left).with_context(|| {
+                    format!(
+                        "{} has ended, but a program that it has started keeps its output open",
+                        command_line(command)
+                    )
+                })
+            };
+            return Ok(Output { status, stdout: collect(stdout)?, stderr: collect(stderr)? });
         }
         if begin.elapsed() > limit {
             let _ = child.kill();
@@ -134,5 +167,31 @@ mod tests {
         let begin = Instant::now();
         let error = output_within(at(Path::new("/bin/sleep")).arg("30"), "", Duration::from_millis(100)).unwrap_err();
         assert!(error.to_string().contains("/bin/sleep 30") && begin.elapsed() < Duration::from_secs(10), "{error}");
+        let mut leaves = at(Path::new("/bin/sh"));
+        let error =
+            output_within(leaves.args(["-c", "sleep 20 & exit 0"]), "", Duration::from_millis(300)).unwrap_err();
+        assert!(error.to_string().contains("keeps its output open"), "{error}");
+        assert!(begin.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn what_root_runs_as_postgres_has_no_terminal() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        std::fs::create_dir(folder.path().join("etc")).unwrap();
+        std::fs::write(folder.path().join("etc/passwd"), "postgres:x:65534:65534::/:/bin/sh\n").unwrap();
+        std::fs::write(folder.path().join("etc/group"), "postgres:x:65534:\n").unwrap();
+        let mut command = at(Path::new("/bin/sh"));
+        command.env_remove("HOME").env("OWN", "1");
+        as_postgres(&root, &mut command).unwrap();
+        command.args(["-c", "read -r pid a b c group session rest < /proc/self/stat; echo $session $OWN $HOME; id -u"]);
+        assert!(command_line(&command).starts_with("/bin/sh -c "));
+        if !Uid::effective().is_root() {
+            return;
+        }
+        let printed = capture(&mut command).unwrap();
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let session = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(3).unwrap().to_owned();
+        assert!(printed.ends_with(" 1\n65534\n") && !printed.starts_with(&format!("{session} ")), "{printed}");
     }
 }

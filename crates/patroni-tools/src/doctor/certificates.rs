@@ -10,10 +10,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use host::clusters;
 use host::conf;
+use host::file_access::User;
+use host::program::quoted;
 
 use crate::doctor::cluster::{Cluster, USER, denied};
 use crate::doctor::finding::{Finding, Level};
 use crate::files::certificate::{self, Certificates, How, Purpose};
+use crate::hooks::directories::{link_of_postgres, remove_link};
 
 /// A certificate and its use.
 struct Use {
@@ -230,10 +233,21 @@ fn loose(cluster: &Cluster, used: &Use) -> Option<Finding> {
         _ if used.strict => (0o077, "0600"),
         _ => (0o007, "o="),
     };
+    // postgres can choose the path, and what is there.
+    let postgres = User::of(cluster.root, USER).ok();
+    let word = quoted(&key.to_string());
+    let hint = |command: &str| match &postgres {
+        Some(postgres) if postgres.uid() == found.uid() => format!("Run: runuser -u {USER} -- {command} {word}"),
+        Some(postgres) => match link_of_postgres(cluster.root, postgres, &used.key) {
+            Some(link) => remove_link(cluster.root, &link),
+            None => format!("Run: {command} {word}"),
+        },
+        None => format!("Run: {command} {word}"),
+    };
     let is_own = found.uid() == 0 || cluster.root.user_id(USER).is_ok_and(|own| own == found.uid());
     if used.strict && !is_own {
         let what = format!("{key} belongs neither to root nor to {USER}, so PostgreSQL does not use it");
-        return Some(Finding::new(used.level, what, format!("Run: chown {USER}: {key}")).at("").about(&used.key));
+        return Some(Finding::new(used.level, what, hint(&format!("chown {USER}:"))).at("").about(&used.key));
     }
     if mode & forbidden == 0 {
         return None;
@@ -241,7 +255,7 @@ fn loose(cluster: &Cluster, used: &Use) -> Option<Finding> {
     let level = if used.strict { used.level } else { Level::Warning };
     let who = if mode & 0o007 != 0 { "all users".to_owned() } else { format!("users other than {USER}") };
     let what = format!("{key}: {who} can access this key (mode {mode:04o})");
-    Some(Finding::new(level, what, format!("Run: chmod {mode_needed} {key}")).at("").about(&used.key))
+    Some(Finding::new(level, what, hint(&format!("chmod {mode_needed}"))).at("").about(&used.key))
 }
 
 /// A file that cannot be used.

@@ -8,6 +8,7 @@ use anyhow::Result;
 use host::file_access::User;
 use host::files::{Named, Opener};
 use host::net::reason;
+use host::program::quoted;
 use host::settings::{SITE_FILE, Settings};
 use host::{ClusterId, Root};
 use nix::unistd::geteuid;
@@ -113,7 +114,7 @@ impl Cluster<'_> {
         let error = Opener::new(self.root, Named::Here).open(path).err()?;
         let why = error.downcast_ref::<io::Error>().map_or_else(|| error.to_string(), reason);
         let what = format!("{USER} cannot read {} ({why})", path.display());
-        let hint = format!("Run: chgrp {USER} {0} && chmod g+r {0}", path.display());
+        let hint = format!("Run: chgrp {USER} {0} && chmod g+r {0}", quoted(&path.display().to_string()));
         Some(Finding::new(level, what, hint).at("").about(path))
     }
 }

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use host::createcluster::CreateCluster;
+use host::file_access::User;
 use host::trouble::Trouble;
-use host::{PgVersion, clusters, conf, program};
+use host::{PgVersion, clusters, conf};
 use nix::unistd::geteuid;
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ use crate::doctor::finding::{Finding, Level};
 use crate::doctor::methods::{method_names, uses_hooks};
 use crate::doctor::patroni;
 use crate::files::header::{Author, author};
-use crate::hooks::directories::{Directories, Problem};
+use crate::hooks::directories::{Directories, Problem, give, link_of_postgres, remove_link};
 use crate::hooks::marker::Marker;
 use crate::hooks::unmanaged::examine;
 use crate::postgres::conf_dir;
@@ -136,9 +137,9 @@ fn data_directory(cluster: &Cluster, data: &Path) -> Result<Vec<Finding>> {
         let what = format!("{shown} does not belong to {USER} alone (mode {:04o})", found.mode() & 0o7777);
         // Only the user that runs the unit is known to be the right owner.
         let level = if geteuid().as_raw() == owner { Level::Fatal } else { Level::Error };
-        // postgres chose the name, and the administrator may paste this.
-        let word = program::quoted(&shown.to_string());
-        findings.push(Finding::new(level, what, format!("Run: chown -R {USER}: {word} && chmod 0700 {word}")).at(""));
+        let link = link_of_postgres(root, &User::of(root, USER)?, data);
+        let hint = link.map_or_else(|| format!("Run: {}", give(root, data, "-R ")), |link| remove_link(root, &link));
+        findings.push(Finding::new(level, what, hint).at(""));
     }
     Ok(findings)
 }

@@ -1,6 +1,7 @@
 //! What the other members publish about themselves in the DCS, compared with this member.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -10,6 +11,7 @@ use host::members::members;
 use host::net::Fault;
 use host::net::http::{Question, Server};
 use host::net::tls::{Client, Files, Own, Verify};
+use host::program::quoted;
 
 use crate::doctor::cluster::{Cluster, LIMIT};
 use crate::doctor::finding::Finding;
@@ -65,9 +67,16 @@ fn listed(cluster: &Cluster, view: &View, own: &str) -> Vec<Finding> {
     }
     if !unlisted.is_empty() {
         let names: Vec<&str> = unlisted.iter().map(|member| member.name.as_str()).collect();
+        // A member writes both itself, and they become a part of a file of settings.
+        let address = |member: &Member| member.api()?.0.parse::<IpAddr>().ok();
+        let word =
+            |name: &str| if quoted(name) == name && !name.contains(['=', ',']) { name } else { "NAME" }.to_owned();
         let add: Vec<String> = unlisted
             .iter()
-            .map(|member| format!("{}={}", member.name, member.api().map_or("ADDRESS".to_owned(), |(host, _)| host)))
+            .map(|member| {
+                let address = address(member).map_or("ADDRESS".to_owned(), |address| address.to_string());
+                format!("{}={address}", word(&member.name))
+            })
             .collect();
         let what = format!("the cluster has the member {}, but MEMBERS does not", names.join(" and "));
         let hint = cluster.then_generate(&format!("Add {} to MEMBERS on every host", add.join(",")));
@@ -126,8 +135,9 @@ fn same_data(cluster: &Cluster, view: &View) -> Option<Finding> {
             Finding::warning(
                 "a bootstrap of this cluster was started but not finished, and all members wait for it",
                 format!(
-                    "If no member is bootstrapping now, run: patronictl -c {} remove {scope}",
-                    cluster.path.display()
+                    "If no member is bootstrapping now, run: patronictl -c {} remove {}",
+                    cluster.path.display(),
+                    quoted(&scope)
                 ),
             )
         });

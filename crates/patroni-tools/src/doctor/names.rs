@@ -44,6 +44,11 @@ fn shut_out(cluster: &Cluster, config: &Value, content: &Content) -> Option<Find
     // That of the member comes before that of the cluster.
     let lines = cluster.yaml.get(&["postgresql", "pg_hba"]).or_else(|| config.get("postgresql")?.get("pg_hba"))?;
     let lines: Vec<String> = lines.as_array()?.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    // With a file of the administrator Patroni writes none (`ConfigHandler.replace_pg_hba`).
+    let dynamic = config.get("postgresql").and_then(|of_cluster| of_cluster.get("parameters")?.get("hba_file"));
+    if dynamic.is_some() || cluster.yaml.get(&["postgresql", "parameters", "hba_file"]).is_some() {
+        return None;
+    }
     let role = cluster.text(&["postgresql", "authentication", "replication", "username"])?;
     let address = |value: &str| -> Option<IpAddr> {
         let data: Value = serde_json::from_str(value).ok()?;

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use host::program::quoted;
 use host::report::{self, Reporter};
 use host::{ClusterId, Root, clusters};
 use serde_json::Value;
@@ -64,7 +65,7 @@ fn check(root: &Root, instance: &Instance) -> Vec<Finding> {
     let cluster = cluster(root, &yaml).map_or_else(|| "VERSION/NAME".to_owned(), |id| id.slashed());
     findings.push(Finding::warning(
         "not the file of a cluster (VERSION-NAME.yml), so it is checked only for its syntax and for other Patronis on its data",
-        format!("Make it the member of a cluster, without stopping it, with: {ADOPT} --from {} {cluster}", path.display()),
+        format!("Make it the member of a cluster, without stopping it, with: {ADOPT} --from {} {cluster}", quoted(&path.display().to_string())),
     ));
     findings
 }

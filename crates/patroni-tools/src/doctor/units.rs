@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use host::clusters;
 use host::createcluster::{self, CreateCluster};
+use host::program::quoted;
 
 use crate::doctor::cluster::{Cluster, USER};
 use crate::doctor::finding::{Finding, Subject};
@@ -62,8 +63,11 @@ fn foreign_server(cluster: &Cluster, server: u32) -> Option<Finding> {
     let own = ["patroni", "postgresql"].map(|kind| format!("{kind}@{}.service", cluster.id.dashed()));
     (!own.contains(&unit)).then(|| {
         let what = format!("PostgreSQL (process {server}) is run by {unit}, which can stop it without Patroni");
-        Finding::warning(what, format!("Stop it, so that Patroni starts it, with: systemctl disable --now {unit}"))
-            .at("")
+        Finding::warning(
+            what,
+            format!("Stop it, so that Patroni starts it, with: systemctl disable --now {}", quoted(&unit)),
+        )
+        .at("")
     })
 }
 

@@ -10,6 +10,7 @@ use host::{ClusterId, Root};
 use crate::files::yaml::Yaml;
 use crate::gen_config::server::Server;
 use crate::patroni::patronictl::Patronictl;
+use crate::postgres::roles::literal;
 
 /// The longest time for which members are asked.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -76,10 +77,10 @@ fn loop_wait(yaml: &Yaml) -> u64 {
 
 /// Those of the parameters that the server reads only when it starts.
 fn only_at_start(server: &Server, names: &[String]) -> Result<Vec<String>> {
-    let names: Vec<String> = names.iter().map(|name| format!("'{}'", name.replace('\'', "''"))).collect();
+    let names: Vec<String> = names.iter().map(|name| literal(&name.to_lowercase())).collect();
     let sql = format!(
         "SELECT name FROM pg_catalog.pg_settings WHERE context = 'postmaster' AND pg_catalog.lower(name) IN ({}) ORDER BY name;",
-        names.join(", ").to_lowercase()
+        names.join(", ")
     );
     Ok(server.ask(&sql)?.lines().map(str::to_owned).filter(|line| !line.is_empty()).collect())
 }

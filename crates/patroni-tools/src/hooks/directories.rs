@@ -88,27 +88,34 @@ impl Directories<'_> {
 
     fn not_creatable(&self, label: &str, directory: &Path) -> Option<Trouble> {
         let postgres = User::of(self.root, USER).ok()?;
-        let (shown, quoted) = (directory.display(), quoted(directory));
+        let trouble = self.unfit(&postgres, label, directory)?;
+        // What root would run here acts on what the link leads to.
+        let link = link_of_postgres(self.root, &postgres, directory);
+        Some(link.map_or(trouble.clone(), |link| trouble.hint(remove_link(self.root, &link))))
+    }
+
+    fn unfit(&self, postgres: &User, label: &str, directory: &Path) -> Option<Trouble> {
+        let shown = directory.display();
         let found = match self.root.path(directory).metadata() {
             Ok(found) => found,
-            Err(error) if error.kind() == ErrorKind::NotFound => return self.not_made(&postgres, label, directory),
+            Err(error) if error.kind() == ErrorKind::NotFound => return self.not_made(postgres, label, directory),
             Err(_) => return None,
         };
         if !found.is_dir() {
             return Some(
-                trouble!("the {label} directory {shown} is a file"; "Move it away with: mv {quoted} {quoted}.old"),
+                trouble!("the {label} directory {shown} is a file"; "Move it away with: {}", move_away(self.root, postgres, directory)),
             );
         }
-        if let Some(trouble) = self.occupied(label, directory) {
+        if let Some(trouble) = self.occupied(postgres, label, directory) {
             return Some(trouble);
         }
         if found.uid() != postgres.uid() {
             return Some(trouble!(
                 "the {label} directory {shown} does not belong to {USER}, so no cluster can be created in it";
-                "Run: chown {USER}: {quoted} && chmod 0700 {quoted}"
+                "Run: {}", give(self.root, directory, "")
             ));
         }
-        barred(self.root, &postgres, &format!("the {label} directory {shown}"), directory.parent()?)
+        barred(self.root, postgres, &format!("the {label} directory {shown}"), directory.parent()?)
     }
 
     /// A directory that is not there, and that postgres cannot create.
@@ -118,7 +125,7 @@ impl Directories<'_> {
             let target = plain(&directory.parent()?.join(self.root.inside(&target)));
             return Some(trouble!(
                 "the {label} directory {shown} is a symbolic link to {}, which does not exist", target.display();
-                "Create it with: install -d -o {USER} -g {USER} -m 0700 {}", quoted(&target)
+                "Create it with: {}", make(self.root, postgres, &target)
             ));
         }
         let above = directory.ancestors().skip(1).find(|above| self.root.path(above).exists())?;
@@ -132,7 +139,7 @@ impl Directories<'_> {
         // The directory above is made for postgres if it is missing, too; one that is there keeps its owner.
         let parent = directory.parent()?;
         let command = if parent == above {
-            format!("install -d -o {USER} -g {USER} -m 0700 {}", quoted(directory))
+            make(self.root, postgres, directory)
         } else {
             format!("install -d -o {USER} -g {USER} {}", quoted(parent))
         };
@@ -143,7 +150,7 @@ impl Directories<'_> {
     }
 
     /// A directory without a cluster in which there is something else.
-    fn occupied(&self, label: &str, directory: &Path) -> Option<Trouble> {
+    fn occupied(&self, postgres: &User, label: &str, directory: &Path) -> Option<Trouble> {
         let (shown, quoted) = (directory.display(), quoted(directory));
         let names: Vec<_> = std::fs::read_dir(self.root.path(directory)).ok()?.flatten().take(2).collect();
         let first = names.first()?;
@@ -157,8 +164,8 @@ impl Directories<'_> {
             let value = pattern.map_or_else(|| below.clone(), |above| format!("{above}/%v/%c/data"));
             return Some(trouble!(
                 "the {label} directory {shown} is the root of a file system (it has lost+found), in which PostgreSQL creates no cluster";
-                "Set {setting} = '{value}' in {file}, then run: install -d -o {USER} -g {USER} -m 0700 {quoted}/data && patroni-gen-config {}",
-                self.id
+                "Set {setting} = '{value}' in {file}, then run: {} && patroni-gen-config {}",
+                make(self.root, postgres, &directory.join("data")), self.id
             ));
         }
         if !self.by_hooks || running_server(self.root, directory).is_some() {
@@ -170,7 +177,10 @@ impl Directories<'_> {
         Some(if is_mount_root(self.root, directory) {
             trouble!("{what}"; "If nothing in it is needed, empty it with: find {quoted} -mindepth 1 -delete")
         } else {
-            trouble!("{what}"; "Move it away with: mv {quoted} {quoted}.old && install -d -o {USER} -g {USER} -m 0700 {quoted}")
+            trouble!(
+                "{what}";
+                "Move it away with: {} && {}", move_away(self.root, postgres, directory), make(self.root, postgres, directory)
+            )
         })
     }
 
@@ -200,11 +210,9 @@ impl Directories<'_> {
             );
             let restart = format!("systemctl restart patroni@{}", self.id.dashed());
             let hint = match self.by_hand {
-                Some(file) => format!(
-                    "Set postgresql.data_dir to {} in {}, then run: {restart}",
-                    target.display(),
-                    file.display()
-                ),
+                Some(file) => {
+                    format!("Set postgresql.data_dir to {} in {}, then run: {restart}", quoted(&target), file.display())
+                }
                 None => {
                     format!("Write its target into the Patroni file with: patroni-gen-config {} && {restart}", self.id)
                 }
@@ -235,7 +243,7 @@ impl Directories<'_> {
             Problem::certain(trouble!(
                 "{} is a symbolic link to {}, which does not exist, so PostgreSQL cannot start", wal.display(), target.display();
                 "Mount the file system with it. If it is lost, and another member is the primary, create this member again with: \
-                 pg_patronictl {} reinit {}", self.id, self.member
+                 pg_patronictl {} reinit {}", self.id, program::quoted(self.member)
             ))
         })
     }
@@ -284,6 +292,54 @@ impl Directories<'_> {
     }
 }
 
+/// The first link on the way to a path that belongs to postgres. Whoever can make one chooses what a command acts on.
+pub(crate) fn link_of_postgres(root: &Root, postgres: &User, path: &Path) -> Option<PathBuf> {
+    let is_theirs = |step: &&Path| {
+        let found = root.path(step).symlink_metadata();
+        found.is_ok_and(|found| found.is_symlink() && found.uid() == postgres.uid())
+    };
+    path.ancestors().filter(is_theirs).last().map(Path::to_owned)
+}
+
+/// What to do about such a link.
+pub(crate) fn remove_link(root: &Root, link: &Path) -> String {
+    let target = root.path(link).read_link().unwrap_or_default();
+    format!(
+        "It is reached by a symbolic link of {USER} to {}. Remove that with: runuser -u {USER} -- rm {}",
+        quoted(&root.inside(&target)),
+        quoted(link)
+    )
+}
+
+/// Gives a directory to postgres. In a directory of postgres there may be a link in its place by the time that this is run.
+pub(crate) fn give(root: &Root, directory: &Path, option: &str) -> String {
+    let real = root.path(directory).canonicalize().map_or_else(|_| directory.to_owned(), |real| root.inside(&real));
+    let word = quoted(&real);
+    format!("chown {option}-h {USER}: {word} && runuser -u {USER} -- chmod 0700 {word}")
+}
+
+/// Can postgres put something in the place of this path?
+fn is_of_postgres(root: &Root, postgres: &User, path: &Path) -> bool {
+    path.parent().is_some_and(|above| root.path(above).exists() && postgres.creates_in(root, above).unwrap_or(true))
+}
+
+/// Makes a directory for postgres.
+fn make(root: &Root, postgres: &User, directory: &Path) -> String {
+    let word = quoted(directory);
+    if is_of_postgres(root, postgres, directory) {
+        format!("runuser -u {USER} -- install -d -m 0700 {word}")
+    } else {
+        format!("install -d -o {USER} -g {USER} -m 0700 {word}")
+    }
+}
+
+fn move_away(root: &Root, postgres: &User, path: &Path) -> String {
+    let word = quoted(path);
+    // Renaming needs no permission for what is renamed.
+    let by = if is_of_postgres(root, postgres, path) { format!("runuser -u {USER} -- ") } else { String::new() };
+    format!("{by}mv -T {word} {word}.old")
+}
+
 fn barred(root: &Root, postgres: &User, what: &str, directory: &Path) -> Option<Trouble> {
     let real = root.inside(&root.path(directory).canonicalize().ok()?);
     let at = [directory, &real].into_iter().find_map(|way| postgres.barred(root, way).ok().flatten())?;
@@ -309,4 +365,72 @@ fn is_mount_root(root: &Root, directory: &Path) -> bool {
 
 fn quoted(path: &Path) -> String {
     program::quoted(&path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::fs::{create_dir_all, write};
+    use std::os::unix::fs::{chown, symlink};
+
+    /// A machine on which postgres is another user than the one that runs the test, who may give files away.
+    fn machine() -> Option<(tempfile::TempDir, Root)> {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        create_dir_all(root.path("/etc")).unwrap();
+        create_dir_all(root.path("/usr/local/sbin")).unwrap();
+        create_dir_all(root.path("/var/lib/postgresql/17")).unwrap();
+        write(root.path("/etc/passwd"), "postgres:x:112:117::/:/bin/sh\n").unwrap();
+        write(root.path("/etc/group"), "postgres:x:117:\n").unwrap();
+        chown(root.path("/var/lib/postgresql/17"), Some(112), Some(117)).ok()?;
+        Some((folder, root))
+    }
+
+    fn said(root: &Root) -> Vec<String> {
+        let (id, data) = ("17/main".parse().unwrap(), Path::new("/var/lib/postgresql/17/main"));
+        let directories =
+            Directories { root, id: &id, data, waldir: None, by_hooks: true, member: "pg1; x", by_hand: None };
+        directories.creation().into_iter().map(|problem| problem.trouble.hint.unwrap()).collect()
+    }
+
+    #[test]
+    fn no_command_for_root_follows_a_link_of_postgres() {
+        let Some((_folder, root)) = machine() else { return };
+        let data = root.path("/var/lib/postgresql/17/main");
+        let remove = |target: &str| {
+            format!(
+                "It is reached by a symbolic link of postgres to {target}. Remove that with: runuser -u postgres -- rm \
+                 /var/lib/postgresql/17/main"
+            )
+        };
+        // An empty directory of root, and one that is missing.
+        for target in ["/usr/local/sbin", "/etc/systemd/system/ssh.service.d"] {
+            symlink(root.path(target), &data).unwrap();
+            std::os::unix::fs::lchown(&data, Some(112), Some(117)).unwrap();
+            assert_eq!(said(&root), [remove(target)]);
+            std::fs::remove_file(&data).unwrap();
+        }
+        // A link of the administrator.
+        symlink(root.path("/usr/local/sbin"), &data).unwrap();
+        assert_eq!(
+            said(&root),
+            ["Run: chown -h postgres: /usr/local/sbin && runuser -u postgres -- chmod 0700 /usr/local/sbin"]
+        );
+    }
+
+    #[test]
+    fn in_a_directory_of_postgres_the_commands_are_run_as_postgres() {
+        let Some((_folder, root)) = machine() else { return };
+        let data = root.path("/var/lib/postgresql/17/main");
+        write(&data, "").unwrap();
+        let moves = "Move it away with: runuser -u postgres -- mv -T /var/lib/postgresql/17/main /var/lib/postgresql/17/main.old";
+        assert_eq!(said(&root), [moves]);
+        std::fs::remove_file(&data).unwrap();
+        create_dir_all(data.join("x")).unwrap();
+        assert_eq!(
+            said(&root),
+            [format!("{moves} && runuser -u postgres -- install -d -m 0700 /var/lib/postgresql/17/main")]
+        );
+    }
 }

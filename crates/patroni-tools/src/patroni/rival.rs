@@ -73,17 +73,22 @@ impl Rival {
         format!("another Patroni runs on {}: {who}{scope}", self.data.display())
     }
 
+    /// The unit as a word of a command: systemd escapes characters with `\`.
+    fn word(&self) -> Option<String> {
+        self.unit.as_deref().map(quoted)
+    }
+
     /// What is wrong and what to do about it, for the cluster that this data would get or has; `runs` if its own Patroni runs, too.
     pub(crate) fn trouble(&self, root: &Root, id: &ClusterId, runs: bool) -> Trouble {
         let (what, own) = (self.what(), format!("patroni@{}", id.dashed()));
         if runs {
-            let who = self.unit.clone().unwrap_or_else(|| format!("process {}", self.process.pid));
+            let who = self.word().unwrap_or_else(|| format!("process {}", self.process.pid));
             return trouble!(
                 "{what}, beside {own}";
                 "Only one may run. Keep {who}, and stop this one with: systemctl disable --now {own}"
             );
         }
-        let Some(unit) = &self.unit else {
+        let Some(unit) = self.word() else {
             return trouble!(
                 "{what}";
                 "No unit runs it. Stop it, which stops PostgreSQL, and let the unit do its work: kill {} && systemctl enable --now {own}",
@@ -102,7 +107,7 @@ impl Rival {
 
     /// The same for a unit whose file is not that of a cluster.
     pub(crate) fn without_cluster(&self) -> Trouble {
-        let stop = match &self.unit {
+        let stop = match self.word() {
             Some(unit) => format!("systemctl disable --now {unit}"),
             None => format!("kill {}", self.process.pid),
         };
@@ -177,6 +182,17 @@ mod tests {
         assert!(hint.ends_with(": pg_adoptcluster_patroni --from /etc/patroni/config.yml 17/shop02"), "{hint}");
         assert!(hint.contains("'systemctl disable --now patroni.service'"), "{hint}");
         assert!(host.hint(true).ends_with("stop this one with: systemctl disable --now patroni@17-shop02"));
+        // As systemd escapes a name.
+        host.process(
+            &format!("{PATRONI} /x.yml"),
+            r"/system.slice/pg\x2dshop.service",
+            "PATRONI_POSTGRESQL_DATA_DIR=/data/shop02",
+        );
+        assert!(
+            host.hint(false).ends_with(r"with: systemctl disable --now 'pg\x2dshop.service'"),
+            "{}",
+            host.hint(false)
+        );
     }
 
     #[test]

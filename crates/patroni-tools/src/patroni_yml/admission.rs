@@ -10,8 +10,12 @@ use ipnet::IpNet;
 pub(crate) fn replicates(lines: &[String], role: &str, address: IpAddr) -> bool {
     for line in lines {
         let words = words(line);
+        // What another file has is not known here (`include` since PostgreSQL 16).
+        if words.first().is_some_and(|kind| kind.starts_with("include")) {
+            return true;
+        }
         let [kind, databases, users, rest @ ..] = words.as_slice() else { continue };
-        if !["host", "hostssl", "hostnossl"].contains(&kind.as_str())
+        if !["host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc"].contains(&kind.as_str())
             || !list(databases).any(|name| name == "replication")
         {
             continue;
@@ -22,6 +26,8 @@ pub(crate) fn replicates(lines: &[String], role: &str, address: IpAddr) -> bool 
         }
         match fits(rest, address) {
             None => return true,
+            // Only connections of this kind are rejected: another line may be for the others.
+            Some((true, Some("reject"))) if kind != "host" => {}
             Some((true, method)) => return method != Some("reject"),
             Some((false, _)) => {}
         }
@@ -92,6 +98,9 @@ mod tests {
             &["host replication replicator 10.0.4.0/24 md5", "host replication +members 10.0.3.0/24 md5"],
             &["host replication replicator pg2.example.org md5"],
             &["host replication replicator samenet md5"],
+            &["hostnossl replication all all reject", "hostssl replication replicator 10.0.3.0/24 cert"],
+            &["include members.conf"],
+            &["hostnogssenc replication replicator 10.0.3.0/24 md5"],
         ] {
             assert!(may(lines), "{lines:?}");
         }

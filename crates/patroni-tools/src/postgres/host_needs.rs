@@ -60,6 +60,12 @@ fn missing_libraries(root: &Root, id: &ClusterId, list: &str) -> Vec<String> {
 }
 
 fn not_installed(id: &ClusterId, parameter: &str, library: &str) -> Trouble {
+    // The list may come from a file of postgres.
+    if !library.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.+".contains(&b)) || library.starts_with('-') {
+        return trouble!(
+            "{parameter} has {library}, which is not installed on this host, so PostgreSQL does not start"; "Remove it there."
+        );
+    }
     let known = PACKAGES.iter().find(|(name, _)| *name == library);
     let package = known.map_or_else(|| library.replace('_', "-"), |(_, package)| (*package).to_owned());
     trouble!(
@@ -155,6 +161,8 @@ mod tests {
         assert_eq!(said.len(), 1);
         assert!(said[0].contains("has pg_cron, ") && said[0].ends_with("apt install postgresql-17-cron"), "{said:?}");
         assert!(found(&root, &[list[0], ("dynamic_library_path", "/x")]).is_empty());
+        let other_name = found(&root, &[("shared_preload_libraries", "x; touch y")]);
+        assert!(other_name[0].ends_with("Remove it there."), "{other_name:?}");
         let (_folder, other) = machine(&[]);
         assert!(found(&other, &list).is_empty(), "PostgreSQL is not Debian's");
     }

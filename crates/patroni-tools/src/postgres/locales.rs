@@ -52,6 +52,8 @@ fn generate(root: &Root, name: &str) -> String {
         .split_once('.')
         .filter(|(_, codeset)| codeset_name(codeset) == "utf8")
         .map(|(language, _)| format!("{language}.UTF-8{modifier} UTF-8"))
+        // It may come from a file of postgres, and becomes a line of a file of root.
+        .filter(|line| line.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.@- ".contains(&b)))
         .filter(|line| supported.as_deref().is_none_or(|text| text.lines().any(|known| known.trim() == line)));
     match line {
         Some(line) => format!("Generate it with: {install}echo '{line}' >> /etc/locale.gen && locale-gen"),
@@ -139,6 +141,7 @@ mod tests {
             missing("fr_FR.utf8").hint.unwrap(),
             "Generate it with: apt install locales && echo 'fr_FR.UTF-8 UTF-8' >> /etc/locale.gen && locale-gen"
         );
+        assert!(missing("x'; touch y; '.UTF-8").hint.unwrap().ends_with("dpkg-reconfigure locales"));
         assert!(missing("de_DE").hint.unwrap().ends_with("dpkg-reconfigure locales"));
     }
 

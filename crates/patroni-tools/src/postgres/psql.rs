@@ -1,13 +1,11 @@
 //! The one caller of psql: an environment that does not change what is asked or answered, no password prompt, and an end.
 
 use std::ffi::OsString;
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
 use host::{ClusterId, Root, program};
-use nix::unistd::Uid;
 
 use crate::postgres::child;
 use crate::postgres::programs::server_program;
@@ -62,10 +60,8 @@ impl Psql {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
             call.env_remove(name);
         }
-        if Uid::effective().is_root() {
-            call.uid(root.user_id("postgres")?).gid(root.group_id("postgres")?);
-        }
-        call.current_dir("/").args(["--quiet", "--tuples-only", "--set=ON_ERROR_STOP=1", "--dbname=postgres"]);
+        program::as_postgres(root, &mut call)?;
+        call.args(["--quiet", "--tuples-only", "--set=ON_ERROR_STOP=1", "--dbname=postgres"]);
         call.args(["--username", superuser, "--host", socket_directory, "--port", &port.to_string()]);
         Ok(Self::usual(call))
     }

@@ -71,7 +71,8 @@ fn raft_directory(cluster: &Cluster) -> Option<Finding> {
     if cluster.root.path(&directory).is_dir() {
         return None;
     }
-    let hint = format!("Create it with: install -d -o postgres -g postgres -m 0770 {directory}");
+    let hint =
+        format!("Create it with: install -d -o postgres -g postgres -m 0770 {}", host::program::quoted(&directory));
     Some(Finding::fatal(format!("{directory}, the directory of Raft's log, is missing"), hint))
 }
 

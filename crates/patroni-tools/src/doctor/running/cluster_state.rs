@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::doctor::cluster::Cluster;
 use crate::doctor::finding::Finding;
 use crate::doctor::running::database::Database;
+use crate::doctor::running::server;
 use crate::doctor::view::View;
 
 /// As long after its start, in seconds, a server may still be on its way.
@@ -58,6 +59,11 @@ fn see(cluster: &Cluster) -> String {
 /// A cluster that was bootstrapped, and none of its members leads.
 fn no_primary(cluster: &Cluster, view: &View, own: &Own, members: &[String]) -> Option<Finding> {
     if !view.is_bootstrapped() || view.leader.is_some() {
+        return None;
+    }
+    // In maintenance mode PostgreSQL goes on as the primary while its Patroni is restarted or stopped.
+    let serves = view.members.iter().any(|member| member.is_primary() && member.text("state") == Some("running"));
+    if view.is_paused() && (serves || own.database.is_some_and(|database| !database.recovery)) {
         return None;
     }
     let start = format!("systemctl start patroni@{}", cluster.id.dashed());
@@ -177,7 +183,9 @@ fn slots(cluster: &Cluster, view: &View, database: &Database) -> Vec<Finding> {
             || retained.contains(&name)
     };
     let port = cluster.yaml.port("postgresql").unwrap_or(5432);
-    let unknown = database.slots.iter().filter(|slot| !is_known(&slot.name));
+    // The name becomes a part of a command, and postgres can answer anything (`ReplicationSlotValidateName`).
+    let is_name = |name: &str| name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+    let unknown = database.slots.iter().filter(|slot| is_name(&slot.name) && !is_known(&slot.name));
     let finding = |slot: &crate::doctor::running::database::Slot| {
         let what = format!(
             "the replication slot {} is of no member, is not in use, and keeps {} MB of WAL",
@@ -208,9 +216,7 @@ fn behind(cluster: &Cluster, view: &View, own: &Own, database: &Database) -> Opt
             (Some(ours), Some(theirs)) if ours != theirs => format!(", and is on timeline {ours} instead of {theirs}"),
             _ => String::new(),
         };
-        let of_streaming =
-            |message: &str| message.contains("WAL") || message.contains("primary") || message.contains("timeline");
-        let said = crate::doctor::running::server::last_fatal(cluster, of_streaming);
+        let said = server::last_fatal(cluster, server::is_of_streaming);
         let removed = said.as_ref().is_some_and(|said| said.contains("has already been removed"));
         let said = said.map(|said| format!("; its log ends with: {said}")).unwrap_or_default();
         let what = format!("this member does not stream from the primary{timeline}{said}");
@@ -219,7 +225,16 @@ fn behind(cluster: &Cluster, view: &View, own: &Own, database: &Database) -> Opt
         } else {
             format!("See the log of PostgreSQL, and: journalctl -u patroni@{}", id.dashed())
         };
-        return Some(Finding::error(what, hint).at(""));
+        // It may have to read an archive for hours before it streams (`Postgresql.replication_state_from_parameters`).
+        let restores =
+            member.text("replication_state") == Some("in archive recovery") && !removed && timeline.is_empty();
+        let finding = if restores { Finding::warning(what, hint) } else { Finding::error(what, hint) };
+        return Some(finding.at(""));
+    }
+    // One that never takes over may be behind, as with recovery_min_apply_delay.
+    let priority = member.data.get("tags").and_then(|tags| tags.get("failover_priority")).and_then(Value::as_i64);
+    if tag("nofailover") || tag("nostream") || priority.is_some_and(|priority| priority <= 0) {
+        return None;
     }
     let most = view.config.get("maximum_lag_on_failover").and_then(Value::as_u64).unwrap_or(LAG);
     // The primary has been there at the end of its last loop, so that a standby that keeps up is beyond it.
@@ -299,6 +314,36 @@ mod tests {
         assert_eq!(of("pg2", &promoting, Some(&standby(false, 0)), &[]), "");
         let nostream = with("members/pg2", json!({"role": "replica", "timeline": 2, "tags": {"nostream": true}}));
         assert_eq!(of("pg2", &nostream, Some(&standby(false, 30_000_000)), &[]), "");
+    }
+
+    #[test]
+    fn what_is_meant_to_be_so_is_no_error() {
+        let hour = |streams| Database { uptime: 3600.0, ..standby(streams, 0) };
+        // A standby that is meant to be late, and one that never takes over.
+        for tags in [json!({"nofailover": true}), json!({"failover_priority": 0}), json!({"nostream": true})] {
+            let late = with("members/pg2", json!({"role": "replica", "timeline": 2, "tags": tags}));
+            assert_eq!(of("pg2", &late, Some(&hour(true)), &[]), "");
+        }
+        // A replica that reads the archive.
+        let member = json!({"role": "replica", "timeline": 2, "replication_state": "in archive recovery"});
+        assert!(of("pg2", &with("members/pg2", member), Some(&hour(false)), &[]).starts_with("Warning "));
+        // Patroni of the primary is restarted in maintenance mode.
+        let mut paused = with("leader", Value::Null);
+        paused.retain(|(key, _)| *key != "config");
+        paused.push(("config", json!({"pause": true})));
+        let said = of("pg1", &paused, Some(&primary()), &[]);
+        assert!(said.starts_with("Warning ") && !said.contains("accepts no writes"), "{said}");
+    }
+
+    #[test]
+    fn a_slot_with_a_name_that_no_server_accepts_comes_into_no_command() {
+        let slot = |name: &str| crate::doctor::running::database::Slot { name: name.to_owned(), kept: 5 << 20 };
+        let of = |name: &str| {
+            let database = Database { slots: vec![slot(name)], ..primary() };
+            of("pg1", &cluster_of_two(), Some(&database), &[])
+        };
+        assert!(of("old_1").contains("drop_replication_slot('old_1')"));
+        assert_eq!(of("x'); $(touch /tmp/x)"), "");
     }
 
     #[test]

@@ -219,10 +219,7 @@ fn server_findings(cluster: &Cluster, running: &Running, published: Option<&str>
     // A former primary stays down until the next one has been promoted.
     let is_on_its_way = |state: &str| state == "stopped" && view.is_none_or(|view| view.is_settling(SystemTime::now()));
     if let Some(state) = state.filter(|state| is_down && !is_on_its_way(state)) {
-        // What clients were told meanwhile is no cause.
-        let is_cause =
-            |message: &str| !message.starts_with("the database system is") && !message.starts_with("terminating");
-        let said = server::last_fatal(cluster, is_cause);
+        let said = server::last_fatal(cluster, server::is_cause);
         findings.extend(server::check_down(cluster, state, view.is_some_and(View::is_paused), said.as_deref()));
     }
     findings

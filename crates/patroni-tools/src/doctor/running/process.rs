@@ -9,6 +9,7 @@ use nix::unistd::geteuid;
 
 use crate::doctor::cluster::Cluster;
 use crate::doctor::finding::Finding;
+use crate::patroni::installed::only_debians;
 use crate::patroni::release::Version;
 
 /// dpkg writes it when it unpacks the package.
@@ -71,7 +72,9 @@ pub(crate) fn old_patroni(
             return Some(format!("Patroni {running} is running, but {installed} is installed"));
         }
     }
-    let unpacked = root.path(UNPACKED).metadata().and_then(|found| found.modified()).ok();
+    // Another Patroni than Debian's is not in that package.
+    let unpacked = root.path(UNPACKED).metadata().ok().filter(|_| only_debians(root));
+    let unpacked = unpacked.and_then(|found| found.modified().ok());
     let since = started(root, pid);
     let reinstalled = unpacked.zip(since).is_some_and(|(unpacked, since)| unpacked > since + Duration::from_secs(2));
     let what = if reinstalled {
@@ -147,6 +150,10 @@ mod tests {
         assert_eq!(of(Some("4.0.7")), None);
         unpacked.set_modified(at(1_000_000_100)).unwrap();
         assert_eq!(of(Some("4.0.7")).unwrap(), "Patroni was upgraded, but the old one is still running");
+        let of_pip = path("/usr/local/lib/python3.13/dist-packages/patroni/version.py");
+        fs::write(&of_pip, "__version__ = '4.0.7'\n").unwrap();
+        assert_eq!(of(Some("4.0.7")), None);
+        fs::remove_file(of_pip).unwrap();
         fs::remove_file(path(UNPACKED)).unwrap();
         fs::remove_file(path("/proc/12/exe")).unwrap();
         symlink("/usr/bin/python3.13 (deleted)", path("/proc/12/exe")).unwrap();

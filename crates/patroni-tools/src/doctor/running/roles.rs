@@ -1,5 +1,6 @@
 //! The roles with which the members log in to each other, as the server has them.
 
+use host::program::quoted;
 use host::scram;
 
 use crate::doctor::cluster::Cluster;
@@ -27,7 +28,12 @@ pub(crate) fn check(cluster: &Cluster, database: &Database, primary: &Primary, r
     for role in of_file(&cluster.yaml) {
         let found = database.roles.iter().find(|found| found.name == role.name);
         // Only failing over and back needs the role of pg_rewind.
-        let level = if role.purpose == Some(Purpose::Rewind) { Level::Warning } else { Level::Error };
+        let level = match role.purpose {
+            Some(Purpose::Rewind) => Level::Warning,
+            // Over the socket Patroni needs no password (`peer`).
+            None if cluster.text(&["postgresql", "use_unix_socket"]).as_deref() == Some("true") => Level::Warning,
+            _ => Level::Error,
+        };
         let hint = hint(cluster, primary);
         match found {
             None => findings.push(Finding::new(level, format!("the role {} does not exist", role.name), hint)),
@@ -47,7 +53,7 @@ fn hint(cluster: &Cluster, primary: &Primary) -> String {
     let set = format!("patroni-gen-config set-passwords {}", cluster.id);
     match primary {
         Primary::Here => format!("Correct it with: {set}"),
-        Primary::Elsewhere(name) => format!("Correct it, on {name}, with: {set}"),
+        Primary::Elsewhere(name) => format!("Correct it, on {}, with: {set}", quoted(name)),
         Primary::Nowhere => format!("When the cluster has a primary, run there: {set}"),
         Primary::Source => {
             "The roles are those of the source of this standby cluster: correct them on its primary.".to_owned()
@@ -58,6 +64,7 @@ fn hint(cluster: &Cluster, primary: &Primary) -> String {
 /// On a standby it is either the file of this member that is wrong, or the role.
 fn password_hint(cluster: &Cluster, primary: &Primary) -> String {
     let Primary::Elsewhere(name) = primary else { return hint(cluster, primary) };
+    let name = quoted(name);
     format!(
         "If 'patroni-gen-config check {0}' reports the same on {name}, run there: patroni-gen-config set-passwords {0}. Otherwise this file \
          is wrong: copy the site key from {name}, then run: patroni-gen-config {0}",
@@ -156,6 +163,13 @@ mod tests {
         ] {
             assert_eq!(found, expected);
         }
+        // Patroni logs in as the superuser over the socket, where its password does not count.
+        let socket = file.replace("postgresql: {", "postgresql: {use_unix_socket: true, ");
+        let socket = socket.replace("username: postgres", "username: postgres, password: s");
+        let superuser = Role { superuser: true, verifier: None, ..role("postgres") };
+        let database = Database { roles: vec![superuser, replicator(), rewind()], ..Database::default() };
+        let found = lines(&check(&Cluster::with(&root, &id, &socket), &database, &Primary::Here, false));
+        assert!(found.len() == 1 && found[0].starts_with("Warning the role postgres has no password"), "{found:?}");
         let database =
             Database { roles: vec![Role { verifier: other(), ..replicator() }, rewind()], ..Database::default() };
         let with = |primary: Primary, rotated| lines(&check(&cluster, &database, &primary, rotated)).join("; ");

@@ -1,13 +1,12 @@
 //! PostgreSQL on this host: whether its configuration can be read, whether it runs, and if not, why.
 
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use host::files::{Named, Opener};
 use host::trouble::in_line;
 use host::{clusters, program};
-use nix::unistd::{Uid, geteuid};
+use nix::unistd::geteuid;
 
 use crate::doctor::cluster::{Cluster, LIMIT};
 use crate::doctor::finding::Finding;
@@ -38,11 +37,7 @@ fn server(cluster: &Cluster) -> Option<std::process::Command> {
         None => server_program(cluster.root, cluster.id, "postgres"),
     };
     let mut command = program::at(&path);
-    if Uid::effective().is_root() {
-        let (user, group) = (cluster.root.user_id("postgres").ok()?, cluster.root.group_id("postgres").ok()?);
-        command.uid(user).gid(group);
-    }
-    command.current_dir("/");
+    program::as_postgres(cluster.root, &mut command).ok()?;
     Some(command)
 }
 
@@ -200,6 +195,48 @@ fn log_file(cluster: &Cluster) -> PathBuf {
     PathBuf::from(get("log_directory").unwrap_or_else(|| "/var/log/postgresql".to_owned())).join(name)
 }
 
+/// What PostgreSQL says when it does not serve: to clients, who choose words of it, and of what ended with it.
+const TO_CLIENTS: [&str; 16] = [
+    "the database system is",
+    "terminating",
+    "password authentication failed",
+    "no pg_hba.conf entry",
+    "pg_hba.conf rejects",
+    "role \"",
+    "database \"",
+    "permission denied for database",
+    "sorry, too many clients",
+    "remaining connection slots",
+    "too many connections",
+    "connection to client lost",
+    "unsupported frontend protocol",
+    "invalid length of startup packet",
+    "must be superuser",
+    "canceling authentication",
+];
+
+/// Can it be why the server has ended?
+pub(crate) fn is_cause(message: &str) -> bool {
+    const LOGINS: [&str; 2] = ["authentication failed for user \"", "is not permitted to log in"];
+    !TO_CLIENTS.iter().any(|start| message.starts_with(start)) && !LOGINS.iter().any(|part| message.contains(part))
+}
+
+/// Is it of the process that streams (`walreceiver.c`, `libpqwalreceiver.c`)? Others quote what a client has sent.
+pub(crate) fn is_of_streaming(message: &str) -> bool {
+    const STARTS: [&str; 9] = [
+        "could not receive ",
+        "could not start WAL streaming",
+        "could not connect to the primary server",
+        "streaming replication receiver ",
+        "database system identifier differs",
+        "highest timeline ",
+        "requested timeline ",
+        "replication terminated by primary server",
+        "could not send ",
+    ];
+    STARTS.iter().any(|start| message.starts_with(start))
+}
+
 /// The last fatal message in the log of the last minutes that `wanted` accepts, without its prefix.
 pub(crate) fn last_fatal(cluster: &Cluster, wanted: impl Fn(&str) -> bool) -> Option<String> {
     const MOST: u64 = 64 << 10;
@@ -207,9 +244,16 @@ pub(crate) fn last_fatal(cluster: &Cluster, wanted: impl Fn(&str) -> bool) -> Op
     let root = cluster.root.for_postgres();
     let opened = Opener::new(&root, Named::ByPostgres).open(&log_file(cluster)).ok()??;
     let bytes = opened.end(MOST, SystemTime::now() - RECENT).ok()??;
-    let text = String::from_utf8_lossy(&bytes);
-    let fatal =
-        |line: &str| ["FATAL:  ", "PANIC:  "].iter().find_map(|level| Some(line.split_once(level)?.1.to_owned()));
+    last_of(&String::from_utf8_lossy(&bytes), wanted)
+}
+
+/// A client can put such a level into its name, which is in the prefix and in messages; a line that begins with a tab continues a message.
+fn last_of(text: &str, wanted: impl Fn(&str) -> bool) -> Option<String> {
+    let fatal = |line: &str| {
+        let (_, message) = ["FATAL:  ", "PANIC:  "].iter().find_map(|level| line.split_once(level))?;
+        let is_clear = !line.starts_with('\t') && !["FATAL:  ", "PANIC:  "].iter().any(|level| message.contains(level));
+        is_clear.then(|| message.to_owned())
+    };
     text.lines().rev().filter_map(fatal).find(|message| wanted(message))
 }
 
@@ -224,6 +268,35 @@ pub(crate) fn written_by_patroni(cluster: &Cluster) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_client_has_sent_is_no_message_of_the_server() {
+        let removed =
+            "could not receive data from WAL stream: ERROR:  requested WAL segment 01 has already been removed";
+        let of = |line: &str| last_of(line, is_of_streaming);
+        assert_eq!(
+            of(&format!("2026 [7] FATAL:  {removed}\n2026 [8] a@b FATAL:  role \"WAL\" does not exist")).unwrap(),
+            removed
+        );
+        for line in [
+            format!("[7] FATAL:  no pg_hba.conf entry for host \"10.0.0.9\", user \"{removed}\""),
+            format!("[7] FATAL:  {removed}@db FATAL:  password authentication failed for user \"FATAL:  {removed}\""),
+            format!("[7] ERROR:  x\n\tFATAL:  {removed}"),
+        ] {
+            assert_eq!(of(&line), None, "{line}");
+        }
+        for (message, expected) in [
+            ("could not create any TCP/IP sockets", true),
+            ("database files are incompatible with server", true),
+            ("password authentication failed for user \"x\"", false),
+            ("Peer authentication failed for user \"x\"", false),
+            ("role \"x\" does not exist", false),
+            ("sorry, too many clients already", false),
+            ("the database system is starting up", false),
+        ] {
+            assert_eq!(is_cause(message), expected, "{message}");
+        }
+    }
 
     #[test]
     fn the_server_names_what_it_cannot_read() {

@@ -14,7 +14,7 @@ const ENVIRONMENT: &str = "/etc/patroni/env.conf";
 const OFF_IS_NONE: [&str; 5] = ["clonefrom", "nofailover", "noloadbalance", "nosync", "nostream"];
 
 /// Parameters that Patroni does not take from the file (`ConfigHandler.CMDLINE_OPTIONS`), or moves elsewhere.
-const NOT_FROM_FILE: [&str; 20] = [
+const NOT_FROM_FILE: [&str; 23] = [
     "archive_cleanup_command",
     "cluster_name",
     "config_file",
@@ -34,7 +34,10 @@ const NOT_FROM_FILE: [&str; 20] = [
     "restore_command",
     "synchronous_standby_names",
     "track_commit_timestamp",
+    "wal_keep_segments",
+    "wal_keep_size",
     "wal_level",
+    "wal_log_hints",
 ];
 
 /// `published`: this member as the DCS has it. `written`: the `postgresql.conf` that Patroni has written.
@@ -121,7 +124,7 @@ fn parameters(cluster: &Cluster, written: &str) -> Vec<String> {
     let differ = ours.iter().filter(|(name, _)| !NOT_FROM_FILE.contains(&name.as_str())).filter_map(|(name, value)| {
         let theirs = written.lines().rev().find_map(|line| {
             let (key, value) = line.split_once(" = '")?;
-            (key == name).then(|| value.strip_suffix('\'').unwrap_or(value).replace("''", "'"))
+            (key == name).then(|| value.strip_suffix('\'').unwrap_or(value).replace("''", "'").replace(r"\\", r"\"))
         })?;
         let ours = text(value);
         (normal(&ours) != normal(&theirs))
@@ -184,9 +187,9 @@ mod tests {
                 "",
             ),
             (
-                "postgresql: {parameters: {work_mem: 8MB, fsync: true, log_line_prefix: \"it's\", max_connections: 5, new: 1}}",
+                "postgresql: {parameters: {work_mem: 8MB, fsync: true, log_line_prefix: \"it's\", max_connections: 5, new: 1, wal_keep_size: 1GB, archive_command: 'a \\n b'}}",
                 json!({}),
-                "work_mem = '4MB'\nfsync = 'on'\nlog_line_prefix = 'it''s'\nmax_connections = '9'\n",
+                "wal_keep_size = '128MB'\narchive_command = 'a \\\\n b'\nwork_mem = '4MB'\nfsync = 'on'\nlog_line_prefix = 'it''s'\nmax_connections = '9'\n",
                 "postgresql.parameters.work_mem is 4MB instead of 8MB",
             ),
         ] {
