@@ -7,7 +7,7 @@ use anyhow::Result;
 use host::createcluster::CreateCluster;
 use host::file_access::User;
 use host::trouble::Trouble;
-use host::{PgVersion, clusters, conf};
+use host::{PgVersion, clusters, conf, program};
 use nix::unistd::geteuid;
 use serde_json::Value;
 
