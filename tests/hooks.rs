@@ -813,6 +813,9 @@ fn the_doctor_asks_the_server_about_its_roles_and_its_configuration() {
     machine.shell(&format!("sed -i '$d' {etc}/pg_hba.conf; echo 'work_mem = banana' > {etc}/conf.d/x.conf"));
     machine.shell(&format!("pg_ctlcluster {version} first stop"));
     let restart = reload.replace(" reload ", " restart ");
-    let error = "PostgreSQL does not start: invalid value for parameter \"work_mem\": \"banana\"";
-    assert_eq!(found(), format!("error: {etc}/conf.d/x.conf:1: {error}{restart}"));
+    let error = format!(
+        "work_mem: PostgreSQL {version} refuses the value: invalid value for parameter \"work_mem\": \"banana\", so PostgreSQL"
+    );
+    let restart = restart.replace("Correct it", "Correct that line");
+    assert_eq!(found(), format!("error: {etc}/conf.d/x.conf:1: {error} does not start{restart}"));
 }

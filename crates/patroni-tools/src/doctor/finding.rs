@@ -22,6 +22,8 @@ pub(crate) enum Level {
 pub(crate) enum Subject {
     /// A file on this host.
     File(PathBuf),
+    /// A line of a file on this host.
+    Line(Box<str>),
     /// The certificate that a server presents.
     ServerCertificate,
     /// Whether `patroni@` starts at boot.
@@ -88,6 +90,11 @@ impl Finding {
     pub(crate) fn about(mut self, file: &Path) -> Self {
         self.subject = Some(Subject::File(file.to_owned()));
         self
+    }
+
+    /// The same about a line of a file of this host.
+    pub(crate) fn at_line(self, line: String) -> Self {
+        Self { subject: Some(Subject::Line(line.as_str().into())), ..self.at(line) }
     }
 
     /// The same with a hint, if it has none.

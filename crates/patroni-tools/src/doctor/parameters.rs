@@ -46,7 +46,7 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
             named.retain(|name, asked| asked.place != place || !what.starts_with(&format!("{name}: ")));
             let restart = format!("then run: systemctl restart patroni@{}", cluster.id.dashed());
             let hint = format!("{} Correct that line, {restart}", hint.unwrap_or_default());
-            findings.push(Finding::error(what + ", so PostgreSQL does not start", hint.trim_start()).at(place));
+            findings.push(Finding::error(what + ", so PostgreSQL does not start", hint.trim_start()).at_line(place));
         }
     }
     Ok(findings)

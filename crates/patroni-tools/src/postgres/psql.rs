@@ -20,6 +20,9 @@ const CONNECT_TIMEOUT: &str = "30";
 /// Variables of libpq that make a session different, over whatever connection.
 const OF_THE_SESSION: [&str; 5] = ["PGCLIENTENCODING", "PGDATESTYLE", "PGGEQO", "PGOPTIONS", "PGTZ"];
 
+/// The user that runs the servers.
+const POSTGRES: &str = "postgres";
+
 /// A psql of a cluster's version.
 pub(crate) struct Psql {
     call: Command,
@@ -61,6 +64,8 @@ impl Psql {
             call.env_remove(name);
         }
         program::as_postgres(root, &mut call)?;
+        // Where all users can create a socket, such as in /tmp, one of them could answer in place of a server that is not running.
+        call.env("PGREQUIREPEER", POSTGRES);
         call.args(["--quiet", "--tuples-only", "--set=ON_ERROR_STOP=1", "--dbname=postgres"]);
         call.args(["--username", superuser, "--host", socket_directory, "--port", &port.to_string()]);
         Ok(Self::usual(call))
@@ -105,5 +110,24 @@ impl Psql {
             rows: String::from_utf8_lossy(&output.stdout).into_owned(),
             messages: said.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::ffi::OsStr;
+
+    #[test]
+    fn only_a_server_of_postgres_is_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("etc")).unwrap();
+        std::fs::write(folder.path().join("etc/passwd"), "postgres:x:101:102::/:/bin/sh\n").unwrap();
+        std::fs::write(folder.path().join("etc/group"), "postgres:x:102:\n").unwrap();
+        let root = Root::new(folder.path());
+        let psql = Psql::local(&root, &"17/main".parse().unwrap(), "/tmp", 5432, "postgres").unwrap();
+        let peer = psql.call.get_envs().find(|(name, _)| *name == "PGREQUIREPEER");
+        assert_eq!(peer, Some((OsStr::new("PGREQUIREPEER"), Some(OsStr::new("postgres")))));
     }
 }

@@ -12,8 +12,8 @@ use crate::doctor::finding::Finding;
 use crate::patroni::installed::only_debians;
 use crate::patroni::release::Version;
 
-/// dpkg writes it when it unpacks the package.
-const UNPACKED: &str = "/var/lib/dpkg/info/patroni.list";
+/// A file of Debian's package. Its inode changes when dpkg unpacks the package; its time of modification is that of the package.
+const UNPACKED: &str = "/usr/lib/python3/dist-packages/patroni/version.py";
 
 /// What is known of the processes of this member.
 #[derive(Debug, Default)]
@@ -74,7 +74,8 @@ pub(crate) fn old_patroni(
     }
     // Another Patroni than Debian's is not in that package.
     let unpacked = root.path(UNPACKED).metadata().ok().filter(|_| only_debians(root));
-    let unpacked = unpacked.and_then(|found| found.modified().ok());
+    let unpacked = unpacked.and_then(|found| u64::try_from(found.ctime()).ok());
+    let unpacked = unpacked.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
     let since = started(root, pid);
     let reinstalled = unpacked.zip(since).is_some_and(|(unpacked, since)| unpacked > since + Duration::from_secs(2));
     let what = if reinstalled {
@@ -145,10 +146,11 @@ mod tests {
         assert_eq!(of(None), None);
         assert_eq!(of(Some("4.0.7")), None);
         assert_eq!(of(Some("4.0.6")).unwrap(), "Patroni 4.0.6 is running, but 4.0.7 is installed");
-        let unpacked = File::create(path(UNPACKED)).unwrap();
-        unpacked.set_modified(at(1_000_000_000)).unwrap();
+        File::create(path(UNPACKED)).unwrap().set_modified(at(1_000_000_000)).unwrap();
+        let booted = |at: u64| fs::write(path("/proc/stat"), format!("btime {at}\n")).unwrap();
+        booted(9_000_000_000);
         assert_eq!(of(Some("4.0.7")), None);
-        unpacked.set_modified(at(1_000_000_100)).unwrap();
+        booted(1_000_000_000);
         assert_eq!(of(Some("4.0.7")).unwrap(), "Patroni was upgraded, but the old one is still running");
         let of_pip = path("/usr/local/lib/python3.13/dist-packages/patroni/version.py");
         fs::write(&of_pip, "__version__ = '4.0.7'\n").unwrap();

@@ -125,11 +125,6 @@ fn line_of(text: &str, name: &str) -> Option<usize> {
 /// Errors in the configuration, of a server that runs or of one that does not.
 pub(crate) fn check_files(cluster: &Cluster, broken: &[Broken], runs: bool) -> Vec<Finding> {
     let finding = |broken: &Broken| {
-        let place = match (&broken.file, broken.line) {
-            (Some(file), Some(line)) => in_line(cluster.root.inside(file), line),
-            (Some(file), None) => cluster.root.inside(file).display().to_string(),
-            (None, _) => String::new(),
-        };
         let then = if runs { "reload" } else { "restart" };
         let hint = correct(cluster, broken.file.as_deref(), "the parameter", then);
         let finding = if runs {
@@ -137,7 +132,11 @@ pub(crate) fn check_files(cluster: &Cluster, broken: &[Broken], runs: bool) -> V
         } else {
             Finding::error(format!("PostgreSQL does not start: {}", broken.what), hint)
         };
-        finding.at(place)
+        match (&broken.file, broken.line) {
+            (Some(file), Some(line)) => finding.at_line(in_line(cluster.root.inside(file), line)),
+            (Some(file), None) => finding.at(cluster.root.inside(file).display().to_string()),
+            (None, _) => finding.at(""),
+        }
     };
     broken.iter().map(finding).collect()
 }
