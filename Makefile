@@ -93,7 +93,7 @@ findings: lab
 lab-docs: lab
 	$(part) $(CARGO) test --quiet -p lab --doc
 
-first = point stores haproxy three_nodes secrets upgrade adopt adopt_page
+first = point stores haproxy three_nodes secrets upgrade adopt adopt_page settings
 second = $(filter-out $(first),$(basename $(notdir $(wildcard tests/system/tests/*.rs))))
 
 system-first:
