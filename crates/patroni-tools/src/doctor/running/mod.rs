@@ -168,7 +168,10 @@ pub(crate) fn check(cluster: &Cluster, running: &Running, view: Option<&View>) -
     if running.runs_here() {
         let written = server::written_by_patroni(cluster);
         findings.extend(stale::check(cluster, own, written.as_deref()));
-        findings.extend(silent(cluster, running, view));
+        // It was asked as the file says.
+        if own.is_none_or(|own| stale::rest_api(cluster, own).is_none()) {
+            findings.extend(silent(cluster, running, view));
+        }
     }
     let database = running.database.as_ref().and_then(|database| database.as_ref().ok());
     if let Some(database) = database.filter(|_| !running.is_explained) {

@@ -92,8 +92,9 @@ fn tags(cluster: &Cluster, data: &Value) -> Vec<String> {
     differ.collect()
 }
 
-/// `RestApiServer.reload_config`: the URL has the protocol and `connect_address`.
-fn rest_api(cluster: &Cluster, member: &Member) -> Option<String> {
+/// Where the REST API still is, if the file has another place. `RestApiServer.reload_config`: the URL has the protocol and
+/// `connect_address`.
+pub(super) fn rest_api(cluster: &Cluster, member: &Member) -> Option<String> {
     let address = cluster.text(&["restapi", "connect_address"])?;
     let protocol = if cluster.text(&["restapi", "certfile"]).is_some() { "https" } else { "http" };
     let (ours, theirs) = (format!("{protocol}://{address}"), member.text("api_url")?);
