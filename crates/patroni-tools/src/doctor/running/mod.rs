@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use host::members::members;
+use host::net::Fault;
 use serde_json::Value;
 
 use crate::doctor::cluster::Cluster;
@@ -240,7 +241,8 @@ fn old_postgres(cluster: &Cluster, running: &Running) -> Option<String> {
 
 /// The other members ask the REST API before one becomes primary. Without the DCS Patroni does not open it.
 fn silent(cluster: &Cluster, running: &Running, view: Option<&View>) -> Option<Finding> {
-    let Answer::None(fault) = &running.api else { return None };
+    // One that closes the connection has other settings of TLS than the file, which Patroni may not have read yet.
+    let Answer::None(fault @ (Fault::Unreachable(_) | Fault::Unresponsive)) = &running.api else { return None };
     if !running.is_settled || view.is_none() {
         return None;
     }
