@@ -43,6 +43,16 @@ pub fn read(root: &Root, path: impl AsRef<Path>) -> Result<Conf> {
     Reader::new(root, Budget::ONE).read(path.as_ref(), Named::Here)
 }
 
+/// The last line on which a parameter is set, counted from 1.
+#[must_use]
+pub fn line_of(text: &str, name: &str) -> Option<usize> {
+    let sets = |line: &str| {
+        let word = line.trim_start().split(|c: char| c.is_whitespace() || c == '=').next().unwrap_or_default();
+        word.eq_ignore_ascii_case(name)
+    };
+    text.lines().enumerate().filter(|(_, line)| sets(line)).last().map(|(index, _)| index + 1)
+}
+
 /// Reads configurations, within a budget.
 pub(crate) struct Reader<'a> {
     administrator: Opener<'a>,
@@ -252,6 +262,12 @@ mod tests {
     #[allow(clippy::unnecessary_wraps)]
     fn value(key: &str, value: &str) -> Option<Line> {
         Some(Line::Value(key.to_owned(), value.to_owned()))
+    }
+
+    #[test]
+    fn the_last_definition_counts() {
+        assert_eq!(line_of("#work_mem = 1\nWork_Mem=2\n work_mem 3\n", "work_mem"), Some(3));
+        assert_eq!(line_of("#work_mem = 1\n", "work_mem"), None);
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod keys;
 pub mod members;
 pub mod net;
 pub mod netlink;
+pub mod process;
 pub mod program;
 pub mod report;
 pub mod root;

@@ -80,6 +80,12 @@ impl Cluster<'_> {
         self.text(&["postgresql", "data_dir"]).map_or_else(PathBuf::new, PathBuf::from)
     }
 
+    /// Is the caller root, or the user that runs Patroni and PostgreSQL? Others see neither their processes nor their files.
+    pub(crate) fn sees_own(&self) -> bool {
+        let user = geteuid();
+        user.is_root() || self.root.user_id(USER).is_ok_and(|id| id == user.as_raw())
+    }
+
     /// A hint that ends with the command that generates the Patroni file from changed settings.
     pub(crate) fn then_generate(&self, hint: &str) -> String {
         format!("{hint}, then run: patroni-gen-config {}", self.id)

@@ -10,9 +10,7 @@ use serde_json::Value;
 
 use crate::doctor::cluster::Cluster;
 use crate::doctor::finding::{Finding, Level};
-
-/// Debian's file of variables for all units.
-const FILE: &str = "/etc/patroni/env.conf";
+use crate::patroni::paths::ENVIRONMENT;
 
 /// The sections of which `PATRONI_SECTION_KEY` sets a key.
 const SECTIONS: [&str; 12] = [
@@ -58,9 +56,12 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
+fn is_level(value: &str) -> bool {
+    LEVELS.contains(&value) || value.parse::<u32>().is_ok()
+}
+
 fn unknown_level(cluster: &Cluster, key: &str, value: &str) -> Option<Finding> {
-    let known = LEVELS.contains(&value) || value.parse::<u32>().is_ok();
-    (!known).then(|| {
+    (!is_level(value)).then(|| {
         let what = format!("{key} is {value}, which Patroni does not know, so it does not start");
         Finding::fatal(what, cluster.correct("LOG_LEVEL", key, "DEBUG, INFO, WARNING, ERROR or CRITICAL"))
     })
@@ -77,8 +78,8 @@ fn overrides(cluster: &Cluster, variable: &Variable) -> Option<Finding> {
     let unit = format!("patroni@{}", cluster.id.dashed());
     let reload = if *of_unit { "systemctl daemon-reload && " } else { "" };
     let hint = format!("Remove that line, then run: {reload}systemctl restart {unit}");
-    let is_level = path.len() == 2 && path[0] == "log" && path[1].ends_with("level");
-    if is_level && !LEVELS.contains(&value.as_str()) && value.parse::<u32>().is_err() {
+    let wants_level = path.len() == 2 && path[0] == "log" && path[1].ends_with("level");
+    if wants_level && !is_level(value) {
         let what = format!("{name} is {value}, which is no log level of Patroni, so it does not start");
         return Some(Finding::new(Level::Fatal, what, hint).at(place));
     }
@@ -143,7 +144,7 @@ fn same(present: &Value, value: &str) -> bool {
 fn variables(cluster: &Cluster) -> Result<Vec<Variable>> {
     let root = cluster.root;
     let mut own = Vec::new();
-    let mut files = vec![FILE.to_owned()];
+    let mut files = vec![ENVIRONMENT.to_owned()];
     for unit in ["patroni@.service".to_owned(), format!("patroni@{}.service", cluster.id.dashed())] {
         let is_drop_in = |name: &String| Path::new(name).extension().is_some_and(|end| end == "conf");
         // A copy of the unit, and what is added to it.

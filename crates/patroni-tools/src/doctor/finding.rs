@@ -144,6 +144,16 @@ pub(crate) fn document(cluster: &str, path: &Path, findings: &[Finding]) -> Valu
     json!({"cluster": cluster, "findings": findings.collect::<Vec<_>>()})
 }
 
+/// How findings read, with their levels, for tests.
+#[cfg(test)]
+pub(crate) fn lines(findings: &[Finding]) -> Vec<String> {
+    let line = |finding: &Finding| {
+        let trouble = finding.trouble(Path::new("f"));
+        format!("{:?} {} | {}", finding.level, trouble.line(), trouble.hint.unwrap_or_default())
+    };
+    findings.iter().map(line).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -185,12 +185,10 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
     findings.extend(new);
     findings.extend(clock);
     findings.extend(servers.findings);
-    if let Some(content) = &servers.content {
-        findings.extend(names::with_content(&cluster, content));
-        findings.extend(standby_failure::check(&cluster, content));
-    }
     let view = servers.content.as_ref().map(View::of);
     if let Some(view) = &view {
+        findings.extend(names::in_cluster(&cluster, view));
+        findings.extend(standby_failure::check(&cluster, view));
         findings.extend(members::check(&cluster, view, running.as_ref().is_some_and(Running::runs_here)));
     }
     let mut looked = Looked::at(&["files", "host"]);

@@ -9,9 +9,9 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::doctor::cluster::Cluster;
-use crate::doctor::dcs::question::Content;
 use crate::doctor::finding::Finding;
 use crate::doctor::methods::hook_methods;
+use crate::doctor::view::{Member, View};
 use crate::files::header::{Author, author};
 use crate::patroni_yml::admission::replicates;
 
@@ -24,13 +24,12 @@ pub fn check(cluster: &Cluster) -> Vec<Finding> {
 }
 
 /// The name of this member with the running configuration, and beside those of the other members.
-pub(crate) fn with_content(cluster: &Cluster, content: &Content) -> Vec<Finding> {
-    let config: Value = content.get("config").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let mut findings: Vec<Finding> = unfit(cluster, config.get("synchronous_mode")).into_iter().collect();
-    findings.extend(shut_out(cluster, &config, content));
+pub(crate) fn in_cluster(cluster: &Cluster, view: &View) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = unfit(cluster, view.config.get("synchronous_mode")).into_iter().collect();
+    findings.extend(shut_out(cluster, view));
     let Some(own) = cluster.text(&["name"]) else { return findings };
     let slot = slot_name(&own);
-    let others = content.keys().filter_map(|key| key.strip_prefix("members/"));
+    let others = view.members.iter().map(|member| member.name.as_str());
     findings.extend(others.filter(|other| *other != own && slot_name(other) == slot).map(|other| {
         let what = format!("this member is {own} and another one is {other}, and both use the replication slot {slot}, so only one can replicate");
         Finding::error(what, cluster.correct("MEMBER_NAME", "name", "another name, on one of the two hosts"))
@@ -39,7 +38,8 @@ pub(crate) fn with_content(cluster: &Cluster, content: &Content) -> Vec<Finding>
 }
 
 /// The other members that could not replicate from this one.
-fn shut_out(cluster: &Cluster, config: &Value, content: &Content) -> Option<Finding> {
+fn shut_out(cluster: &Cluster, view: &View) -> Option<Finding> {
+    let config = &view.config;
     let own = cluster.text(&["name"])?;
     // That of the member comes before that of the cluster.
     let lines = cluster.yaml.get(&["postgresql", "pg_hba"]).or_else(|| config.get("postgresql")?.get("pg_hba"))?;
@@ -50,12 +50,10 @@ fn shut_out(cluster: &Cluster, config: &Value, content: &Content) -> Option<Find
         return None;
     }
     let role = cluster.text(&["postgresql", "authentication", "replication", "username"])?;
-    let address = |value: &str| -> Option<IpAddr> {
-        let data: Value = serde_json::from_str(value).ok()?;
-        let (host, _) = data.get("conn_url")?.as_str()?.split_once("://")?.1.split('/').next()?.rsplit_once(':')?;
-        host.trim_matches(['[', ']']).parse().ok()
+    let address = |member: &Member| -> Option<IpAddr> {
+        member.server()?.rsplit_once(':')?.0.trim_matches(['[', ']']).parse().ok()
     };
-    let others = content.iter().filter_map(|(key, value)| Some((key.strip_prefix("members/")?, address(value)?)));
+    let others = view.members.iter().filter_map(|member| Some((member.name.as_str(), address(member)?)));
     let (names, addresses): (Vec<String>, Vec<IpAddr>) = others
         .filter(|(name, address)| *name != own && !replicates(&lines, &role, *address))
         .map(|(name, address)| (format!("{name} ({address})"), address))
@@ -104,25 +102,19 @@ fn unmapped(cluster: &Cluster) -> Vec<Finding> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::doctor::cluster::Depth;
-    use crate::files::yaml::Yaml;
-    use crate::patroni::version::Patroni;
     use host::Root;
-    use host::settings::Settings;
-    use std::path::PathBuf;
 
     fn found(name: &str, content: &[(&str, &str)]) -> Vec<String> {
         let (root, id) = (Root::new("/nowhere"), "17/main".parse().unwrap());
         let text = format!(
             "scope: 17-main\nname: {name}\npostgresql: {{authentication: {{replication: {{username: rep}}}}}}\n"
         );
-        let path = PathBuf::from("/etc/patroni/17-main.yml");
-        let yaml = Yaml::parse(&path, &text).unwrap();
-        let settings = Ok(Settings::default());
-        let cluster =
-            Cluster { root: &root, id: &id, path, text, yaml, patroni: Patroni::UNKNOWN, settings, depth: Depth::Full };
+        let cluster = Cluster::with(&root, &id, &text);
         let content = content.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        with_content(&cluster, &content).into_iter().map(|finding| finding.what + ": " + &finding.hint).collect()
+        in_cluster(&cluster, &View::of(&content))
+            .into_iter()
+            .map(|finding| finding.what + ": " + &finding.hint)
+            .collect()
     }
 
     #[test]

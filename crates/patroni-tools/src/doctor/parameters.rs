@@ -14,6 +14,7 @@ use crate::files::header::{Author, author};
 use crate::patroni_yml::parameters::{Asked, Named, refused};
 use crate::postgres::data_dir::running_server;
 use crate::postgres::host_needs;
+use crate::postgres::programs::server_program;
 
 /// Names of files and directories, which say nothing about the parameters, and would be looked for.
 const PLACES: [&str; 6] =
@@ -33,7 +34,7 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
     }
     named.retain(|name, _| !PLACES.contains(&name.as_str()) && !name.starts_with("include"));
     let mut findings = needs(cluster);
-    let server = cluster.root.path(format!("/usr/lib/postgresql/{}/bin/postgres", cluster.id.version));
+    let server = server_program(cluster.root, cluster.id, "postgres");
     if named.is_empty() || !server.exists() {
         return Ok(findings);
     }
@@ -67,17 +68,10 @@ fn in_configuration(cluster: &Cluster) -> Result<Named> {
     let mut named = Named::new();
     for file in files {
         let text = root.for_postgres().read(&file)?.unwrap_or_default();
-        let line = |name: &str| {
-            let is = |line: &str| {
-                let word = line.split(|c: char| c.is_whitespace() || c == '=').next().unwrap_or_default();
-                word.eq_ignore_ascii_case(name)
-            };
-            text.lines().enumerate().filter(|(_, line)| is(line.trim_start())).map(|(index, _)| index + 1).last()
-        };
         for (name, value) in conf::read(root, &file)? {
             let name = name.to_ascii_lowercase();
             // What it includes is in a file of its own.
-            let Some(line) = line(&name) else { continue };
+            let Some(line) = conf::line_of(&text, &name) else { continue };
             let place = in_line(&file, line);
             named.insert(name.clone(), Asked { value, place, key: name });
         }

@@ -73,7 +73,7 @@ fn taken(cluster: &Cluster, wanted: &Wanted, listeners: &[Listener]) -> Option<F
     let who = match owner? {
         Owner::Other(who) => who,
         // The processes of this cluster would not be hidden.
-        Owner::Hidden if sees_own(cluster.root) => "another program".to_owned(),
+        Owner::Hidden if cluster.sees_own() => "another program".to_owned(),
         Owner::Hidden | Owner::Own => return None,
     };
     // PostgreSQL starts with the addresses that are free (`PostmasterMain`), and clients would reach the other process on the rest.
@@ -86,12 +86,6 @@ fn taken(cluster: &Cluster, wanted: &Wanted, listeners: &[Listener]) -> Option<F
 /// A user that is foreign to the cluster. The caller is not: it runs Patroni and PostgreSQL if the unit was changed.
 fn foreign_user(root: &Root, listener: &Listener) -> Option<u32> {
     holder::foreign_user(root, listener, USER).filter(|uid| *uid != geteuid().as_raw())
-}
-
-/// Can the caller see the processes of this cluster: is it root, or the user that runs them?
-fn sees_own(root: &Root) -> bool {
-    let user = geteuid();
-    user.is_root() || root.user_id(USER).is_ok_and(|id| id == user.as_raw())
 }
 
 /// The owner of a socket.

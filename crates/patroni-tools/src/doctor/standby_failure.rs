@@ -2,11 +2,10 @@
 
 use host::keys::SiteKey;
 use host::settings::{SITE_FILE, Settings};
-use serde_json::Value;
 
 use crate::doctor::cluster::Cluster;
-use crate::doctor::dcs::question::Content;
 use crate::doctor::finding::Finding;
+use crate::doctor::view::View;
 use crate::files::header::{Author, author};
 use crate::files::yaml::Yaml;
 use crate::patroni_yml::inputs::{Overrides, render};
@@ -16,11 +15,10 @@ use crate::patroni_yml::standby_failure::{COST, Failure};
 const OWN: [&str; 3] = ["postgresql", "parameters", "wal_sender_timeout"];
 
 /// The values in the DCS count, not those of the Patroni file, which Patroni reads only when the cluster is bootstrapped.
-pub fn check(cluster: &Cluster, content: &Content) -> Option<Finding> {
-    let dynamic: Value = serde_json::from_str(content.get("config")?).ok()?;
+pub fn check(cluster: &Cluster, view: &View) -> Option<Finding> {
     let own = cluster.text(&OWN);
-    let failure = Failure::of(&dynamic, own.as_deref())?;
-    let members = content.keys().filter(|key| key.starts_with("members/")).count() as u64;
+    let failure = Failure::of(&view.config, own.as_deref())?;
+    let members = view.members.len() as u64;
     let standbys = Some(members.saturating_sub(1));
     let what = failure.too_long(standbys)?;
     Some(if own.is_some() {
@@ -76,7 +74,7 @@ mod tests {
         let settings = Settings::read(&root, &id);
         let cluster =
             Cluster { root: &root, id: &id, path, text, yaml, patroni: Patroni::UNKNOWN, settings, depth: Depth::Full };
-        check(&cluster, &Content::from([("config".to_owned(), dynamic.to_owned())]))
+        check(&cluster, &View::of(&[("config".to_owned(), dynamic.to_owned())].into()))
     }
 
     #[test]

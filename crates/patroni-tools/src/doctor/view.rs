@@ -33,7 +33,12 @@ impl Member {
         Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
     }
 
-    /// The same, if it uses TLS.
+    /// The host and port of its PostgreSQL, as in `postgres://HOST:PORT/DATABASE` (`ConfigHandler.resolve_connection_addresses`).
+    pub(crate) fn server(&self) -> Option<&str> {
+        self.text("conn_url")?.split_once("://")?.1.split('/').next()
+    }
+
+    /// The host and port of its REST API, if that uses TLS.
     pub(crate) fn secure_api(&self) -> Option<(String, u16)> {
         self.api().filter(|_| self.text("api_url").is_some_and(|url| url.starts_with("https://")))
     }

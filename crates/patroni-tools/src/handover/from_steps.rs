@@ -197,7 +197,7 @@ impl Steps<'_> {
 
     /// Does their Patroni still run?
     fn is_theirs(&self) -> bool {
-        groups::started(self.root, self.decision.process) == Some(self.decision.started)
+        host::process::started(self.root, self.decision.process) == Some(self.decision.started)
     }
 
     fn template(&self) -> Result<()> {

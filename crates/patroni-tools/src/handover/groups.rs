@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use host::trouble::Explain;
-use host::{ClusterId, Root, fail, program};
+use host::{ClusterId, Root, fail, process, program};
 
 use crate::postgres::units::SLICE;
 
@@ -145,14 +145,11 @@ pub(crate) fn move_server(root: &Root, postmaster: u32, scope: &str) -> Result<(
 
 /// All processes that a process has started, and those that they have started.
 fn below(root: &Root, ancestor: u32) -> Result<Vec<u32>> {
-    let real = root.path("/proc");
-    let entries = std::fs::read_dir(&real).context("could not list the processes")?;
+    let entries = std::fs::read_dir(root.path("/proc")).context("could not list the processes")?;
     let mut parents = Vec::new();
     for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
         // It may have ended.
-        let stat = std::fs::read_to_string(real.join(pid.to_string()).join("stat")).unwrap_or_default();
-        let parent = fields(&stat).nth(1).and_then(|parent| parent.parse().ok());
-        parents.extend(parent.map(|parent: u32| (pid, parent)));
+        parents.extend(process::parent(root, pid).map(|parent| (pid, parent)));
     }
     let mut found = vec![ancestor];
     let mut next = 0;
@@ -162,18 +159,6 @@ fn below(root: &Root, ancestor: u32) -> Result<Vec<u32>> {
     }
     found.remove(0);
     Ok(found)
-}
-
-/// When a process was started, in ticks since the boot: it distinguishes the process from a later one with its number.
-pub(crate) fn started(root: &Root, pid: u32) -> Option<u64> {
-    const STARTED: usize = 19;
-    let stat = std::fs::read_to_string(root.path(format!("/proc/{pid}/stat"))).ok()?;
-    fields(&stat).nth(STARTED)?.parse().ok()
-}
-
-/// The fields of `/proc/PID/stat` after the name of the program, which can contain anything (`proc_pid_stat(5)`).
-fn fields(stat: &str) -> impl Iterator<Item = &str> {
-    stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace()
 }
 
 /// Creates the scope with the postmaster in it. systemd allows root to move processes into a scope only if it is delegated

@@ -7,10 +7,8 @@ use anyhow::{Context as _, Result};
 use host::{Root, envfile, fail, program};
 
 use crate::handover::groups;
+use crate::patroni::paths::ENVIRONMENT;
 use crate::patroni::process;
-
-/// Debian's file of variables for Patroni's unit.
-const ENVIRONMENT: &str = "/etc/patroni/env.conf";
 
 /// The other Patroni.
 pub(crate) struct OtherPatroni {
@@ -47,7 +45,7 @@ pub(crate) fn find_patroni(root: &Root, file: &Path, unit: Option<&str>) -> Resu
     if user != Some(root.user_id("postgres")?) {
         fail!("Patroni (process {process}) is not run by user postgres"; "patroni@ runs as postgres, who must own the data.");
     }
-    let started = groups::started(root, process).with_context(|| format!("process {process} has ended"))?;
+    let started = host::process::started(root, process).with_context(|| format!("process {process} has ended"))?;
     Ok(OtherPatroni { process, started, unit: name.to_owned() })
 }
 
@@ -60,14 +58,7 @@ fn main_process(root: &Root, unit: &str) -> Result<Option<u32>> {
 /// The process that runs with the file; one of user postgres rather than another that calls itself Patroni.
 fn process_with(root: &Root, file: &Path) -> Result<Option<u32>> {
     let postgres = root.user_id("postgres")?;
-    let own = root.path(file).canonicalize().ok();
-    let mut found = process::all(root, None);
-    found.retain(|process| {
-        process
-            .file
-            .as_deref()
-            .is_some_and(|other| other == file || own.is_some() && root.path(other).canonicalize().ok() == own)
-    });
+    let mut found = process::with_file(root, file);
     found.sort_by_key(|process| process.user != postgres);
     Ok(found.first().map(|process| process.pid))
 }

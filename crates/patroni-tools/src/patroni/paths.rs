@@ -10,6 +10,9 @@ use crate::files::yaml::Yaml;
 /// The directory of the Patroni files.
 pub(crate) const DIRECTORY: &str = "/etc/patroni";
 
+/// Debian's file of variables for the units, which override the Patroni files.
+pub(crate) const ENVIRONMENT: &str = "/etc/patroni/env.conf";
+
 /// The records of clusters that `pg_adoptcluster_patroni` has adopted. They stay, so that a cluster can be given back.
 pub(crate) const ADOPTIONS: &str = "/var/lib/patroni-tools/adopt";
 

@@ -36,6 +36,15 @@ pub(crate) fn all(root: &Root, of: Option<u32>) -> Vec<Process> {
     found
 }
 
+/// Those that run with a file, perhaps by way of a link.
+pub(crate) fn with_file(root: &Root, file: &Path) -> Vec<Process> {
+    let real = root.path(file).canonicalize().ok();
+    let is_it = |other: &Path| other == file || real.is_some() && root.path(other).canonicalize().ok() == real;
+    let mut found = all(root, None);
+    found.retain(|process| process.file.as_deref().is_some_and(is_it));
+    found
+}
+
 fn read(root: &Root, pid: u32, of: Option<u32>) -> Option<Process> {
     let directory = root.path(format!("/proc/{pid}"));
     let user = directory.metadata().ok()?.uid();

@@ -12,6 +12,7 @@ use host::{ClusterId, Root, conf, facts, fail, program, trouble};
 use crate::patroni_yml::bootstrap_dcs::Dynamic;
 use crate::patroni_yml::standby_failure::{COST, Failure, WAL_SENDER_TIMEOUT, timeout_of};
 use crate::postgres::host_needs;
+use crate::postgres::programs::server_program;
 
 /// Names and values, in order.
 pub type Values = Vec<(String, String)>;
@@ -244,7 +245,7 @@ fn megabytes(text: &str) -> Option<u64> {
 pub(crate) fn refused(root: &Root, id: &ClusterId, asked: &Named) -> Result<Vec<Trouble>> {
     // Any paths: the server requires them before it reads further, but does not open them.
     const HEAD: &str = "data_directory = '/'\nhba_file = '/'\nident_file = '/'\n";
-    let server = root.path(format!("/usr/lib/postgresql/{}/bin/postgres", id.version));
+    let server = server_program(root, id, "postgres");
     let mut file = tempfile::tempfile().context("could not create a temporary file")?;
     let quote = |value: &str| value.replace('\\', r"\\").replace('\'', "''");
     let mut text = HEAD.to_owned();

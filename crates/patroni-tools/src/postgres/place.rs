@@ -42,9 +42,14 @@ impl Place {
         Ok(Some(Self { postmaster, port, socket, superuser: superuser.to_owned() }))
     }
 
+    /// A psql that asks the server as the superuser, over the socket.
+    pub(crate) fn psql(&self, root: &Root, id: &ClusterId) -> Result<Psql> {
+        Psql::local(root, id, &self.socket, self.port, &self.superuser)
+    }
+
     /// Runs SQL as the superuser over the socket, and returns what was printed.
     pub(crate) fn sql(&self, root: &Root, id: &ClusterId, sql: &str) -> Result<String> {
-        let answer = Psql::local(root, id, &self.socket, self.port, &self.superuser)?.run(sql)?;
+        let answer = self.psql(root, id)?.run(sql)?;
         if answer.state != State::Done {
             fail!(
                 "psql failed on {id} as {}: {}", self.superuser, answer.messages.join("; ");

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use host::endpoint::{self, Endpoint, Manager};
 use host::program;
-use nix::unistd::geteuid;
 use serde::Deserialize;
 
-use crate::doctor::cluster::{Cluster, USER};
+use crate::doctor::cluster::Cluster;
 use crate::doctor::finding::{Finding, Level};
 use crate::patroni::paths::HOOKS;
 use crate::postgres::units::{is_active, is_active_beside};
@@ -74,8 +73,8 @@ fn consequence(point: &Endpoint) -> &'static str {
 /// What `dnscp status` reports, if the caller may see it.
 fn status(cluster: &Cluster) -> Vec<Finding> {
     let Cluster { root, id, .. } = cluster;
-    let (user, path) = (geteuid(), root.path(HOOKS).join("dnscp"));
-    if !path.exists() || !user.is_root() && root.user_id(USER).ok() != Some(user.as_raw()) {
+    let path = root.path(HOOKS).join("dnscp");
+    if !path.exists() || !cluster.sees_own() {
         return Vec::new();
     }
     let mut command = program::at(&path);

@@ -253,17 +253,9 @@ fn behind(cluster: &Cluster, view: &View, own: &Own, database: &Database) -> Opt
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::doctor::finding::lines;
     use host::{ClusterId, Root};
     use serde_json::json;
-    use std::path::Path;
-
-    fn lines(findings: &[Finding]) -> Vec<String> {
-        let line = |finding: &Finding| {
-            let trouble = finding.trouble(Path::new("f"));
-            format!("{:?} {} | {}", finding.level, trouble.line(), trouble.hint.unwrap_or_default())
-        };
-        findings.iter().map(line).collect()
-    }
 
     fn view(keys: &[(&str, Value)]) -> View {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::doctor::cluster::LIMIT;
 use crate::postgres::place::Place;
-use crate::postgres::psql::{Psql, State};
+use crate::postgres::psql::State;
 use crate::postgres::roles::{REWIND_FUNCTIONS, literal};
 
 /// A server.
@@ -111,8 +111,7 @@ SELECT current_setting('server_version_num')::int >= 150000 AS has_ident \\gset
 
 /// Asks the server; an error if it does not answer in time, or if the caller may not ask.
 pub(crate) fn ask(root: &Root, id: &ClusterId, place: &Place, roles: &[&str]) -> Result<Database> {
-    let psql = Psql::local(root, id, &place.socket, place.port, &place.superuser)?.within(LIMIT);
-    let answer = psql.run(&question(roles))?;
+    let answer = place.psql(root, id)?.within(LIMIT).run(&question(roles))?;
     if answer.state != State::Done {
         host::fail!("{}", answer.messages.join("; "));
     }
@@ -127,6 +126,5 @@ pub(crate) fn ask(root: &Root, id: &ClusterId, place: &Place, roles: &[&str]) ->
 
 /// Is the server still in recovery?
 pub(crate) fn is_in_recovery(root: &Root, id: &ClusterId, place: &Place) -> Result<bool> {
-    let psql = Psql::local(root, id, &place.socket, place.port, &place.superuser)?.within(LIMIT);
-    Ok(psql.run("SELECT pg_catalog.pg_is_in_recovery()")?.rows.trim() == "t")
+    Ok(place.psql(root, id)?.within(LIMIT).run("SELECT pg_catalog.pg_is_in_recovery()")?.rows.trim() == "t")
 }

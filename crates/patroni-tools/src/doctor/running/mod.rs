@@ -68,11 +68,12 @@ pub(crate) struct Running {
 pub(crate) fn look(cluster: &Cluster) -> Running {
     let (root, id) = (cluster.root, cluster.id);
     let data = cluster.data_directory();
-    let may_ask = server::may_ask(cluster);
+    let may_ask = cluster.sees_own();
     let names: Vec<String> = of_file(&cluster.yaml).into_iter().map(|role| role.name).collect();
     let superuser = cluster.text(&["postgresql", "authentication", "superuser", "username"]);
     let superuser = superuser.unwrap_or_else(|| SUPERUSER.to_owned());
     let postmaster = running_server(&root.for_postgres(), &data);
+    let unmanaged = examine(root, id, &data);
     let place = postmaster.and_then(|_| Place::find(root, id, &data, &superuser).ok().flatten());
     thread::scope(|scope| {
         let unit = scope.spawn(|| unit::ask(root, &format!("patroni@{}.service", id.dashed())));
@@ -96,10 +97,10 @@ pub(crate) fn look(cluster: &Cluster) -> Running {
             database,
             broken: broken.join().unwrap_or_default(),
             installed: installed.join().unwrap_or_default(),
-            has_data: root.path(data.join("PG_VERSION")).exists() && examine(root, id, &data).is_none(),
+            has_data: root.path(data.join("PG_VERSION")).exists() && unmanaged.is_none(),
             is_explained: units::interrupted(cluster).is_some()
                 || is_active(root, &format!("postgresql@{}.service", id.dashed()))
-                || examine(root, id, &data).is_some(),
+                || unmanaged.is_some(),
             may_ask,
             dnscp_is_old: dnscp.is_some_and(|pid| process::is_replaced(root, pid)),
         }

@@ -1,7 +1,7 @@
 //! Programs that an upgrade has replaced on the disk, while the old ones are still running.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use host::Root;
@@ -10,6 +10,7 @@ use nix::unistd::geteuid;
 use crate::doctor::cluster::Cluster;
 use crate::doctor::finding::Finding;
 use crate::patroni::installed::only_debians;
+use crate::patroni::process;
 use crate::patroni::release::Version;
 
 /// A file of Debian's package. Its inode changes when dpkg unpacks the package; its time of modification is that of the package.
@@ -32,29 +33,15 @@ pub(crate) fn is_replaced(root: &Root, pid: u32) -> bool {
 
 /// The Patroni that runs with a file, in whatever unit.
 pub(crate) fn with_file(root: &Root, file: &Path) -> Option<u32> {
-    let entries = std::fs::read_dir(root.path("/proc")).ok()?;
-    let processes = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     // Another user can give a process any name.
     let postgres = root.user_id("postgres").ok();
-    let is_trusted = |pid: &u32| {
-        let user = root.path(format!("/proc/{pid}")).metadata().map(|found| found.uid());
-        user.is_ok_and(|user| user == 0 || Some(user) == postgres || user == geteuid().as_raw())
-    };
-    processes.filter(is_trusted).find(|pid| {
-        let line = std::fs::read(root.path(format!("/proc/{pid}/cmdline"))).unwrap_or_default();
-        let words: Vec<PathBuf> =
-            line.split(|byte| *byte == 0).map(|word| PathBuf::from(&*String::from_utf8_lossy(word))).collect();
-        // `python3 /usr/bin/patroni FILE`, or `python3 -m patroni FILE`.
-        let is_patroni = words.iter().take(4).any(|word| word.ends_with("patroni") || word.ends_with("patroni.py"));
-        is_patroni && words.iter().any(|word| word == file)
-    })
+    let is_trusted = |user: u32| user == 0 || Some(user) == postgres || user == geteuid().as_raw();
+    process::with_file(root, file).iter().find(|process| is_trusted(process.user)).map(|process| process.pid)
 }
 
-/// When a process was started (`proc_pid_stat(5)`, `proc_stat(5)`; a tick is a hundredth of a second in all kernels of Debian).
+/// When a process was started (`proc_stat(5)`; a tick is a hundredth of a second in all kernels of Debian).
 pub(crate) fn started(root: &Root, pid: u32) -> Option<SystemTime> {
-    const STARTED: usize = 19;
-    let stat = std::fs::read_to_string(root.path(format!("/proc/{pid}/stat"))).ok()?;
-    let ticks: u64 = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(STARTED)?.parse().ok()?;
+    let ticks = host::process::started(root, pid)?;
     let kernel = std::fs::read_to_string(root.path("/proc/stat")).ok()?;
     let boot: u64 = kernel.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
     Some(UNIX_EPOCH + Duration::from_secs(boot) + Duration::from_millis(ticks * 10))

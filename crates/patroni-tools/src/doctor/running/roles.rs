@@ -100,16 +100,8 @@ fn password(role: &FileRole, found: &Role) -> Option<String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::doctor::finding::lines;
     use host::{ClusterId, Root};
-    use std::path::Path;
-
-    fn lines(findings: &[Finding]) -> Vec<String> {
-        let line = |finding: &Finding| {
-            let trouble = finding.trouble(Path::new("f"));
-            format!("{:?} {} | {}", finding.level, trouble.line(), trouble.hint.unwrap_or_default())
-        };
-        findings.iter().map(line).collect()
-    }
 
     #[test]
     fn a_role_that_members_cannot_use_is_named() {

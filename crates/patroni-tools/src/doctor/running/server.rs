@@ -5,8 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use host::files::{Named, Opener};
 use host::trouble::in_line;
-use host::{clusters, program};
-use nix::unistd::geteuid;
+use host::{clusters, conf, program};
 
 use crate::doctor::cluster::{Cluster, LIMIT};
 use crate::doctor::finding::Finding;
@@ -22,12 +21,6 @@ pub(crate) struct Broken {
     pub(crate) file: Option<PathBuf>,
     pub(crate) line: Option<usize>,
     pub(crate) what: String,
-}
-
-/// May the caller run programs as postgres?
-pub(crate) fn may_ask(cluster: &Cluster) -> bool {
-    let user = geteuid();
-    user.is_root() || cluster.root.user_id("postgres").is_ok_and(|id| id == user.as_raw())
 }
 
 fn server(cluster: &Cluster) -> Option<std::process::Command> {
@@ -59,7 +52,7 @@ pub(crate) fn errors(cluster: &Cluster) -> Vec<Broken> {
     match program::output_within(&mut command, "", LIMIT) {
         Ok(output) if !output.status.success() => parse(&String::from_utf8_lossy(&output.stderr), |file, name| {
             let text = cluster.root.for_postgres().read(file).ok().flatten()?;
-            line_of(&text, name)
+            conf::line_of(&text, name)
         }),
         _ => Vec::new(),
     }
@@ -111,15 +104,6 @@ fn parse(said: &str, find: impl Fn(&Path, &str) -> Option<usize>) -> Vec<Broken>
         return last.map(|what| Broken { file: None, line: None, what: what.to_owned() }).into_iter().collect();
     }
     found
-}
-
-/// The last line on which a parameter is set.
-fn line_of(text: &str, name: &str) -> Option<usize> {
-    let sets = |line: &str| {
-        let word = line.trim_start().split(|c: char| c.is_whitespace() || c == '=').next().unwrap_or_default();
-        word.eq_ignore_ascii_case(name)
-    };
-    text.lines().enumerate().filter(|(_, line)| sets(line)).last().map(|(index, _)| index + 1)
 }
 
 /// Errors in the configuration, of a server that runs or of one that does not.
@@ -318,6 +302,5 @@ mod tests {
         );
         let other = parse("postgres could not find it\n", |_, _| None);
         assert_eq!(other, [Broken { file: None, line: None, what: "postgres could not find it".to_owned() }]);
-        assert_eq!(line_of("#work_mem = 1\nWork_Mem=2\n work_mem 3\n", "work_mem"), Some(3));
     }
 }

@@ -5,10 +5,7 @@ use serde_json::Value;
 use crate::doctor::cluster::Cluster;
 use crate::doctor::finding::Finding;
 use crate::doctor::view::Member;
-use crate::patroni::paths::FINGERPRINT_TAG;
-
-/// Debian's file of variables for the unit, which override the file.
-const ENVIRONMENT: &str = "/etc/patroni/env.conf";
+use crate::patroni::paths::{ENVIRONMENT, FINGERPRINT_TAG};
 
 /// Tags that Patroni does not publish if they are off (`Tags._filter_tags`).
 const OFF_IS_NONE: [&str; 5] = ["clonefrom", "nofailover", "noloadbalance", "nosync", "nostream"];
@@ -102,10 +99,9 @@ pub(super) fn rest_api(cluster: &Cluster, member: &Member) -> Option<String> {
     (ours != theirs).then(|| format!("restapi.connect_address gives {theirs} instead of {ours}"))
 }
 
-/// `ConfigHandler.resolve_connection_addresses`: `postgres://HOST:PORT/DATABASE`.
 fn postgresql(cluster: &Cluster, member: &Member) -> Option<String> {
     let ours = cluster.text(&["postgresql", "connect_address"])?;
-    let theirs = member.text("conn_url")?.split_once("://")?.1.split('/').next()?;
+    let theirs = member.server()?;
     // Without a port it is that of `listen`.
     (ours.contains(':') && !ours.ends_with(']') && ours != theirs)
         .then(|| format!("postgresql.connect_address is {theirs} instead of {ours}"))

@@ -106,16 +106,8 @@ pub(crate) fn check(cluster: &Cluster, unit: &Unit, member: Member) -> Vec<Findi
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::doctor::finding::lines;
     use host::{ClusterId, Root};
-    use std::path::Path;
-
-    fn lines(findings: &[Finding]) -> Vec<String> {
-        let line = |finding: &Finding| {
-            let trouble = finding.trouble(Path::new("f"));
-            format!("{:?} {} | {}", finding.level, trouble.line(), trouble.hint.unwrap_or_default())
-        };
-        findings.iter().map(line).collect()
-    }
 
     #[test]
     fn systemd_is_understood() {

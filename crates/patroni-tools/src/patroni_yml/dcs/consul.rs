@@ -7,14 +7,12 @@ use host::{Root, envfile, fail, trouble};
 use serde_json::json;
 
 use crate::patroni::installed::Ask;
+use crate::patroni::paths::ENVIRONMENT;
 use crate::patroni::version;
 use crate::patroni_yml::dcs::hosts::{is_name, server};
 use crate::patroni_yml::dcs::limits::Limit;
 use crate::patroni_yml::dcs::section::{Options, push};
 use crate::patroni_yml::dcs::tls::Tls;
-
-/// The environment file of Patroni's unit.
-const ENVIRONMENT: &str = "/etc/patroni/env.conf";
 
 /// The section's options.
 pub fn options(root: &Root, settings: &Settings) -> Result<Options> {
