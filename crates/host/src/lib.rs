@@ -25,6 +25,7 @@ pub mod root;
 pub mod scram;
 pub mod settings;
 pub mod trouble;
+pub mod units;
 pub mod vip;
 
 pub use cluster::{ClusterId, ClusterName, PgVersion};

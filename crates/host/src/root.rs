@@ -65,6 +65,27 @@ impl Root {
         }
     }
 
+    /// Where a path of this machine leads by its links. Nothing of it needs to exist: while Patroni clones a member again, there is no data
+    /// directory.
+    #[must_use]
+    pub fn real(&self, path: impl AsRef<Path>) -> PathBuf {
+        /// As many links as the kernel follows (`path_resolution(7)`).
+        const MOST_LINKS: usize = 40;
+        let mut path = path.as_ref().to_owned();
+        for _ in 0..MOST_LINKS {
+            let there = self.path(&path);
+            if let Ok(found) = there.canonicalize() {
+                return self.inside(&found);
+            }
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return path };
+            match there.read_link() {
+                Ok(target) => path = parent.join(self.inside(&target)),
+                Err(_) => return self.real(parent).join(name),
+            }
+        }
+        path
+    }
+
     /// The program `name` of this machine.
     pub fn program(&self, name: &str) -> Result<PathBuf> {
         let directories = PROGRAM_DIRECTORIES.map(|directory| self.directory.join(directory));
@@ -132,6 +153,7 @@ impl Root {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::os::unix::fs::symlink;
 
     #[test]
     fn a_folder_stands_for_a_machine() {
@@ -145,5 +167,24 @@ mod tests {
         assert!(root.group_id("nobody-here").unwrap_err().to_string().contains("nobody-here"));
         assert!(root.read("/etc/none").unwrap().is_none());
         assert!(root.program("ip").unwrap_err().to_string().contains("ip is missing"));
+    }
+
+    #[test]
+    fn a_link_leads_to_the_data_directory_also_while_that_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path().canonicalize().unwrap());
+        std::fs::create_dir_all(root.path("/var/lib")).unwrap();
+        std::fs::create_dir_all(root.path("/big/17/main")).unwrap();
+        symlink(root.path("/big/17/main"), root.path("/var/lib/main")).unwrap();
+        symlink("main", root.path("/var/lib/again")).unwrap();
+        symlink("circle", root.path("/var/lib/circle")).unwrap();
+        let of = |path: &str| root.real(path).display().to_string();
+        for _ in 0..2 {
+            assert_eq!(of("/var/lib/main"), "/big/17/main");
+            assert_eq!(of("/var/lib/again"), "/big/17/main");
+            let _ = std::fs::remove_dir(root.path("/big/17/main"));
+        }
+        assert_eq!(of("/var/lib/none/main"), "/var/lib/none/main");
+        assert_eq!(of("/var/lib/circle"), "/var/lib/circle");
     }
 }

@@ -4,16 +4,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::endpoint::Manager;
-use crate::{ClusterId, Root};
-
-/// Where systemd mounts the control groups; the second is that of version 1.
-const GROUPS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/systemd"];
+use crate::{ClusterId, Root, units};
 
 /// The slice of services without `Slice=` (`systemd.special(7)`).
 const SLICE: &str = "system.slice";
-
-/// The units that `systemctl enable` enabled.
-const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants";
 
 /// The units of the programs in Debian 12 and 13, with the folder of their control group (a template has its own slice) and the files
 /// that name their addresses.
@@ -48,13 +42,13 @@ impl Unit {
     /// Has it a process? A unit that failed or was stopped has none.
     #[must_use]
     pub fn is_active(&self, root: &Root) -> bool {
-        GROUPS.iter().any(|groups| root.path(Path::new(groups).join(&self.group)).exists())
+        units::group(root, &self.group).is_some()
     }
 
     /// Does it start at boot?
     #[must_use]
     pub fn is_enabled(&self, root: &Root) -> bool {
-        root.path(Path::new(ENABLED).join(format!("{}.service", self.name))).symlink_metadata().is_ok()
+        units::is_enabled(root, &format!("{}.service", self.name))
     }
 
     /// The file of this unit that names the address.
@@ -83,9 +77,11 @@ pub fn units(manager: Manager, id: &ClusterId) -> Vec<Unit> {
 /// control groups of systemd, as in a container.
 #[must_use]
 pub fn stopped(root: &Root, manager: Manager, id: &ClusterId) -> Option<Unit> {
-    let units = units(manager, id);
-    let has_systemd = GROUPS.iter().any(|groups| root.path(Path::new(groups).join(SLICE)).exists());
-    (has_systemd && !units.iter().any(|unit| unit.is_active(root))).then(|| units.into_iter().next()).flatten()
+    let candidates = units(manager, id);
+    let has_systemd = units::group(root, SLICE).is_some();
+    (has_systemd && !candidates.iter().any(|unit| unit.is_active(root)))
+        .then(|| candidates.into_iter().next())
+        .flatten()
 }
 
 /// A unit that moves an address, too, and the file that says so: it is running, or starts at boot.

@@ -8,6 +8,7 @@ use anyhow::Result;
 use host::clusters;
 use host::createcluster::{self, CreateCluster};
 use host::program::quoted;
+use host::units::is_enabled;
 
 use crate::doctor::cluster::{Cluster, USER};
 use crate::doctor::finding::{Finding, Subject};
@@ -17,9 +18,6 @@ use crate::patroni::process;
 use crate::patroni::rival::{self, Own};
 use crate::postgres::data_dir::running_server;
 use crate::postgres::units::{is_active, is_active_beside};
-
-/// The units that `systemctl enable` enabled.
-const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants";
 
 /// A handover that has not been completed. Only root can see it.
 pub(crate) fn interrupted(cluster: &Cluster) -> Option<Finding> {
@@ -94,8 +92,7 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
         };
         return Ok(vec![Finding::fatal(what, hint).at("")]);
     }
-    let enabled = |unit: &str| root.path(Path::new(ENABLED).join(unit)).symlink_metadata().is_ok();
-    if enabled(&unit) {
+    if is_enabled(root, &unit) {
         let what = format!("{name} is enabled, and starts this cluster without Patroni if patroni@ is not enabled");
         return Ok(vec![Finding::warning(what, format!("Disable it with: systemctl disable {name}")).at("")]);
     }
@@ -103,7 +100,7 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
     let text = root.read(&start)?.unwrap_or_default();
     let word = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).find(|line| !line.is_empty());
     // If patroni@ is enabled, a condition prevents postgresql@ from starting.
-    if word == Some("auto") && !enabled(&format!("patroni@{}.service", cluster.id.dashed())) {
+    if word == Some("auto") && !is_enabled(root, &format!("patroni@{}.service", cluster.id.dashed())) {
         let unit = format!("patroni@{}", cluster.id.dashed());
         let what = format!("set to auto, and {unit} is not enabled, so {name} starts at boot");
         let hint = format!("Set start.conf to manual, or run: systemctl enable {unit}");

@@ -34,7 +34,7 @@ pub(crate) struct Rival {
 /// group the server runs.
 pub(crate) fn find(root: &Root, own: &Own, server: Option<u32>) -> Option<Rival> {
     let postgres = root.user_id("postgres").ok()?;
-    let wanted = real(root, own.data);
+    let wanted = root.real(own.data);
     let group_of_server =
         || process::control_group(root, server?).filter(|group| group.contains(".service") || group.contains(".scope"));
     process::all(root, Some(postgres)).into_iter().find_map(|process| {
@@ -49,19 +49,10 @@ pub(crate) fn find(root: &Root, own: &Own, server: Option<u32>) -> Option<Rival>
         }
         let told = process.told(root);
         let runs = match &told.data {
-            Some(data) => real(root, data) == wanted,
+            Some(data) => root.real(data) == wanted,
             None => process::control_group(root, process.pid).is_some_and(|group| group_of_server() == Some(group)),
         };
         runs.then(|| Rival { process, unit, scope: told.scope, data: own.data.to_owned() })
-    })
-}
-
-/// A path without links; the directory itself need not exist.
-fn real(root: &Root, path: &Path) -> PathBuf {
-    let whole = root.path(path);
-    whole.canonicalize().unwrap_or_else(|_| match (whole.parent().map(Path::canonicalize), whole.file_name()) {
-        (Some(Ok(parent)), Some(name)) => parent.join(name),
-        _ => whole,
     })
 }
 
@@ -221,6 +212,10 @@ mod tests {
         host.write("proc/4711/environ", "PATRONI_CONFIGURATION={postgresql: {data_dir: /data/shop02}}\0");
         assert!(host.rival().is_some(), "a document in the environment");
         assert!(host.hint(false).ends_with("its PostgreSQL, with: systemctl disable --now patroni.service"));
+        // While Patroni clones a member again, what the link leads to is gone.
+        std::fs::remove_dir(host.1.path("/data/shop02")).unwrap();
+        host.process(&format!("{PATRONI} /srv/b.yml"), UNIT, "");
+        assert!(host.rival().is_some(), "a link to data that are being cloned");
         // What it was told is not to be seen, but the server runs in its group.
         host.process(PATRONI, UNIT, "");
         assert_eq!(host.rival(), None);

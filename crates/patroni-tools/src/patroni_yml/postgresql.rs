@@ -11,7 +11,6 @@ use serde::Serialize;
 
 use crate::patroni_yml::parameters::Values;
 use crate::patroni_yml::values::path_text;
-use crate::postgres::data_dir::real;
 use crate::postgres::programs::not_installed;
 
 /// The values of the section.
@@ -72,5 +71,5 @@ pub fn data_directory(root: &Root, id: &ClusterId, own: Option<&Installed>) -> R
         None => CreateCluster::read(root)?.data_directory(id)?,
     };
     let is_link = root.path(&directory).symlink_metadata().is_ok_and(|found| found.is_symlink());
-    Ok(if is_link { real(root, &directory) } else { directory })
+    Ok(if is_link { root.real(&directory) } else { directory })
 }

@@ -13,7 +13,6 @@ use host::{ClusterId, Root, conf, createcluster, fail};
 
 use crate::context::Context;
 use crate::postgres::child;
-use crate::postgres::data_dir::real;
 use crate::postgres::programs::server_program;
 
 /// The server certificate of Debian (package ssl-cert), which `pg_createcluster` uses if it can be read.
@@ -123,7 +122,7 @@ pub(crate) fn check_owner(context: &Context, id: &ClusterId, directory: &Path) -
 
 /// Are both the same directory, perhaps by way of a link?
 pub(crate) fn same(root: &Root, one: &Path, other: &Path) -> bool {
-    one.components().eq(other.components()) || real(root, one) == real(root, other)
+    one.components().eq(other.components()) || root.real(one) == root.real(other)
 }
 
 /// Moves the files of an earlier, failed bootstrap into `replaced`, and returns their names. `pg_createcluster` fails if they are

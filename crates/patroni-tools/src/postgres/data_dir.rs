@@ -25,25 +25,6 @@ pub(crate) fn is_empty(root: &Root, directory: &Path) -> Result<bool> {
     }
 }
 
-/// Where a path leads by its links. Nothing of it needs to exist: while Patroni clones a member again, there is no data directory.
-pub(crate) fn real(root: &Root, path: &Path) -> PathBuf {
-    /// As many links as the kernel follows (`path_resolution(7)`).
-    const MOST_LINKS: usize = 40;
-    let mut path = path.to_owned();
-    for _ in 0..MOST_LINKS {
-        let there = root.path(&path);
-        if let Ok(found) = there.canonicalize() {
-            return root.inside(&found);
-        }
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return path };
-        match there.read_link() {
-            Ok(target) => path = parent.join(root.inside(&target)),
-            Err(_) => return real(root, parent).join(name),
-        }
-    }
-    path
-}
-
 /// The process of the server that runs in a data directory, from its `postmaster.pid`. A file that a crash has left may name a process of
 /// another cluster: a server has its data directory as its current one (`ChangeToDataDir` in `miscinit.c`), as far as the caller sees it.
 pub(crate) fn running_server(root: &Root, directory: &Path) -> Option<u32> {
@@ -76,7 +57,6 @@ pub(crate) fn private_directory(root: &Root, directory: &Path, mode: u32) -> Res
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::os::unix::fs::symlink;
 
     #[test]
     fn a_process_of_another_cluster_is_not_the_server_that_a_crash_has_ended() {
@@ -94,24 +74,5 @@ mod tests {
         std::fs::remove_file(root.path("/proc/71/cwd")).unwrap();
         std::os::unix::fs::symlink(root.path("/data/own"), root.path("/proc/71/cwd")).unwrap();
         assert_eq!(found(), Some(71));
-    }
-
-    #[test]
-    fn a_link_leads_to_the_data_directory_also_while_that_is_gone() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = Root::new(folder.path().canonicalize().unwrap());
-        std::fs::create_dir_all(root.path("/var/lib")).unwrap();
-        std::fs::create_dir_all(root.path("/big/17/main")).unwrap();
-        symlink(root.path("/big/17/main"), root.path("/var/lib/main")).unwrap();
-        symlink("main", root.path("/var/lib/again")).unwrap();
-        symlink("circle", root.path("/var/lib/circle")).unwrap();
-        let of = |path: &str| real(&root, Path::new(path)).display().to_string();
-        for _ in 0..2 {
-            assert_eq!(of("/var/lib/main"), "/big/17/main");
-            assert_eq!(of("/var/lib/again"), "/big/17/main");
-            let _ = std::fs::remove_dir(root.path("/big/17/main"));
-        }
-        assert_eq!(of("/var/lib/none/main"), "/var/lib/none/main");
-        assert_eq!(of("/var/lib/circle"), "/var/lib/circle");
     }
 }

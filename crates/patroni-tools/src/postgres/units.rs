@@ -1,12 +1,8 @@
-//! The units that can run a cluster, `postgresql@` and `patroni@`, as their control groups show them: without systemctl, which a
-//! container need not have.
+//! The units that can run a cluster, `postgresql@` and `patroni@`, as their control groups show them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use host::Root;
-
-/// Where systemd mounts the control groups; the second is that of version 1.
-const GROUPS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/systemd"];
 
 /// The slice of both units.
 pub(crate) const SLICE: &str = "system.slice/system-postgresql.slice";
@@ -21,14 +17,16 @@ pub(crate) fn is_active_beside(root: &Root, unit: &str) -> bool {
 
 /// Is a unit active?
 pub(crate) fn is_active(root: &Root, unit: &str) -> bool {
-    GROUPS.iter().any(|group| root.path(Path::new(group).join(SLICE).join(unit)).exists())
+    group(root, unit).is_some()
+}
+
+fn group(root: &Root, unit: &str) -> Option<PathBuf> {
+    host::units::group(root, Path::new(SLICE).join(unit))
 }
 
 /// The processes of a unit.
 pub(crate) fn processes(root: &Root, unit: &str) -> Vec<u32> {
-    let text = |group: &&str| {
-        std::fs::read_to_string(root.path(Path::new(group).join(SLICE).join(unit).join("cgroup.procs"))).ok()
-    };
-    let listed = GROUPS.iter().find_map(text).unwrap_or_default();
+    let text = |group: PathBuf| std::fs::read_to_string(group.join("cgroup.procs")).ok();
+    let listed = group(root, unit).and_then(text).unwrap_or_default();
     listed.lines().filter_map(|line| line.trim().parse().ok()).collect()
 }
