@@ -36,8 +36,14 @@ pub fn at(program: &Path) -> Command {
 /// It runs a program in a session of its own (`setsid(1)`).
 const SETSID: &str = "/usr/bin/setsid";
 
-/// Makes root run a command as user postgres, because postgres can change the program or what it reads. It gets no terminal: whoever has the
-/// one of root can type there (`TIOCSTI` in `ioctl_tty(2)`), and postgres can take over its own processes. Its arguments can be added later.
+/// The last line of what a program has printed that is not empty.
+#[must_use]
+pub fn last_line(printed: &str) -> Option<&str> {
+    printed.lines().map(str::trim).rfind(|line| !line.is_empty())
+}
+
+/// Makes root run a command as user postgres, because postgres can change the program or what it reads. The command gets no terminal: in
+/// the terminal of root, a process of postgres could type commands (`TIOCSTI` in `ioctl_tty(2)`). Arguments can be added later.
 pub fn as_postgres(root: &Root, command: &mut Command) -> Result<()> {
     command.current_dir("/");
     if !Uid::effective().is_root() {

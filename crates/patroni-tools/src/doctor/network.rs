@@ -9,7 +9,7 @@ use crate::doctor::cluster::Cluster;
 use crate::doctor::finding::{Finding, Level};
 use crate::patroni_yml::network::{absent, unreachable};
 
-/// Addresses that this host lacks, and those that nobody else reaches.
+/// Addresses that this host does not have, and those that no other member reaches.
 pub fn check(cluster: &Cluster) -> Vec<Finding> {
     let vips = cluster.settings.as_ref().ok().and_then(|settings| endpoint::vips(settings).ok()).unwrap_or_default();
     let vips: Vec<IpAddr> = vips.iter().map(|vip| vip.address).collect();

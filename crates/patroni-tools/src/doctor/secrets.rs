@@ -1,4 +1,4 @@
-//! The owners of secrets: whoever owns a file with a secret can replace it, and root reads some of them.
+//! The owners of secrets: the owner of a file can replace the secret in it, and root reads some of these files.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Who else could run the same cluster: the unit of postgresql-common and another Patroni; and the cluster that the installation of a
+//! What else could run the same cluster: the unit of postgresql-common and another Patroni; and the cluster that the installation of a
 //! server creates.
 
 use std::os::unix::fs::MetadataExt;

@@ -53,7 +53,7 @@ impl Member {
 pub(crate) struct View {
     /// The system identifier; empty while the cluster is being bootstrapped.
     pub(crate) system: Option<String>,
-    /// Who has the leader lock.
+    /// The member that has the leader lock.
     pub(crate) leader: Option<String>,
     pub(crate) members: Vec<Member>,
     /// The dynamic configuration.

@@ -1,4 +1,4 @@
-//! What comes next after a Patroni file was written, as it is to be typed, and only if it is needed.
+//! The command that has to follow after a Patroni file was written, if there is one.
 
 use host::report::Reporter;
 use host::trouble::Trouble;

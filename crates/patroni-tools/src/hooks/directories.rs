@@ -292,7 +292,7 @@ impl Directories<'_> {
     }
 }
 
-/// The first link on the way to a path that belongs to postgres. Whoever can make one chooses what a command acts on.
+/// The first link on the way to a path that belongs to postgres. A user who can create one chooses what a command acts on.
 pub(crate) fn link_of_postgres(root: &Root, postgres: &User, path: &Path) -> Option<PathBuf> {
     let is_theirs = |step: &&Path| {
         let found = root.path(step).symlink_metadata();

@@ -139,10 +139,10 @@ fn ask_now(root: &Root, chosen: bool) -> Result<About> {
     let output = program::output_within(&mut command, "", LIMIT)?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-        let what = match last.trim().strip_prefix("<3>patroni-tools: ") {
+        let last = program::last_line(&said).unwrap_or_default();
+        let what = match last.strip_prefix("<3>patroni-tools: ") {
             Some(ours) => ours.to_owned(),
-            None => format!("Patroni cannot be started ({})", last.trim()),
+            None => format!("Patroni cannot be started ({last})"),
         };
         if chosen {
             fail!("{what}"; "Correct {KEY} in {SITE_FILE}. For details, run: runuser -u postgres -- {} --about", path.display());

@@ -181,7 +181,7 @@ impl<'a> Patronictl<'a> {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it printed no message");
+        let last = program::last_line(&said).unwrap_or("it printed no message");
         fail!("patronictl {what} failed ({last})"; "{}", self.hint)
     }
 }

@@ -266,7 +266,7 @@ pub(crate) fn refused(root: &Root, id: &ClusterId, asked: &Named) -> Result<Vec<
     };
     let found = explain(&said, id, asked, known);
     if found.is_empty() {
-        let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it printed no message");
+        let last = program::last_line(&said).unwrap_or("it printed no message");
         fail!("could not check the parameters with PostgreSQL {}: {last}", id.version);
     }
     Ok(found)

@@ -168,7 +168,7 @@ fn no_synchronous(cluster: &Cluster, view: &View) -> Option<Finding> {
     Some(if strict { Finding::error(what, hint) } else { Finding::warning(what, hint) })
 }
 
-/// Slots of nobody. Patroni drops slots that it does not know, but not those that `ignore_slots` matches (`SlotsHandler`).
+/// Replication slots that belong to no member. Patroni drops slots that it does not know, but not those that `ignore_slots` matches (`SlotsHandler`).
 fn slots(cluster: &Cluster, view: &View, database: &Database) -> Vec<Finding> {
     // In maintenance mode and for a while after the start nothing is dropped.
     if view.is_paused() || database.uptime < STARTING {

@@ -100,7 +100,7 @@ fn parse(said: &str, find: impl Fn(&Path, &str) -> Option<usize>) -> Vec<Broken>
     let found: Vec<Broken> =
         messages.iter().filter(|message| !message.ends_with("contains errors")).map(broken).collect();
     if found.is_empty() {
-        let last = said.lines().map(str::trim).rfind(|line| !line.is_empty());
+        let last = program::last_line(said);
         return last.map(|what| Broken { file: None, line: None, what: what.to_owned() }).into_iter().collect();
     }
     found
