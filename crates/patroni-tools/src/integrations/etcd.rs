@@ -18,7 +18,7 @@ use crate::integrations::plan::{Generated, Plan};
 use crate::patroni_yml::dcs::{Server, Tls, is_name, server};
 
 /// What Debian's unit reads (`etcd.service`).
-const FILE: &str = "/etc/default/etcd";
+pub const FILE: &str = "/etc/default/etcd";
 
 /// Additions to the unit.
 const DROP_IN: &str = "/etc/systemd/system/etcd.service.d";

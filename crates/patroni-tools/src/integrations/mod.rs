@@ -12,6 +12,7 @@ mod keepalived;
 mod pgbouncer;
 mod plan;
 mod site_ca;
+mod standing;
 mod vip;
 mod vip_manager;
 
@@ -19,7 +20,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::ValueEnum;
-use host::keys::SiteKey;
 use host::report::{self, Reporter};
 use host::{ClusterId, Root, fail, program};
 
@@ -27,10 +27,11 @@ use crate::files::diff;
 use crate::files::header::{Author, arguments, author, with_header};
 use crate::files::install::{self, Prepared};
 use crate::files::template::LOCAL;
-use crate::patroni_yml::inputs::site_key_path;
+use crate::patroni_yml::inputs::{create_site_key, site_key_path};
 use cluster::Site;
 use plan::{Generated, LIMIT, Plan, Validator};
 pub use plan::{Options, Output};
+pub(crate) use standing::{Standing, standing};
 
 /// A program that is configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -104,7 +105,7 @@ pub fn run(root: &Root, options: &Options, program: Program, ids: &[ClusterId], 
     let mut plan = program.plan(&site)?;
     if program.needs_site_key() && site.key.is_none() && matches!(options.output, Output::Files { .. }) {
         let path = site_key_path(&site.settings)?;
-        site.key = Some(SiteKey::create(root, &path)?);
+        site.key = Some(create_site_key(root, &site.settings, options.may_create_site_key)?);
         reporter.info(format!(
             "created {}; copy it to the other members before running this command there",
             path.display()

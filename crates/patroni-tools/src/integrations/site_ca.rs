@@ -58,11 +58,10 @@ struct Kind {
     names: BTreeSet<String>,
 }
 
-/// Certificate and key for each purpose, and the CA certificate.
+/// Certificate and key for each purpose, and the CA certificate. A host without members has those of its own programs only.
 pub fn plan(site: &Site) -> Result<Plan> {
     let members = site.members()?;
-    let own = members::address_of(&site.settings, &members, &site.name()?)?;
-    let member = Member { name: site.name()?, address: own };
+    let member = this_host(site, &members)?;
     let ca = Ca::of(&site.key())?;
     let mut plan = Plan { directories: vec![PathBuf::from(DIRECTORY)], ..Plan::default() };
     plan.files.push(ca.file(site.root)?);
@@ -71,6 +70,23 @@ pub fn plan(site: &Site) -> Result<Plan> {
     }
     plan.next.extend(reload(site.root)?);
     Ok(plan)
+}
+
+/// The group of Patroni and PostgreSQL; a host that only has other programs, such as HAProxy or etcd, has none.
+const MEMBERS_GROUP: &str = "postgres";
+
+fn has_members(root: &Root) -> bool {
+    root.group_id(MEMBERS_GROUP).is_ok()
+}
+
+/// Name and address of this host. Those of a member are in `MEMBERS`.
+fn this_host(site: &Site, members: &[Member]) -> Result<Member> {
+    let name = site.name()?;
+    if has_members(site.root) || members.iter().any(|member| member.name == name) {
+        let address = members::address_of(&site.settings, members, &name)?;
+        return Ok(Member { name, address });
+    }
+    Ok(Member { name, address: facts::main_address(site.root)?.addr() })
 }
 
 /// How the programs of this host that have read a certificate read it again; etcd does without. None on a host that has none of them.
@@ -94,7 +110,7 @@ fn kinds(site: &Site, members: &[Member], member: &Member) -> Result<Vec<Kind>> 
     names.extend(Some(facts::host_name(site.root)?).filter(|name| is_name(name)));
     let of = |name, group, server, client| Kind { name, group, server, client, names: names.clone() };
     // Clients expect the name of HAProxy or of the client endpoint, which can lead to any member.
-    let mut postgresql = of("postgresql", "postgres", true, false);
+    let mut postgresql = of("postgresql", MEMBERS_GROUP, true, false);
     postgresql.names.extend(members.iter().flat_map(names_of));
     postgresql.names.extend(endpoint::vips(&site.settings)?.iter().map(|vip| vip.address.to_string()));
     for cluster in &site.clusters {
@@ -103,11 +119,16 @@ fn kinds(site: &Site, members: &[Member], member: &Member) -> Result<Vec<Kind>> 
             postgresql.names.extend(point.dns.map(|dns| dns.name));
         }
     }
-    let mut kinds = vec![
-        Kind { names: BTreeSet::new(), ..of("store", "postgres", false, true) },
-        of("member", "postgres", true, true),
-        postgresql,
-    ];
+    let mut kinds = if has_members(site.root) {
+        vec![
+            Kind { names: BTreeSet::new(), ..of("store", MEMBERS_GROUP, false, true) },
+            of("member", MEMBERS_GROUP, true, true),
+            postgresql,
+        ]
+    } else {
+        // HAProxy shows it to a REST API that requires a client certificate.
+        vec![of("member", "root", true, true)]
+    };
     // The servers of a DCS are clients of each other.
     let mut consul = of("consul", "consul", true, true);
     consul.names.insert(format!("server.{}.consul", consul::datacenter(&site.settings)));

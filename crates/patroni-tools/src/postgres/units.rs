@@ -19,6 +19,11 @@ pub(crate) fn is_active_beside(root: &Root, unit: &str) -> bool {
     is_active(root, unit) && !inside
 }
 
+/// Is a service active that has nothing to do with PostgreSQL, such as `haproxy.service`?
+pub(crate) fn is_service_active(root: &Root, unit: &str) -> bool {
+    GROUPS.iter().any(|group| root.path(Path::new(group).join("system.slice").join(unit)).exists())
+}
+
 /// Is a unit active?
 pub(crate) fn is_active(root: &Root, unit: &str) -> bool {
     GROUPS.iter().any(|group| root.path(Path::new(group).join(SLICE).join(unit)).exists())
