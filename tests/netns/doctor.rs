@@ -371,7 +371,10 @@ fn others(section: &str) {
     );
     // A host that has made a key of its own, at its first start. One that has none makes none beside a cluster that has one.
     let started = says(&["check", "--dcs", "17/main"]);
-    assert!(started.contains("the site key of this member (cccccccc) differs from that of pg2 (aaaaaaaa)"), "{started}");
+    assert!(
+        started.contains("the site key of this member (cccccccc) differs from that of pg2 (aaaaaaaa)"),
+        "{started}"
+    );
     let file = format!("{MACHINE}/etc/patroni/17-main.yml");
     fs::remove_file(&file).unwrap();
     let generated = says(&["17/main", "--set", &format!("DCS_HOSTS={SERVER}:2379"), "--set", "NAMESPACE=/lab/"]);

@@ -50,7 +50,7 @@ fn upgrade(lab: &Lab) -> Result<()> {
 
     // As apt has it for as long as it unpacks other packages: the callbacks are the new program, and each service is the old one.
     Lab::each_of(main.nodes(), |node| {
-        node.run_within(LIMIT, "dpkg --unpack /srv/repo/patroni-tools_*.deb")?;
+        node.run_within(LIMIT, "dpkg --auto-deconfigure --unpack /srv/repo/patroni-tools*.deb")?;
         node.run(&format!("test -f {UPGRADE}")).map(drop)
     })?;
     observe(lab, &writer, "a switchover between unpacking and configuring", || main.switch_over(main.candidate()?))?;
@@ -71,7 +71,7 @@ fn upgrade(lab: &Lab) -> Result<()> {
     observe(lab, &writer, "a switchover after the upgrade", || main.switch_over(main.candidate()?))?;
     main.wait_streaming(2, Duration::from_secs(60))?;
     let held = observe(lab, &writer, "the package is installed once more", || {
-        main.primary()?.run_within(LIMIT, "dpkg --install /srv/repo/patroni-tools_*.deb").map(drop)
+        main.primary()?.run_within(LIMIT, "dpkg --install /srv/repo/patroni-tools*.deb").map(drop)
     })?;
     ensure!(held.len() == 1, "the address did not stay where it was: {held:?}");
     let (acknowledged, lost) = writer.stop(&main)?;

@@ -91,9 +91,16 @@ pub struct Write {
     /// Replace a file that was edited or written by hand (the old one is kept as FILE.old), or write a missing one while Patroni is running
     #[arg(long)]
     pub force: bool,
+    #[command(flatten)]
+    pub key: MayCreate,
+}
+
+/// What a run that needs the site key may do.
+#[derive(Debug, Args)]
+pub struct MayCreate {
     /// Fail if the site key does not exist, instead of creating it
-    #[arg(long)]
-    pub no_site_key: bool,
+    #[arg(long = "no-site-key", action = clap::ArgAction::SetFalse)]
+    pub site_key: bool,
 }
 
 /// `site-key`.
@@ -179,9 +186,8 @@ pub struct For {
     /// For tls: reissue certificates and keys that are still valid
     #[arg(long)]
     renew: bool,
-    /// For tls and consul: fail if the site key does not exist, instead of creating it
-    #[arg(long)]
-    no_site_key: bool,
+    #[command(flatten)]
+    key: MayCreate,
     #[command(flatten)]
     output: Outputs,
     /// Set a key of /etc/default/patroni for this run; can be repeated
@@ -333,7 +339,7 @@ impl For {
             output,
             members_from_cluster: self.members_from_cluster,
             renew: self.renew,
-            may_create_site_key: !self.no_site_key,
+            may_create_site_key: self.key.site_key,
             overrides: Overrides { set: self.set, ..Overrides::default() },
         }
     }

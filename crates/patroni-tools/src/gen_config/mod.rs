@@ -89,7 +89,7 @@ fn run(root: &Root, verb: Verb, reporter: &Reporter) -> Result<bool> {
             site_key::run(root, &wanted.overrides(), id.as_ref(), reporter).map(|()| false)
         }
         Verb::Write(wanted) => {
-            let may = write::Permission { force: wanted.force, site_key: !wanted.no_site_key };
+            let may = write::Permission { force: wanted.force, site_key: wanted.key.site_key };
             let (ids, overrides) = (wanted.which.ids(root)?, wanted.inputs.into());
             let _lock = Lock::take(root, Path::new(DIRECTORY))?;
             each(&ids, reporter, |id| {

@@ -48,7 +48,10 @@ pub(crate) fn check(root: &Root, json: bool, reporter: &Reporter) -> Result<()> 
         report::print(&format!("{:#}\n", Value::Array(documents)));
     } else if last.is_none() {
         let words: Vec<&str> = programs.iter().map(|program| program.words.as_str()).collect();
-        report::print(&format!("{}: no errors found (files and services; this host has no Patroni)\n", words.join(", ")));
+        report::print(&format!(
+            "{}: no errors found (files and services; this host has no Patroni)\n",
+            words.join(", ")
+        ));
     }
     last.map_or(Ok(()), |last| Err(last.into()))
 }

@@ -130,7 +130,7 @@ fn servers(settings: &Settings, members: &[Member]) -> Result<Vec<(Member, u16)>
             trouble!(
                 at settings.place(&["DCS_HOSTS"]),
                 "{} is not in MEMBERS, but only servers on members can be configured", server.host;
-                "Correct DCS_HOSTS or MEMBERS."
+                "Correct DCS_HOSTS or MEMBERS. On hosts that only have etcd, set MEMBERS to the servers of etcd."
             )
         })?)
     };

@@ -119,21 +119,20 @@ fn kinds(site: &Site, members: &[Member], member: &Member) -> Result<Vec<Kind>> 
             postgresql.names.extend(point.dns.map(|dns| dns.name));
         }
     }
+    let store = |group| Kind { names: BTreeSet::new(), ..of("store", group, false, true) };
+    let has_server = |group: &&str| site.root.group_id(group).is_ok();
     let mut kinds = if has_members(site.root) {
-        vec![
-            Kind { names: BTreeSet::new(), ..of("store", MEMBERS_GROUP, false, true) },
-            of("member", MEMBERS_GROUP, true, true),
-            postgresql,
-        ]
+        vec![store(MEMBERS_GROUP), of("member", MEMBERS_GROUP, true, true), postgresql]
     } else {
-        // HAProxy shows it to a REST API that requires a client certificate.
-        vec![of("member", "root", true, true)]
+        // Root asks a DCS on this host with the first, and HAProxy shows the second to a REST API that requires it.
+        let root_asks = ["etcd", "consul"].iter().any(has_server).then(|| store("root"));
+        root_asks.into_iter().chain([of("member", "root", true, true)]).collect()
     };
     // The servers of a DCS are clients of each other.
     let mut consul = of("consul", "consul", true, true);
     consul.names.insert(format!("server.{}.consul", consul::datacenter(&site.settings)));
     let servers = [of("etcd", "etcd", true, true), consul];
-    kinds.extend(servers.into_iter().filter(|kind| site.root.group_id(kind.group).is_ok()));
+    kinds.extend(servers.into_iter().filter(|kind| has_server(&kind.group)));
     Ok(kinds)
 }
 

@@ -7,8 +7,10 @@ use host::{ClusterId, Root};
 
 use crate::files::header::{Author, arguments, author};
 use crate::integrations::cluster::Site;
+use crate::integrations::file::File;
 use crate::integrations::plan::{Options, Output};
-use crate::integrations::{File, Program, certificate_files, consul, etcd, haproxy, keepalived, pgbouncer};
+use crate::integrations::target::Program;
+use crate::integrations::{certificate_files, consul, etcd, haproxy, keepalived, pgbouncer};
 use crate::patroni_yml::inputs::Overrides;
 
 /// A program that is configured here.
@@ -50,7 +52,8 @@ pub(crate) fn standing(root: &Root) -> Result<Vec<Standing>> {
         let named: Vec<String> = ids.iter().flatten().map(ClusterId::slashed).collect();
         let words = std::iter::once(program.name()).chain(named).collect::<Vec<_>>().join(" ");
         // A file that was edited is the administrator's, and `for` does not replace it.
-        let changed = if author == Author::Edited { Ok(Vec::new()) } else { ids.and_then(|ids| changed(root, program, &ids)) };
+        let changed =
+            if author == Author::Edited { Ok(Vec::new()) } else { ids.and_then(|ids| changed(root, program, &ids)) };
         found.push(Standing { path, words, unit, changed });
     }
     Ok(found)
