@@ -152,7 +152,7 @@ pub(crate) fn write(
 
 /// A host without Patroni and PostgreSQL has no member, but may have HAProxy or a DCS.
 fn refuse_without_patroni(root: &Root, id: &ClusterId) -> Result<()> {
-    if is_absent(root) && root.user_id("postgres").is_err() {
+    if is_absent(root) && (root.user_id("postgres").is_err() || root.list("/usr/lib/postgresql")?.is_empty()) {
         fail!(
             "this host has neither Patroni nor PostgreSQL, so it cannot be a member of {id}";
             "To configure HAProxy or a DCS here, use 'patroni-gen-config for'. To make this host a member, run: \

@@ -30,6 +30,7 @@ use crate::integrations::certificate_files::DIRECTORY;
 use crate::integrations::cluster::Site;
 use crate::integrations::consul;
 use crate::integrations::plan::{Generated, Plan};
+use crate::patroni::installed::is_absent;
 use crate::patroni::paths::instances;
 use crate::patroni_yml::dcs::is_name;
 
@@ -72,17 +73,13 @@ pub fn plan(site: &Site) -> Result<Plan> {
     Ok(plan)
 }
 
-/// The group of Patroni and PostgreSQL; a host that only has other programs, such as HAProxy or etcd, has none.
+/// The group of Patroni and PostgreSQL. PgBouncer brings it, too, so it does not make a host a member.
 const MEMBERS_GROUP: &str = "postgres";
-
-fn has_members(root: &Root) -> bool {
-    root.group_id(MEMBERS_GROUP).is_ok()
-}
 
 /// Name and address of this host. Those of a member are in `MEMBERS`.
 fn this_host(site: &Site, members: &[Member]) -> Result<Member> {
     let name = site.name()?;
-    if has_members(site.root) || members.iter().any(|member| member.name == name) {
+    if !is_absent(site.root) || members.iter().any(|member| member.name == name) {
         let address = members::address_of(&site.settings, members, &name)?;
         return Ok(Member { name, address });
     }
@@ -121,12 +118,12 @@ fn kinds(site: &Site, members: &[Member], member: &Member) -> Result<Vec<Kind>> 
     }
     let store = |group| Kind { names: BTreeSet::new(), ..of("store", group, false, true) };
     let has_server = |group: &&str| site.root.group_id(group).is_ok();
-    let mut kinds = if has_members(site.root) {
-        vec![store(MEMBERS_GROUP), of("member", MEMBERS_GROUP, true, true), postgresql]
-    } else {
+    let mut kinds = if is_absent(site.root) {
         // Root asks a DCS on this host with the first, and HAProxy shows the second to a REST API that requires it.
         let root_asks = ["etcd", "consul"].iter().any(has_server).then(|| store("root"));
         root_asks.into_iter().chain([of("member", "root", true, true)]).collect()
+    } else {
+        vec![store(MEMBERS_GROUP), of("member", MEMBERS_GROUP, true, true), postgresql]
     };
     // The servers of a DCS are clients of each other.
     let mut consul = of("consul", "consul", true, true);
