@@ -22,6 +22,7 @@ fn documents() -> Vec<(PathBuf, String)> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
         .collect();
     found.push(project().join("debian/README.Debian"));
+    found.push(project().join("debian/patroni-tools-common.README.Debian"));
     found.sort();
     found.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
@@ -140,6 +141,7 @@ enum Run {
 
 /// What is copied from another member is written in `README.md`, too.
 const COPIED: Run = Run::Not("package.rs has one machine; README.md has the same commands, which readme.rs runs");
+const SMALL: Run = Run::Not("patroni-tools-common.README.Debian has the same commands, which common.rs runs");
 const PACKAGE_FILE: Run = Run::Not("the package as a file; the first step of the first cluster is the same command");
 const ADOPTED: Run = Run::Not("docs/adopt.md has the same commands, which adopt_page.rs runs");
 const NEEDS_HOST: Run = Run::Not("a developer's command, which boots machines itself");
@@ -161,6 +163,10 @@ const BLOCKS: &[(&str, &str, &str, Run)] = &[
     ("debian/README.Debian", "Debian's own cluster \"main\"", "", Run::By("package.rs")),
     ("debian/README.Debian", "Upgrade, removal and purge", "pg_releasecluster_patroni", ADOPTED),
     ("debian/README.Debian", "Upgrade, removal and purge", "", Run::By("package.rs")),
+    ("debian/README.Debian", "Hosts without PostgreSQL", "", SMALL),
+    ("debian/patroni-tools-common.README.Debian", "HAProxy", "", Run::By("common.rs")),
+    ("debian/patroni-tools-common.README.Debian", "etcd or Consul on hosts of their own", "", Run::By("common.rs")),
+    ("debian/patroni-tools-common.README.Debian", "Check", "", Run::By("common.rs")),
     ("docs/adopt.md", "Packages and settings", "", Run::By("adopt_page.rs")),
     ("docs/adopt.md", "The primary", "", Run::By("adopt_page.rs")),
     ("docs/adopt.md", "The settings of the others", "", Run::By("adopt_page.rs")),

@@ -15,7 +15,7 @@ mod data_directory;
 mod dcs;
 mod endpoint;
 mod environment;
-mod finding;
+pub(crate) mod finding;
 mod locale;
 mod looked;
 mod members;
@@ -159,7 +159,11 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
     findings.extend(names::check(&cluster));
     findings.extend(network::check(&cluster));
     if depth == Depth::Dcs {
-        return outcome(dcs::ask(&cluster, &findings).findings, Looked::at(&["DCS"]));
+        let mut answered = dcs::ask(&cluster, &findings);
+        // A host that has made a site key of its own, as another one did at the same time, learns this at its first start.
+        let view = answered.content.as_ref().map(View::of);
+        answered.findings.extend(view.and_then(|view| members::site_key(&cluster, &view)));
+        return outcome(answered.findings, Looked::at(&["DCS"]));
     }
     if depth == Depth::Offline {
         return outcome(findings, Looked::at(&["files", "host"]));
@@ -242,6 +246,15 @@ pub(crate) fn dcs_content(root: &Root, id: &ClusterId, text: &str) -> Result<BTr
 /// The same, asked once: `None` if no server gives it to this caller.
 pub(crate) fn dcs_content_now(root: &Root, id: &ClusterId, text: &str) -> Option<BTreeMap<String, String>> {
     ask_dcs(root, id, text).ok()?.content
+}
+
+/// A member in the DCS of a Patroni file that publishes the fingerprint of its site key, the primary if possible, with this fingerprint.
+pub(crate) fn published_site_key(root: &Root, id: &ClusterId, text: &str) -> Option<(String, String)> {
+    let view = View::of(&dcs_content_now(root, id, text)?);
+    let (primary, others): (Vec<_>, Vec<_>) =
+        view.members.iter().partition(|member| Some(member.name.as_str()) == view.leader.as_deref());
+    let mut members = primary.into_iter().chain(others);
+    members.find_map(|member| Some((member.name.clone(), member.fingerprint()?.to_owned())))
 }
 
 /// How long servers of the DCS that cannot be reached are asked again.

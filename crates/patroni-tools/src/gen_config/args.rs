@@ -50,6 +50,8 @@ pub enum Verb {
     Apply(Apply),
     /// Prepare new passwords for the roles of the members: first of two steps, on every member
     Rotate(Write),
+    /// Create the site key if it does not exist, and nothing else
+    SiteKey(Key),
     /// Set the passwords of the roles to those in this member's file: second of two steps, on the primary
     SetPasswords(Which),
 }
@@ -89,6 +91,27 @@ pub struct Write {
     /// Replace a file that was edited or written by hand (the old one is kept as FILE.old), or write a missing one while Patroni is running
     #[arg(long)]
     pub force: bool,
+    #[command(flatten)]
+    pub key: MayCreate,
+}
+
+/// What a run that needs the site key may do.
+#[derive(Debug, Args)]
+pub struct MayCreate {
+    /// Fail if the site key does not exist, instead of creating it
+    #[arg(long = "no-site-key", action = clap::ArgAction::SetFalse)]
+    pub site_key: bool,
+}
+
+/// `site-key`.
+#[derive(Debug, Args)]
+pub struct Key {
+    /// The cluster, if it has a site key of its own; its fingerprint is shown then
+    #[arg(value_name = "CLUSTER", num_args = 0..=2)]
+    cluster: Vec<String>,
+    /// Set a key of /etc/default/patroni for this run; can be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
 }
 
 /// `show` and `diff`.
@@ -164,6 +187,8 @@ pub struct For {
     #[arg(long)]
     renew: bool,
     #[command(flatten)]
+    key: MayCreate,
+    #[command(flatten)]
     output: Outputs,
     /// Set a key of /etc/default/patroni for this run; can be repeated
     #[arg(long, value_name = "KEY=VALUE")]
@@ -198,12 +223,13 @@ impl CommandLine {
 }
 
 /// The verbs, and the options that they were.
-const VERBS: [(&str, &[&str]); 8] = [
+const VERBS: [(&str, &[&str]); 9] = [
     ("for", &["--for"]),
     ("check", &["--check"]),
     ("apply", &["--apply"]),
     ("rotate", &["--rotate"]),
     ("set-passwords", &["--set-passwords"]),
+    ("site-key", &["--site-key"]),
     ("diff", &["--diff"]),
     ("show", &["--dry-run", "--stdout"]),
     ("write", &[]),
@@ -313,12 +339,33 @@ impl For {
             output,
             members_from_cluster: self.members_from_cluster,
             renew: self.renew,
+            may_create_site_key: self.key.site_key,
             overrides: Overrides { set: self.set, ..Overrides::default() },
         }
     }
 }
 
+impl Key {
+    /// The cluster, if one is named.
+    pub fn id(&self) -> Result<Option<ClusterId>> {
+        match self.cluster.as_slice() {
+            [] => from_environment(),
+            words => Ok(Some(ClusterId::from_words(words)?)),
+        }
+    }
+
+    /// The settings of this run.
+    pub fn overrides(self) -> Overrides {
+        Overrides { set: self.set, ..Overrides::default() }
+    }
+}
+
 impl Check {
+    /// Is it the whole check, on a host without a cluster as well?
+    pub fn is_full(&self) -> bool {
+        self.options().depth == Depth::Full
+    }
+
     /// The options of the doctor.
     pub fn options(&self) -> doctor::Options {
         let depth = match self.depth {
@@ -382,6 +429,8 @@ mod tests {
             ("--diff --for=tls", "for tls --diff"),
             ("17/main --for consul-policy", "for consul-policy 17/main"),
             ("--for", "for"),
+            ("--site-key 16/main", "site-key 16/main"),
+            ("--no-site-key 16/main", "write --no-site-key 16/main"),
             ("--help", "--help"),
             ("16/main --help", "write 16/main --help"),
             ("--version", "--version"),
@@ -410,6 +459,8 @@ mod tests {
             "--all --port 5433",
             "apply --dry-run --yes 16/main",
             "16/main 17/main 17/other",
+            "--site-key --force",
+            "--check --no-site-key 16/main",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
@@ -418,6 +469,8 @@ mod tests {
             "--diff --apply 16/main",
             "apply --dry-run --prune 16/main",
             "--for tls",
+            "--for tls --no-site-key",
+            "site-key --set SITE_KEY_FILE=/x",
             "--for haproxy 16/main 17/main 17/other",
             "rotate --force 16/main",
         ] {

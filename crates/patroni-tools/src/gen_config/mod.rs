@@ -7,9 +7,11 @@ mod apply;
 mod args;
 mod endpoint;
 mod next;
+mod other_host;
 mod passwords;
 mod restart;
 mod server;
+mod site_key;
 mod write;
 
 use std::path::Path;
@@ -48,6 +50,9 @@ pub fn main() -> ExitCode {
 /// Returns whether something would change, of a command that only shows it.
 fn run(root: &Root, verb: Verb, reporter: &Reporter) -> Result<bool> {
     match verb {
+        Verb::Check(check) if check.is_full() && other_host::is_one(root) => {
+            other_host::check(root, check.options().json, reporter).map(|()| false)
+        }
         Verb::Check(check) => match check.which.other_instance(root) {
             Some(instance) => doctor::run_other_name(root, check.options(), &instance, reporter),
             None => doctor::run(root, check.options(), &check.which.ids(root)?, reporter),
@@ -78,11 +83,17 @@ fn run(root: &Root, verb: Verb, reporter: &Reporter) -> Result<bool> {
             let _lock = Lock::take(root, Path::new(DIRECTORY))?;
             each(&ids, reporter, |id| passwords::rotate(root, &overrides, id, wanted.force, reporter).map(|()| false))
         }
+        Verb::SiteKey(wanted) => {
+            let id = wanted.id()?;
+            let _lock = Lock::take(root, Path::new(DIRECTORY))?;
+            site_key::run(root, &wanted.overrides(), id.as_ref(), reporter).map(|()| false)
+        }
         Verb::Write(wanted) => {
+            let may = write::Permission { force: wanted.force, site_key: wanted.key.site_key };
             let (ids, overrides) = (wanted.which.ids(root)?, wanted.inputs.into());
             let _lock = Lock::take(root, Path::new(DIRECTORY))?;
             each(&ids, reporter, |id| {
-                if let Some(change) = write::write(root, &overrides, id, wanted.force, reporter)? {
+                if let Some(change) = write::write(root, &overrides, id, may, reporter)? {
                     next::explain(root, &change, reporter);
                 }
                 Ok(false)
