@@ -1,16 +1,43 @@
-//! The last line of a check without errors.
+//! What a check has looked at: the last line of one without errors.
+
+/// The part of a check that only root and postgres can do.
+pub(super) const MEMBER: &str = "running member";
+
+/// The part of a check that asks the servers of the DCS.
+pub(super) const DCS: &str = "DCS";
 
 /// What was looked at, and what was not.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Looked {
     at: Vec<&'static str>,
     /// With the reason.
     not_at: Vec<(&'static str, &'static str)>,
+    /// The caller may not read the Patroni file, or there was no time to look.
+    is_blind: bool,
 }
 
 impl Looked {
     pub(super) fn at(parts: &[&'static str]) -> Self {
-        Self { at: parts.to_vec(), not_at: Vec::new() }
+        Self { at: parts.to_vec(), ..Self::default() }
+    }
+
+    /// At nothing, which is not the cluster's fault.
+    pub(super) fn blind() -> Self {
+        Self { is_blind: true, ..Self::default() }
+    }
+
+    pub(super) fn is_blind(&self) -> bool {
+        self.is_blind
+    }
+
+    /// Was this part looked at?
+    pub(super) fn has(&self, part: &str) -> bool {
+        self.at.contains(&part)
+    }
+
+    /// Why the running member was not looked at, if it should have been. (Some kinds of DCS cannot be asked at all.)
+    pub(super) fn member_missed(&self) -> Option<&'static str> {
+        self.not_at.iter().find(|(part, _)| *part == MEMBER).map(|(_, why)| *why)
     }
 
     pub(super) fn add(&mut self, part: &'static str, why_not: Option<&'static str>) {
@@ -49,5 +76,8 @@ mod tests {
         looked.at.remove(2);
         assert_eq!(looked.sentence(), "files, host and DCS; not the running member: Patroni is not running yet");
         assert_eq!(Looked::at(&["DCS"]).sentence(), "DCS");
+        assert_eq!((looked.has("host"), looked.has("running member")), (true, false));
+        assert_eq!(looked.member_missed(), Some("Patroni is not running yet"));
+        assert_eq!(Looked::blind().sentence(), "");
     }
 }
