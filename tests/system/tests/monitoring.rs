@@ -1,5 +1,5 @@
 //! `docs/monitoring.md`: its commands, as they are written there, on two members and a Prometheus server. A plugin that an unprivileged user
-//! runs, the metrics that a real node_exporter serves, and alerts of a real Prometheus, while the cluster is sound and while it is not.
+//! runs, the metrics that a real `node_exporter` serves, and alerts of a real Prometheus, while the cluster is sound and while it is not.
 
 use std::time::{Duration, Instant};
 

@@ -233,15 +233,20 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth, progress: &Prog
     findings.extend(by(CheckName::Parameters, or_warning(parameters::check(&cluster))));
     progress.add(&findings);
     // The servers and the programs respond at the same time.
-    let (clock, settings, endpoint, running, servers) = thread::scope(|scope| {
+    let (clock, settings, endpoint, running, servers, view, found) = thread::scope(|scope| {
         let clock = scope.spawn(|| clock::check(root));
         let endpoint = scope.spawn(|| endpoint::running::check(&cluster));
         let settings = scope.spawn(|| settings::check(&cluster));
         let running = scope.spawn(|| running::look(&cluster));
         let servers = ask_until_led(&cluster, &findings);
         progress.add(&by(CheckName::Dcs, servers.findings.clone()).collect::<Vec<_>>());
+        let (running, view) = (running.join().ok(), servers.content.as_ref().map(View::of));
+        let found = running.as_ref().map(|running| running::check(&cluster, running, view.as_ref()));
+        let found: Vec<Finding> = by(CheckName::RunningMember, found.unwrap_or_default()).collect();
+        progress.add(&found);
+        // It asks name servers, which may take longest.
         let (settings, endpoint) = (settings.join().unwrap_or_default(), endpoint.join().unwrap_or_default());
-        (clock.join().unwrap_or_default(), settings, endpoint, running.join().ok(), servers)
+        (clock.join().unwrap_or_default(), settings, endpoint, running, servers, view, found)
     });
     // A fault that prevents the cluster from working may also prevent its file from being written.
     let is_new = |finding: &Finding, findings: &[Finding]| !findings.iter().any(|known| known.is_same(finding));
@@ -256,15 +261,13 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth, progress: &Prog
         findings.extend(by(CheckName::Names, names::with_content(&cluster, content)));
         findings.extend(by(CheckName::StandbyFailure, standby_failure::check(&cluster, content)));
     }
-    let view = servers.content.as_ref().map(View::of);
     if let Some(view) = &view {
         let runs_here = running.as_ref().is_some_and(Running::runs_here);
         findings.extend(by(CheckName::Members, members::check(&cluster, view, runs_here)));
     }
     let mut looked = Looked::at(&["files", "host"]);
     if let Some(running) = &running {
-        let found = by(CheckName::RunningMember, running::check(&cluster, running, view.as_ref()));
-        let new: Vec<Finding> = found.filter(|finding| is_new(finding, &findings)).collect();
+        let new: Vec<Finding> = found.into_iter().filter(|finding| is_new(finding, &findings)).collect();
         findings.extend(new);
         looked.add(MEMBER, running.not_looked_at());
     }

@@ -18,7 +18,8 @@ const PARTS: [(&str, &str); 4] = [("files", "files"), ("host", "host"), ("runnin
 /// All metrics. `now`: when the check has ended.
 pub(crate) fn metrics(examined: &[Examined], now: SystemTime) -> String {
     let mut out = String::new();
-    let of = |examined: &Examined| vec![("cluster", examined.cluster.clone())];
+    // Many sites give all their targets a label "cluster".
+    let of = |examined: &Examined| vec![("pg_cluster", examined.cluster.clone())];
     gauge(
         &mut out,
         "patroni_tools_build_info",
@@ -97,7 +98,7 @@ mod tests {
     fn a_check_is_counted_by_level_and_its_words_stay_here() {
         let of = |check, finding| Finding { check: Some(check), ..finding };
         let findings = vec![
-            of(CheckName::Dcs, Finding::error("it is down: secret words", "")),
+            of(CheckName::Dcs, Finding::error("it is down: hunter2", "")),
             of(CheckName::RunningMember, Finding::warning("a", "")),
             of(CheckName::RunningMember, Finding::warning("b", "")),
         ];
@@ -106,18 +107,18 @@ mod tests {
         let examined = Examined::new("17/main".to_owned(), Path::new("/f"), Depth::Full, outcome, took);
         let text = metrics(&[examined], UNIX_EPOCH + Duration::from_millis(1_795_830_000_900));
         for line in [
-            r#"patroni_tools_check_findings{cluster="17/main",check="dcs",level="error"} 1"#,
-            r#"patroni_tools_check_findings{cluster="17/main",check="dcs",level="warning"} 0"#,
-            r#"patroni_tools_check_findings{cluster="17/main",check="running_member",level="warning"} 2"#,
-            r#"patroni_tools_check_part_checked{cluster="17/main",part="running_member"} 0"#,
-            r#"patroni_tools_check_part_checked{cluster="17/main",part="dcs"} 1"#,
-            r#"patroni_tools_check_duration_seconds{cluster="17/main"} 1.250"#,
-            r#"patroni_tools_check_timestamp_seconds{cluster="17/main"} 1795830000"#,
+            r#"patroni_tools_check_findings{pg_cluster="17/main",check="dcs",level="error"} 1"#,
+            r#"patroni_tools_check_findings{pg_cluster="17/main",check="dcs",level="warning"} 0"#,
+            r#"patroni_tools_check_findings{pg_cluster="17/main",check="running_member",level="warning"} 2"#,
+            r#"patroni_tools_check_part_checked{pg_cluster="17/main",part="running_member"} 0"#,
+            r#"patroni_tools_check_part_checked{pg_cluster="17/main",part="dcs"} 1"#,
+            r#"patroni_tools_check_duration_seconds{pg_cluster="17/main"} 1.250"#,
+            r#"patroni_tools_check_timestamp_seconds{pg_cluster="17/main"} 1795830000"#,
             "# TYPE patroni_tools_check_findings gauge",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
         }
-        assert!(!text.contains("secret"));
+        assert!(!text.contains("hunter2"));
         // Each family is one group, without empty lines.
         assert!(text.lines().all(|line| line.starts_with("patroni_tools_") || line.starts_with("# ")));
     }
