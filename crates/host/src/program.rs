@@ -105,11 +105,16 @@ pub fn output(command: &mut Command) -> Result<Output> {
         .with_context(|| format!("could not run {}", command_line(command)))
 }
 
-/// The programs that are running now.
-static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+/// The programs that are running now; `None` if no more may run.
+static RUNNING: Mutex<Option<BTreeSet<u32>>> = Mutex::new(Some(BTreeSet::new()));
 
-fn running() -> MutexGuard<'static, BTreeSet<u32>> {
+fn running() -> MutexGuard<'static, Option<BTreeSet<u32>>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn end(pid: u32) {
+    // One that has just ended is not killed.
+    let _ = i32::try_from(pid).map(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL));
 }
 
 /// A program that is running.
@@ -117,23 +122,26 @@ struct Running(u32);
 
 impl Running {
     fn enter(child: &Child) -> Self {
-        running().insert(child.id());
+        match running().as_mut() {
+            Some(running) => _ = running.insert(child.id()),
+            None => end(child.id()),
+        }
         Self(child.id())
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        running().remove(&self.0);
+        if let Some(running) = running().as_mut() {
+            running.remove(&self.0);
+        }
     }
 }
 
-/// Kills the programs that are running now: for a caller that ends without waiting for its threads, which would have done so.
+/// Kills the programs that are running, and those that are started from now on: for a caller that ends without waiting for its threads,
+/// which would have done so.
 pub fn kill_all() {
-    for pid in running().iter().filter_map(|pid| i32::try_from(*pid).ok()) {
-        // One that has just ended is not killed.
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    }
+    running().take().into_iter().flatten().for_each(end);
 }
 
 /// Runs a command with `input` on stdin and returns its output, but kills it after `limit`: for programs that wait for a network
@@ -220,11 +228,11 @@ mod tests {
         let mut child = at(Path::new("/bin/sleep")).arg("30").spawn().unwrap();
         let entered = Running::enter(&child);
         let pid = child.id();
-        assert!(running().contains(&pid));
-        kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
+        assert!(running().as_ref().unwrap().contains(&pid));
+        end(pid);
         assert!(!child.wait().unwrap().success());
         drop(entered);
-        assert!(!running().contains(&pid));
+        assert!(!running().as_ref().unwrap().contains(&pid));
         output(&mut at(Path::new("/bin/true"))).unwrap();
         output_within(&mut at(Path::new("/bin/true")), "", Duration::from_secs(20)).unwrap();
     }
