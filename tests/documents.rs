@@ -191,6 +191,9 @@ const BLOCKS: &[(&str, &str, &str, Run)] = &[
         Run::Not("PowerShell of a domain controller; the netns tests have Samba in its place"),
     ),
     ("docs/from-dnscp.sh.md", "The script's scenarios", "", Run::By("package.rs")),
+    ("docs/monitoring.md", "Monitoring", "", Run::By("monitoring.rs")),
+    ("docs/monitoring.md", "Nagios, Icinga and others", "", Run::By("monitoring.rs")),
+    ("docs/monitoring.md", "Prometheus", "", Run::By("monitoring.rs")),
     ("docs/passwords.md", "New passwords for a running cluster", "", Run::By("settings.rs")),
     ("docs/passwords.md", "A new site key", "", Run::By("three_nodes.rs")),
     ("docs/passwords.md", "The CA and the gossip key of a new site key", "", Run::By("three_nodes.rs")),
@@ -213,6 +216,7 @@ const WHOLE: &[(&str, &str)] = &[
     ("docs/from-dnscp.sh.md", "package.rs"),
     ("docs/from-debian.md", "from_patroni.rs"),
     ("docs/from-autobase.md", "from_patroni.rs"),
+    ("docs/monitoring.md", "monitoring.rs"),
 ];
 
 /// The programs whose names begin a command in an indented block, which otherwise has settings or output.

@@ -12,7 +12,7 @@ use host::clusters::CONFIG_ROOT;
 use host::trouble::Explain;
 use host::{ClusterId, Root, fail};
 
-use crate::doctor::{self, Depth};
+use crate::doctor::{self, Depth, Format};
 use crate::integrations::{self, Output, Program};
 use crate::patroni::paths::{DIRECTORY, Instance, instances, other_instance};
 use crate::patroni_yml::inputs::Overrides;
@@ -148,9 +148,15 @@ pub struct Check {
     pub which: Which,
     #[command(flatten)]
     depth: Depths,
-    /// Print the findings as JSON
-    #[arg(long)]
+    /// How to show the findings: as messages, or for a program
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+    /// The same as --format=json
+    #[arg(long, conflicts_with = "format")]
     json: bool,
+    /// With --format=prometheus: replace FILE instead of printing the metrics
+    #[arg(long, value_name = "FILE", requires = "format")]
+    output: Option<PathBuf>,
 }
 
 /// A smaller check.
@@ -208,6 +214,12 @@ struct Outputs {
     /// Replace files that were edited or written by hand; the old ones are kept as FILE.old
     #[arg(long)]
     force: bool,
+}
+
+/// Do the words ask for the result of a plugin, even if something else is wrong with them?
+pub fn is_plugin(words: impl IntoIterator<Item = OsString>) -> bool {
+    let words: Vec<OsString> = words.into_iter().collect();
+    words.iter().any(|word| word == "--format=nagios") || words.windows(2).any(|pair| pair == ["--format", "nagios"])
 }
 
 impl CommandLine {
@@ -363,18 +375,27 @@ impl Key {
 impl Check {
     /// Is it the whole check, on a host without a cluster as well?
     pub fn is_full(&self) -> bool {
-        self.options().depth == Depth::Full
+        !(self.depth.offline || self.depth.dcs || self.depth.ports)
+    }
+
+    /// Does a monitoring system ask?
+    pub fn is_plugin(&self) -> bool {
+        self.format == Format::Nagios
     }
 
     /// The options of the doctor.
-    pub fn options(&self) -> doctor::Options {
+    pub fn options(&self) -> Result<doctor::Options> {
         let depth = match self.depth {
             Depths { offline: true, .. } => Depth::Offline,
             Depths { dcs: true, .. } => Depth::Dcs,
             Depths { ports: true, .. } => Depth::Ports,
             _ => Depth::Full,
         };
-        doctor::Options { depth, json: self.json }
+        let format = if self.json { Format::Json } else { self.format };
+        if self.output.is_some() && format != Format::Prometheus {
+            fail!("--output is for --format=prometheus only"; "Redirect standard output instead.");
+        }
+        Ok(doctor::Options { depth, format, output: self.output.clone() })
     }
 }
 
@@ -458,6 +479,9 @@ mod tests {
             "--all 16/main",
             "--all --port 5433",
             "apply --dry-run --yes 16/main",
+            "check --json --format=text 16/main",
+            "check --output /x 16/main",
+            "check --format=xml 16/main",
             "16/main 17/main 17/other",
             "--site-key --force",
             "--check --no-site-key 16/main",
@@ -473,9 +497,18 @@ mod tests {
             "site-key --set SITE_KEY_FILE=/x",
             "--for haproxy 16/main 17/main 17/other",
             "rotate --force 16/main",
+            "check --format nagios --all",
+            "--check 16/main --format=prometheus --output=/x",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
         }
+    }
+
+    #[test]
+    fn a_plugin_is_one_whatever_is_wrong() {
+        let is = |line: &str| is_plugin(line.split(' ').map(OsString::from));
+        assert!(is("x check --format=nagios --nonsense") && is("x --format nagios --check 16/main"));
+        assert!(!is("x check --format=json nagios"));
     }
 
     #[test]
