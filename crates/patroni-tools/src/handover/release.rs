@@ -267,14 +267,19 @@ fn refuse(
 /// Physical slots that are neither in the configuration of the cluster nor older than the adoption.
 fn slots_of_members(running: &Running, content: &BTreeMap<String, String>, adopted: Option<&Decision>) -> Vec<String> {
     let config: Value = content.get("config").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let ignored = config.get("ignore_slots").and_then(Value::as_array);
+    let matchers = config.get("ignore_slots").and_then(Value::as_array);
+    // A matcher without a name ignores other properties, which are not compared here.
+    let ignored = |slot: &str| {
+        let matches = |matcher: &Value| matcher.get("name").and_then(Value::as_str).is_none_or(|name| name == slot);
+        matchers.is_some_and(|matchers| matchers.iter().any(matches))
+    };
     running
         .slots
         .iter()
         .filter(|slot| {
             let configured = config.get("slots").is_some_and(|slots| slots.get(&slot.name).is_some());
             let older = adopted.is_some_and(|adopted| adopted.running.slots.iter().any(|old| old.name == slot.name));
-            slot.plugin.is_none() && !slot.active && !configured && !older && ignored.is_none()
+            slot.plugin.is_none() && !slot.active && !configured && !older && !ignored(&slot.name)
         })
         .map(|slot| slot.name.clone())
         .collect()
