@@ -165,6 +165,7 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
         return outcome(findings, Looked::at(&["files", "host"]));
     }
     findings.extend(or_warning(units::creates_main(&cluster)));
+    findings.extend(or_warning(units::waiting(&cluster)));
     findings.extend(locale::check(&cluster));
     findings.extend(or_warning(parameters::check(&cluster)));
     // The servers and the programs respond at the same time.

@@ -267,11 +267,11 @@ fn refuse(
 /// Physical slots that are neither in the configuration of the cluster nor older than the adoption.
 fn slots_of_members(running: &Running, content: &BTreeMap<String, String>, adopted: Option<&Decision>) -> Vec<String> {
     let config: Value = content.get("config").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let matchers = config.get("ignore_slots").and_then(Value::as_array);
-    // A matcher without a name ignores other properties, which are not compared here.
+    let rules = config.get("ignore_slots").and_then(Value::as_array);
+    // A rule without a name is for other properties, which are not compared here.
     let ignored = |slot: &str| {
-        let matches = |matcher: &Value| matcher.get("name").and_then(Value::as_str).is_none_or(|name| name == slot);
-        matchers.is_some_and(|matchers| matchers.iter().any(matches))
+        let applies = |rule: &Value| rule.get("name").and_then(Value::as_str).is_none_or(|name| name == slot);
+        rules.is_some_and(|rules| rules.iter().any(applies))
     };
     running
         .slots
