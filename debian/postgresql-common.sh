@@ -1,7 +1,7 @@
 #!/bin/sh
 # Stands in front of the programs of postgresql-common that would stop, rename, upgrade, remove or replace a server that Patroni runs.
 # They are diverted to NAME.debian. If the cluster is not Patroni's, or if that is not certain, nothing but the program itself is run.
-# /usr/share/doc/patroni-tools/habits.md has what to run in place of each.
+# /usr/share/doc/patroni-tools/habits.md.gz has what to run in place of each.
 root=${PATRONI_TOOLS_ROOT:-}
 program=${0##*/}
 [ -e "$root/usr/bin/$program.debian" ] || program=$(basename -- "$(readlink -f -- "$0")")
