@@ -129,9 +129,11 @@ impl Machine<'_> {
         // With the option that the verb was in 0.1.0.
         let asks = |verb: &str| unit.contains(&format!("ExecStartPre=/usr/bin/patroni-gen-config {verb} --offline %i"));
         ensure!(asks("check") || asks("--check"), "the unit is {unit}");
+        // Of 0.1.0 and of this version, which stands in front of five programs of postgresql-common.
         let diverted = self.run("dpkg-divert --list patroni-tools")?;
-        ensure!(diverted.lines().count() == 4, "diversions: {diverted}");
-        self.verify("patroni patroni-tools patroni-tools-common")
+        ensure!([4, 9].contains(&diverted.lines().count()), "diversions: {diverted}");
+        self.run("pg_ctlcluster 2>&1 | grep -q ^Usage:")?;
+        self.verify("patroni patroni-tools patroni-tools-common postgresql-common")
     }
 
     /// Debian's files are back byte for byte, nothing of ours is in their way.
@@ -143,7 +145,9 @@ impl Machine<'_> {
         let unit =
             self.run(&format!("systemctl show -p NeedDaemonReload patroni@{}.service", self.cluster.dashed()))?;
         ensure!(unit == "NeedDaemonReload=no", "systemd has another unit: {unit}");
-        self.verify("patroni")
+        let left = self.run("ls /usr/bin/pg_*.debian 2>/dev/null; find /usr/bin -name 'pg_*cluster' -type l")?;
+        ensure!(left.is_empty(), "left behind: {left}");
+        self.verify("patroni postgresql-common")
     }
 
     fn verify(&self, packages: &str) -> Result<()> {

@@ -241,6 +241,7 @@ fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth, progress: &Prog
         return outcome(findings, Looked::at(&["files", "host"]));
     }
     findings.extend(by(CheckName::Units, or_warning(units::creates_main(&cluster))));
+    findings.extend(by(CheckName::Units, or_warning(units::waiting(&cluster))));
     findings.extend(by(CheckName::Locale, locale::check(&cluster)));
     findings.extend(by(CheckName::Parameters, or_warning(parameters::check(&cluster))));
     progress.add(&findings);
