@@ -34,7 +34,7 @@ pub(crate) fn check(root: &Root, options: &Options, reporter: &Reporter) -> Resu
     }
     let examined = programs.iter().map(|program| {
         let mut looked = Looked::at(&["files", "services"]);
-        looked.add("Patroni", Some("this host has none"));
+        looked.add("cluster", Some("this host has no Patroni"));
         let outcome = Outcome { findings: findings(root, program), looked };
         let examined = Examined::new(program.words.clone(), &program.path, options.depth, outcome, begin.elapsed());
         Examined { command: "patroni-gen-config check".to_owned(), ..examined }
