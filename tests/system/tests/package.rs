@@ -132,7 +132,7 @@ impl Machine<'_> {
         // Of 0.1.0 and of this version, which stands in front of five programs of postgresql-common.
         let diverted = self.run("dpkg-divert --list patroni-tools")?;
         ensure!([4, 9].contains(&diverted.lines().count()), "diversions: {diverted}");
-        self.run("pg_ctlcluster 2>&1 | grep -q ^Usage:")?;
+        self.run("pg_ctlcluster 2>&1 | grep Usage:")?;
         self.verify("patroni patroni-tools patroni-tools-common postgresql-common")
     }
 
