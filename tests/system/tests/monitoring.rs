@@ -79,6 +79,8 @@ fn asked(node: &Node, command: &str) -> Result<(Option<i32>, String)> {
 
 fn plugin(lab: &Lab, main: &Cluster) -> Result<()> {
     let node = lab.node("pg1");
+    // What the monitoring server has.
+    node.run("apt-get install -y --no-install-recommends nagios-nrpe-plugin")?;
     for command in [PLUGIN, NRPE] {
         let (status, line) = asked(node, command)?;
         ensure!(
