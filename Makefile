@@ -12,7 +12,7 @@
 RELEASE ?= 13
 CARGO ?= cargo
 LAB = target/debug/lab
-sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates systemd udev debian docs/man SECURITY.md 'docs/*.md' docs/pictures)
+sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates monitoring systemd udev debian docs/man SECURITY.md 'docs/*.md' docs/pictures)
 
 # An error says where it comes from; a backtrace would only hide it.
 export RUST_LIB_BACKTRACE = 0

@@ -22,6 +22,7 @@ fn documents() -> Vec<(PathBuf, String)> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
         .collect();
     found.push(project().join("debian/README.Debian"));
+    found.push(project().join("debian/patroni-tools-common.README.Debian"));
     found.sort();
     found.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
@@ -140,6 +141,7 @@ enum Run {
 
 /// What is copied from another member is written in `README.md`, too.
 const COPIED: Run = Run::Not("package.rs has one machine; README.md has the same commands, which readme.rs runs");
+const SMALL: Run = Run::Not("patroni-tools-common.README.Debian has the same commands, which common.rs runs");
 const PACKAGE_FILE: Run = Run::Not("the package as a file; the first step of the first cluster is the same command");
 const ADOPTED: Run = Run::Not("docs/adopt.md has the same commands, which adopt_page.rs runs");
 const NEEDS_HOST: Run = Run::Not("a developer's command, which boots machines itself");
@@ -161,6 +163,10 @@ const BLOCKS: &[(&str, &str, &str, Run)] = &[
     ("debian/README.Debian", "Debian's own cluster \"main\"", "", Run::By("package.rs")),
     ("debian/README.Debian", "Upgrade, removal and purge", "pg_releasecluster_patroni", ADOPTED),
     ("debian/README.Debian", "Upgrade, removal and purge", "", Run::By("package.rs")),
+    ("debian/README.Debian", "Hosts without PostgreSQL", "", SMALL),
+    ("debian/patroni-tools-common.README.Debian", "HAProxy", "", Run::By("common.rs")),
+    ("debian/patroni-tools-common.README.Debian", "etcd or Consul on hosts of their own", "", Run::By("common.rs")),
+    ("debian/patroni-tools-common.README.Debian", "Check", "", Run::By("common.rs")),
     ("docs/adopt.md", "Packages and settings", "", Run::By("adopt_page.rs")),
     ("docs/adopt.md", "The primary", "", Run::By("adopt_page.rs")),
     ("docs/adopt.md", "The settings of the others", "", Run::By("adopt_page.rs")),
@@ -169,6 +175,14 @@ const BLOCKS: &[(&str, &str, &str, Run)] = &[
     ("docs/adopt.md", "The pending restart", "", Run::By("adopt_page.rs")),
     ("docs/adopt.md", "Give it back", "", Run::By("adopt_page.rs")),
     ("docs/benchmarks.md", "Benchmarks", "", NEEDS_HOST),
+    (
+        "docs/habits.md",
+        "A new major version",
+        "",
+        Run::Not("no release of Debian has two major versions; release.rs and adopt.rs run the two ends"),
+    ),
+    ("docs/habits.md", "A restore", "", Run::By("habits.rs")),
+    ("docs/habits.md", "Backups", "", Run::By("habits.rs")),
     ("docs/from-debian.md", "The package", "", Run::By("from_patroni.rs")),
     ("docs/from-debian.md", "The first member", "", Run::By("from_patroni.rs")),
     ("docs/from-debian.md", "The other members", "", Run::By("from_patroni.rs")),
@@ -185,6 +199,9 @@ const BLOCKS: &[(&str, &str, &str, Run)] = &[
         Run::Not("PowerShell of a domain controller; the netns tests have Samba in its place"),
     ),
     ("docs/from-dnscp.sh.md", "The script's scenarios", "", Run::By("package.rs")),
+    ("docs/monitoring.md", "Monitoring", "", Run::By("monitoring.rs")),
+    ("docs/monitoring.md", "Nagios, Icinga and others", "", Run::By("monitoring.rs")),
+    ("docs/monitoring.md", "Prometheus", "", Run::By("monitoring.rs")),
     ("docs/passwords.md", "New passwords for a running cluster", "", Run::By("settings.rs")),
     ("docs/passwords.md", "A new site key", "", Run::By("three_nodes.rs")),
     ("docs/passwords.md", "The CA and the gossip key of a new site key", "", Run::By("three_nodes.rs")),
@@ -207,6 +224,7 @@ const WHOLE: &[(&str, &str)] = &[
     ("docs/from-dnscp.sh.md", "package.rs"),
     ("docs/from-debian.md", "from_patroni.rs"),
     ("docs/from-autobase.md", "from_patroni.rs"),
+    ("docs/monitoring.md", "monitoring.rs"),
 ];
 
 /// The programs whose names begin a command in an indented block, which otherwise has settings or output.

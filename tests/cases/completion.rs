@@ -70,6 +70,10 @@ fn a_verb_that_is_an_option_is_completed_alike() {
     }
     assert_eq!(completed(&["--rot"]), ["--rotate"]);
     assert_eq!(completed(&["for", "haproxy", "--mem"]), ["--members-from-cluster"]);
+    for words in [&["check", "--format", "n"] as &[&str], &["check", "--format", "=", "n"]] {
+        assert_eq!(completed(words), ["nagios"], "{words:?}");
+    }
+    assert_eq!(completed(&["check", "--format", "="]), ["json", "nagios", "prometheus", "text"]);
 }
 
 #[test]

@@ -30,6 +30,13 @@ pub fn program() -> &'static Path {
             symlink(assert_cmd::cargo::cargo_bin!("patroni-tools"), &new).unwrap();
             fs::rename(new, folder.join(name)).unwrap();
         }
+        // What stands in front of the programs of postgresql-common; a machine has the diverted ones.
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../debian/postgresql-common.sh");
+        for name in ["pg_ctlcluster", "pg_dropcluster", "pg_renamecluster", "pg_restorecluster", "pg_upgradecluster"] {
+            let new = folder.join(format!("{name}.{}", std::process::id()));
+            symlink(script.canonicalize().unwrap(), &new).unwrap();
+            fs::rename(new, folder.join(name)).unwrap();
+        }
         folder.join("patroni-gen-config")
     })
 }

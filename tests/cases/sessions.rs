@@ -1,4 +1,4 @@
-//! Runs the folders in `gen-config` and `pg_patronictl`.
+//! Runs the folders in `gen-config`, `pg_patronictl` and `postgresql-common`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,7 +12,8 @@ use similar::TextDiff;
 use crate::machine::{Machine, Tree, cases, tree};
 
 fn all() -> Vec<PathBuf> {
-    let programs = ["gen-config", "pg_patronictl"].map(|program| fs::read_dir(cases().join(program)).unwrap());
+    let programs = ["gen-config", "pg_patronictl", "postgresql-common"]
+        .map(|program| fs::read_dir(cases().join(program)).unwrap());
     let mut folders: Vec<PathBuf> = programs.into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
     folders.sort();
     folders

@@ -167,6 +167,12 @@ fn url(protocol: &str) -> String {
     format!(" --listen-client-urls {protocol}://{SERVER}:2379 --advertise-client-urls {protocol}://{SERVER}:2379")
 }
 
+/// What a command of patroni-gen-config says on its standard error.
+fn says(words: &[&str]) -> String {
+    let output = Command::new(PROGRAM).args(words).env_clear().env("PATRONI_TOOLS_ROOT", MACHINE).output().unwrap();
+    String::from_utf8(output.stderr).unwrap()
+}
+
 fn plain_etcd(image: Image, name: &str) {
     if !inside(name, image) {
         return;
@@ -363,6 +369,17 @@ fn others(section: &str) {
           from that host or finish the password rotation, then run: patroni-gen-config 17/main"
         ]
     );
+    // A host that has made a key of its own, at its first start. One that has none makes none beside a cluster that has one.
+    let started = says(&["check", "--dcs", "17/main"]);
+    assert!(
+        started.contains("the site key of this member (cccccccc) differs from that of pg2 (aaaaaaaa)"),
+        "{started}"
+    );
+    let file = format!("{MACHINE}/etc/patroni/17-main.yml");
+    fs::remove_file(&file).unwrap();
+    let generated = says(&["17/main", "--set", &format!("DCS_HOSTS={SERVER}:2379"), "--set", "NAMESPACE=/lab/"]);
+    assert!(generated.contains("the member pg2 of the running cluster 17/main has one (aaaaaaaa)"), "{generated}");
+    assert!(!Path::new(&file).exists() && !Path::new(&format!("{MACHINE}/etc/patroni/site.key")).exists());
     put("members/pg1", &member("10.77.0.9", "aaaaaaaa"));
     put("members/pg3", &member("10.77.0.4", "aaaaaaaa"));
     assert_eq!(

@@ -182,6 +182,19 @@ impl<'a> Opener<'a> {
         Ok(last.and_then(Rc::into_inner))
     }
 
+    /// The handle of a directory, below which files are written by name; `None` if it does not exist.
+    pub fn directory(&self, path: &Path) -> Result<Option<OwnedFd>> {
+        let Some(place) = self.find(path)? else { return Ok(None) };
+        if !place.is(SFlag::S_IFDIR) {
+            fail!(at shown(path, &place), "is {}, not a directory", kind(&place));
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let handle = openat(&*place.handle, ".", flags, Mode::empty())
+            .map_err(io::Error::from)
+            .with_context(|| format!("could not open the directory {}", path.display()))?;
+        Ok(Some(handle))
+    }
+
     fn top(&self) -> Result<Place> {
         let real = self.root.path("/");
         let mut options = OpenOptions::new();

@@ -175,6 +175,13 @@ impl SiteKey {
         to_hex(&self.derive::<4>(FINGERPRINT_SALT, &[scope.as_bytes(), b"\0", number.as_bytes()]))
     }
 
+    /// Eight hexadecimal digits that show whether hosts have the same key, whatever its generations are. They reveal as little as
+    /// [`fingerprint`](Self::fingerprint).
+    #[must_use]
+    pub fn identity(&self) -> String {
+        to_hex(&self.bytes_for::<4>("identity"))
+    }
+
     /// Bytes for one purpose of the whole site, the same on every member and in all generations.
     #[must_use]
     pub fn bytes_for<const LENGTH: usize>(&self, purpose: &str) -> [u8; LENGTH] {

@@ -1,15 +1,17 @@
 //! Runs other programs: with a clean environment, without a shell, and with an error that shows the command and how it failed.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::sync::mpsc;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use nix::unistd::Uid;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid};
 
 use crate::{Root, fail};
 
@@ -100,7 +102,52 @@ pub fn capture(command: &mut Command) -> Result<String> {
 
 /// Runs a command to its end and returns its output, whatever the exit status.
 pub fn output(command: &mut Command) -> Result<Output> {
-    command.output().with_context(|| format!("could not run {}", command_line(command)))
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    child
+        .and_then(|child| {
+            let _running = Running::enter(&child);
+            child.wait_with_output()
+        })
+        .with_context(|| format!("could not run {}", command_line(command)))
+}
+
+/// The programs that are running now; `None` if no more may run.
+static RUNNING: Mutex<Option<BTreeSet<u32>>> = Mutex::new(Some(BTreeSet::new()));
+
+fn running() -> MutexGuard<'static, Option<BTreeSet<u32>>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn end(pid: u32) {
+    // One that has just ended is not killed.
+    let _ = i32::try_from(pid).map(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL));
+}
+
+/// A program that is running.
+struct Running(u32);
+
+impl Running {
+    fn enter(child: &Child) -> Self {
+        match running().as_mut() {
+            Some(running) => _ = running.insert(child.id()),
+            None => end(child.id()),
+        }
+        Self(child.id())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(running) = running().as_mut() {
+            running.remove(&self.0);
+        }
+    }
+}
+
+/// Kills the programs that are running, and those that are started from now on: for a caller that ends without waiting for its threads,
+/// which would have done so.
+pub fn kill_all() {
+    running().take().into_iter().flatten().for_each(end);
 }
 
 /// Runs a command with `input` on stdin and returns its output, but kills it after `limit`: for programs that wait for a network
@@ -118,6 +165,7 @@ pub fn output_within(command: &mut Command, input: &str, limit: Duration) -> Res
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| failed(command))?;
+    let entered = Running::enter(&child);
     if let Some(mut stdin) = child.stdin.take() {
         let input = input.to_owned();
         // A program that exits before it has read everything reports the reason itself.
@@ -139,6 +187,7 @@ pub fn output_within(command: &mut Command, input: &str, limit: Duration) -> Res
     let begin = Instant::now();
     loop {
         if let Some(status) = child.try_wait().with_context(|| failed(command))? {
+            drop(entered);
             // What it has started may go on, and keep the pipes open.
             let collect = |reader: mpsc::Receiver<Vec<u8>>| {
                 let left = limit.saturating_sub(begin.elapsed()).max(LEAST);
@@ -178,6 +227,20 @@ mod tests {
             output_within(leaves.args(["-c", "sleep 20 & exit 0"]), "", Duration::from_millis(300)).unwrap_err();
         assert!(error.to_string().contains("keeps its output open"), "{error}");
         assert!(begin.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_program_is_known_while_it_runs() {
+        let mut child = at(Path::new("/bin/sleep")).arg("30").spawn().unwrap();
+        let entered = Running::enter(&child);
+        let pid = child.id();
+        assert!(running().as_ref().unwrap().contains(&pid));
+        end(pid);
+        assert!(!child.wait().unwrap().success());
+        drop(entered);
+        assert!(!running().as_ref().unwrap().contains(&pid));
+        output(&mut at(Path::new("/bin/true"))).unwrap();
+        output_within(&mut at(Path::new("/bin/true")), "", Duration::from_secs(20)).unwrap();
     }
 
     #[test]

@@ -143,9 +143,10 @@ impl Root {
                 (fields.next() == Some(name)).then(|| fields.nth(1))?
             })
             .find_map(|id| id.parse().ok());
-        Ok(id.ok_or_else(
-            || trouble!("the {kind} {name} is missing in {file}"; "Install postgresql-common, which adds it."),
-        )?)
+        Ok(id.ok_or_else(|| {
+            let missing = trouble!("the {kind} {name} is missing in {file}");
+            if name == "postgres" { missing.hint("Install postgresql-common, which adds it.") } else { missing }
+        })?)
     }
 }
 

@@ -28,8 +28,8 @@ prepare() {
     local root=/run/machine/root
     assemble "$root" "$image" /run/machine/upper /run/machine/work
     if [ -n "$PACKAGE" ]; then
-        cp "$PACKAGE" "$root/tmp/patroni-tools.deb"
-        chroot "$root" dpkg --install /tmp/patroni-tools.deb
+        cp "$PACKAGE" "${PACKAGE/patroni-tools_/patroni-tools-common_}" "$root/tmp/"
+        chroot "$root" sh -c 'dpkg --install /tmp/patroni-tools*.deb'
     elif [ -n "$PROGRAMS" ]; then
         install -D -m 755 -t "$root/usr/bin" "$PROGRAMS/patroni-gen-config"
         install -D -m 755 -t "$root/usr/libexec/patroni-tools" "$PROGRAMS"/pg_{create,clone}cluster_patroni

@@ -30,7 +30,7 @@ const SERVER_AFTER: &str =
 
 const NODE_PACKAGES: &str = "apt-utils,systemd,systemd-sysv,dbus,iproute2,iputils-ping,procps,postgresql,\
     postgresql-contrib,patroni,python3-etcd,etcd-server,etcd-client,openssl,less,jq,man-db,bash-completion,\
-    bind9,bind9-dnsutils,krb5-kdc,krb5-admin-server,krb5-user";
+    logrotate,bind9,bind9-dnsutils,krb5-kdc,krb5-admin-server,krb5-user";
 /// For `tests/adopt.rs`, which stops a program at one of its system calls.
 const TRACE_PACKAGES: &str = "strace";
 const STORE_PACKAGES: &str = "zookeeperd,python3-consul,python3-kazoo,python3-pysyncobj,haproxy,keepalived,pgbouncer";

@@ -1,5 +1,6 @@
 //! A lab: some machines on one bridge, and what concerns all of them.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -172,7 +173,8 @@ impl Lab {
 
     /// Makes these packages, and no others, available to `apt-get install` on all machines.
     ///
-    /// The image's own packages stay available. A machine that is off gets them as well.
+    /// The image's own packages stay available. A machine that is off gets them as well. With patroni-tools comes patroni-tools-common of the
+    /// same build, which is beside it, unless that version had none.
     pub fn offer<P: AsRef<Path>>(&self, packages: &[P]) -> Result<()> {
         let directory = self.space.path("run/lab/repo");
         for entry in fs::read_dir(&directory).context("the lab is gone")? {
@@ -181,7 +183,16 @@ impl Lab {
         for package in packages {
             let package = package.as_ref();
             let name = package.file_name().with_context(|| format!("{} is not a file", package.display()))?;
-            fs::copy(package, directory.join(name)).with_context(|| format!("cannot copy {}", package.display()))?;
+            let copy = |package: &Path, name: &OsStr| {
+                fs::copy(package, directory.join(name)).with_context(|| format!("cannot copy {}", package.display()))
+            };
+            copy(package, name)?;
+            if let Some(rest) = name.to_string_lossy().strip_prefix("patroni-tools_") {
+                let common = package.with_file_name(format!("patroni-tools-common_{rest}"));
+                if common.exists() {
+                    copy(&common, common.file_name().unwrap_or_default())?;
+                }
+            }
         }
         fs::write(directory.join("Packages"), "")?;
         let Some(first) = self.nodes.first() else { return Ok(()) };

@@ -7,7 +7,7 @@
 //! use lab::Release;
 //!
 //! lab::test(Release::Debian13, &["pg1", "pg2"], |lab| {
-//!     lab.offer(&["dist/patroni-tools_0.2.0_amd64.deb"])?;
+//!     lab.offer(&["dist/patroni-tools_0.3.0_amd64.deb"])?;
 //!     lab.start_etcd()?;
 //!     lab.node("pg1").run("apt-get install -y patroni-tools")?;
 //!     lab.node("pg1").power_off()?;

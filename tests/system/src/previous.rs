@@ -139,6 +139,7 @@ mod tests {
             "patroni-tools-dbgsym_0.1.0_amd64.deb",
             "patroni-tools_0.1.0_amd64.changes",
             "patroni-tools_0.2.0_amd64.deb",
+            "patroni-tools-common_0.3.0_amd64.deb",
         ] {
             assert!(!is_package(&Path::new("/x").join(other)), "{other}");
         }

@@ -56,8 +56,8 @@ create table filler as select n, repeat('x', 1000) as x from generate_series(1, 
 select pg_reload_conf();
 ";
 
-/// The roles that are made, as `pg_hba_file_rules` has them.
-const ROLES: [&str; 2] = ["{patroni_replicator}", "{rewind_user}"];
+/// The roles that are made, and base backups of the superuser over the Unix socket, as `pg_hba_file_rules` has them.
+const ROLES: [&str; 3] = ["{patroni_replicator}", "{rewind_user}", "{replication} {postgres}"];
 
 /// By these a standby knows its primary, which Patroni tells it.
 const OF_STANDBYS: [&str; 2] = ["primary_conninfo", "primary_slot_name"];

@@ -13,6 +13,8 @@ use lab::{Lab, Node, Release, page, program};
 const APT: &str = "apt-get -qq install -y -o Dpkg::Use-Pty=0";
 /// apt on a loaded machine.
 const APT_LIMIT: Duration = Duration::from_secs(180);
+/// Both packages; apt keeps the one that was only needed by the other.
+const PURGE: &str = "apt-get -qq purge -y patroni-tools patroni-tools-common";
 const LINK: &str = "/etc/postgresql-common/createcluster.d/patroni-tools.conf";
 /// What a first installation names.
 const BEGIN: &str = "/usr/share/doc/patroni-tools/README.Debian.gz";
@@ -44,8 +46,9 @@ fn debian_13() -> Result<()> {
 fn life(lab: &Lab) -> Result<()> {
     let cluster = Cluster::new(lab, "main");
     let machine = Machine { lab, node: lab.node("pg1"), cluster: &cluster };
-    let story: [(&str, Event); 19] = [
+    let story: [(&str, Event); 21] = [
         ("install, use and purge leave nothing", leaves_nothing),
+        ("the settings are there first", settings_first),
         ("an installation that fails leaves Debian's files", failed_installation),
         ("install together with Debian's patroni", installed_together),
         ("the units are valid", valid_units),
@@ -57,8 +60,9 @@ fn life(lab: &Lab) -> Result<()> {
         ("an upgrade that fails", failed_upgrade),
         ("upgrade of Debian's patroni underneath", patroni_upgrade),
         ("release upgrade of Debian's patroni underneath", release_upgrade),
+        ("a removal is refused while the instance runs", removal_refused),
         ("remove and install again", remove),
-        ("purge while the instance runs", purge_in_use),
+        ("purge while the instance is enabled", purge_in_use),
         ("given back to postgresql@, and adopted again", given_back),
         ("purge once it does not", purge_unused),
         ("a member is removed by README.Debian", member_removed),
@@ -125,9 +129,11 @@ impl Machine<'_> {
         // With the option that the verb was in 0.1.0.
         let asks = |verb: &str| unit.contains(&format!("ExecStartPre=/usr/bin/patroni-gen-config {verb} --offline %i"));
         ensure!(asks("check") || asks("--check"), "the unit is {unit}");
+        // Of 0.1.0 and of this version, which stands in front of five programs of postgresql-common.
         let diverted = self.run("dpkg-divert --list patroni-tools")?;
-        ensure!(diverted.lines().count() == 4, "diversions: {diverted}");
-        self.verify("patroni patroni-tools")
+        ensure!([4, 9].contains(&diverted.lines().count()), "diversions: {diverted}");
+        self.run("pg_ctlcluster 2>&1 | grep Usage:")?;
+        self.verify("patroni patroni-tools patroni-tools-common postgresql-common")
     }
 
     /// Debian's files are back byte for byte, nothing of ours is in their way.
@@ -139,7 +145,9 @@ impl Machine<'_> {
         let unit =
             self.run(&format!("systemctl show -p NeedDaemonReload patroni@{}.service", self.cluster.dashed()))?;
         ensure!(unit == "NeedDaemonReload=no", "systemd has another unit: {unit}");
-        self.verify("patroni")
+        let left = self.run("ls /usr/bin/pg_*.debian 2>/dev/null; find /usr/bin -name 'pg_*cluster' -type l")?;
+        ensure!(left.is_empty(), "left behind: {left}");
+        self.verify("patroni postgresql-common")
     }
 
     fn verify(&self, packages: &str) -> Result<()> {
@@ -213,7 +221,7 @@ fn leaves_nothing(m: &Machine) -> Result<()> {
     ensure!(m.exists("/etc/patroni/site.key")?, "no site key was made");
     // What killed runs leave.
     m.run(&format!("touch /etc/patroni/.patroni-gen-config.x /var/lib/postgresql/{}.unfinished", m.cluster.dashed()))?;
-    m.run("apt-get -qq purge -y patroni-tools")?;
+    m.run(&format!("{PURGE} 2>&1"))?;
     m.is_debians()?;
     let after = m.files()?;
     let differs = |one: &str, other: &str| {
@@ -221,6 +229,25 @@ fn leaves_nothing(m: &Machine) -> Result<()> {
         one.lines().filter(|line| !other.contains(line)).collect::<Vec<_>>().join("\n")
     };
     ensure!(before == after, "gone:\n{}\nleft:\n{}", differs(&before, &after), differs(&after, &before));
+    Ok(())
+}
+
+/// As cloud-init and Ansible have it: the file is nobody's to ask about, and a link that leads nowhere yet is left alone, too.
+fn settings_first(m: &Machine) -> Result<()> {
+    let install = "DEBIAN_FRONTEND=noninteractive apt-get -qq install -y patroni-tools </dev/null";
+    for (settings, look) in [
+        ("echo '# of the site' > /etc/default/patroni", "cat /etc/default/patroni"),
+        ("ln -s /run/no/file /etc/default/patroni", "readlink /etc/default/patroni"),
+    ] {
+        m.run(settings)?;
+        let before = m.run(look)?;
+        m.run(install)?;
+        ensure!(m.run(look)? == before, "after {settings}: {}", m.run(look)?);
+        let conffiles = m.run("dpkg-query -W -f '${Conffiles}' patroni-tools patroni-tools-common")?;
+        ensure!(are_ours(&conffiles), "conffiles: {conffiles}");
+        m.run(PURGE)?;
+        ensure!(!m.exists("/etc/default/patroni")?, "a purge leaves the settings");
+    }
     Ok(())
 }
 
@@ -237,9 +264,9 @@ fn installed_together(m: &Machine) -> Result<()> {
     m.run(&format!("{APT} patroni-tools"))?;
     m.is_taken_over()?;
     // And in the order that apt does not take.
-    m.run("apt-get -qq purge -y patroni-tools patroni")?;
+    m.run(&format!("{PURGE} patroni"))?;
     let said = m.run(
-        "dpkg --unpack /srv/repo/patroni-tools_*.deb && dpkg --unpack /srv/debs/patroni_*.deb && dpkg --configure -a",
+        "dpkg --unpack /srv/repo/patroni-tools*.deb && dpkg --unpack /srv/debs/patroni_*.deb && dpkg --configure -a",
     )?;
     ensure!(said.matches(BEGIN).count() == 1, "the installation does not say where to begin: {said}");
     ensure!(m.exists(BEGIN)?, "there is no {BEGIN}");
@@ -297,10 +324,11 @@ fn no_main_cluster(m: &Machine) -> Result<()> {
 }
 
 fn previous_version(m: &Machine) -> Result<()> {
-    m.run("apt-get -qq purge -y patroni-tools")?;
+    m.run(PURGE)?;
     m.lab.offer(&[patroni::previous_package()?])?;
     m.run(&format!("{APT} patroni-tools"))?;
     ensure!(m.version()? == patroni::PREVIOUS_VERSION, "this is not the previous version: {}", m.version()?);
+    m.run("echo '# edited' >> /etc/default/patroni && cp -p /etc/default/patroni /root/settings")?;
     m.is_taken_over()?;
     m.lab.start_etcd()?;
     m.cluster.generate()?;
@@ -317,7 +345,21 @@ fn upgrade(m: &Machine) -> Result<()> {
         ensure!(!said.contains(BEGIN), "an upgrade says where to begin: {said}");
         ensure!(!m.exists(LINK)?, "the link is back that the administrator removed");
         m.is_taken_over()
-    })
+    })?;
+    let file = "/etc/default/patroni";
+    m.run(&format!("cmp {file} /root/settings && test $(stat -c %Y {file}) = $(stat -c %Y /root/settings)"))?;
+    let beside = m.run(&format!("ls {file}*"))?;
+    let conffiles = m.run("dpkg-query -W -f '${Conffiles}' patroni-tools patroni-tools-common")?;
+    let diverted = m.run("dpkg-divert --list patroni-tools-common")?;
+    ensure!(beside == file && are_ours(&conffiles) && diverted.is_empty(), "{beside}; {conffiles}; {diverted}");
+    let news = m.run("zcat -f /usr/share/doc/patroni-tools/NEWS.Debian*")?;
+    ensure!(news.contains("patroni-gen-config diff 16/main"), "NEWS.Debian: {news}");
+    Ok(())
+}
+
+/// Does dpkg ask only about the file that nobody needs to edit?
+fn are_ours(conffiles: &str) -> bool {
+    conffiles.lines().all(|line| line.is_empty() || line.starts_with(" /etc/needrestart/conf.d/patroni-tools.conf "))
 }
 
 fn reinstall(m: &Machine) -> Result<()> {
@@ -371,19 +413,45 @@ fn release_upgrade(m: &Machine) -> Result<()> {
     })
 }
 
-fn remove(m: &Machine) -> Result<()> {
+/// Without its programs, the running Patroni could not start PostgreSQL again. Nothing changes.
+fn removal_refused(m: &Machine) -> Result<()> {
     m.while_running(|| {
-        m.run("apt-get -qq remove -y patroni-tools")?;
-        m.is_debians()?;
-        let newest = m.run(&format!("grep -L '^# 91$' {REPLACED}"))?;
-        ensure!(newest.is_empty(), "not of the patroni that is installed: {newest}");
-        for kept in [m.yml().as_str(), "/etc/patroni/site.key", "/etc/default/patroni"] {
-            ensure!(m.exists(kept)?, "{kept} is gone");
+        for packages in ["patroni-tools", "patroni-tools-common", "patroni"] {
+            for verb in ["remove", "purge"] {
+                let refused = m.node.try_run_within(APT_LIMIT, &format!("apt-get -qq {verb} -y {packages}"))?;
+                let said = format!("{}{}", refused.stdout, refused.stderr);
+                let id = m.cluster.dashed();
+                ensure!(
+                    !refused.status.success()
+                        && said.contains(&format!(
+                            "not removed, because Patroni runs with programs of this package: {id}"
+                        ))
+                        && said.contains(&format!("run: pg_releasecluster_patroni {id}"))
+                        && said.contains(&format!("systemctl disable --now patroni@{id}")),
+                    "{verb} {packages}: {refused}"
+                );
+                m.is_taken_over()?;
+                let states =
+                    m.run("dpkg-query -W -f '${db:Status-Status} ' patroni patroni-tools patroni-tools-common")?;
+                ensure!(states == "installed installed installed", "{verb} {packages}: {states}");
+            }
         }
         Ok(())
-    })?;
+    })
+}
+
+fn remove(m: &Machine) -> Result<()> {
+    m.run(&format!("systemctl stop {}", m.cluster.unit()))?;
+    let said = m.run("apt-get -qq remove -y patroni-tools 2>&1")?;
+    ensure!(said.contains("systemctl disable patroni@"), "the enabled instance is not named: {said}");
+    m.is_debians()?;
+    let newest = m.run(&format!("grep -L '^# 91$' {REPLACED}"))?;
+    ensure!(newest.is_empty(), "not of the patroni that is installed: {newest}");
+    for kept in [m.yml().as_str(), "/etc/patroni/site.key", "/etc/default/patroni"] {
+        ensure!(m.exists(kept)?, "{kept} is gone");
+    }
     // Its next start is under Debian's unit.
-    m.run(&format!("systemctl restart {}", m.cluster.unit()))?;
+    m.run(&format!("systemctl start {}", m.cluster.unit()))?;
     m.wait_online()?;
     m.while_running(|| {
         m.run(&format!("{APT} patroni-tools"))?;
@@ -394,24 +462,19 @@ fn remove(m: &Machine) -> Result<()> {
     m.wait_online()
 }
 
+/// An instance that is stopped, but enabled, has its next start before it.
 fn purge_in_use(m: &Machine) -> Result<()> {
-    m.while_running(|| {
-        let said = m.run("apt-get -qq purge -y patroni-tools 2>&1")?;
-        ensure!(
-            said.contains(&format!("kept, because Patroni runs with it or is enabled: {}", m.yml())),
-            "said: {said}"
-        );
-        for kept in [m.yml().as_str(), "/etc/patroni/site.key"] {
-            ensure!(m.exists(kept)?, "{kept} is gone");
-        }
-        m.is_debians()
-    })?;
-    // An instance that is stopped, but enabled, has its next start before it.
-    m.run(&format!(
-        "{APT} patroni-tools && systemctl stop {} && apt-get -qq purge -y patroni-tools",
-        m.cluster.unit()
-    ))?;
-    ensure!(m.exists(&m.yml())?, "the file of an enabled instance is gone");
+    m.run(&format!("systemctl stop {}", m.cluster.unit()))?;
+    let said = m.run(&format!("{PURGE} 2>&1"))?;
+    ensure!(
+        said.contains(&format!("kept, because Patroni runs with it or is enabled: {}", m.yml()))
+            && said.contains("derived from it: /etc/patroni/site.key"),
+        "said: {said}"
+    );
+    for kept in [m.yml().as_str(), "/etc/patroni/site.key"] {
+        ensure!(m.exists(kept)?, "{kept} is gone");
+    }
+    m.is_debians()?;
     m.run(&format!("{APT} patroni-tools && systemctl start {}", m.cluster.unit()))?;
     m.wait_online()
 }
@@ -421,7 +484,12 @@ fn purge_unused(m: &Machine) -> Result<()> {
     m.run("echo MEMBERS=pg1=10.88.0.11 >> /etc/default/patroni && patroni-gen-config --for tls")?;
     let policy = format!("patroni-gen-config --for consul-policy {}", m.cluster.slashed());
     m.run(&format!("echo DCS=consul >> /etc/default/patroni && {policy}"))?;
-    let said = m.run("cp -p /etc/patroni/site.key /root/ && apt-get -qq purge -y patroni-tools 2>&1")?;
+    m.run("cp -p /etc/patroni/site.key /root/ && apt-get -qq purge -y patroni-tools")?;
+    // The settings and the site key are those of the other package.
+    for kept in ["/etc/default/patroni", "/etc/patroni/site.key"] {
+        ensure!(m.exists(kept)?, "{kept} is gone");
+    }
+    let said = m.run("apt-get -qq purge -y patroni-tools-common 2>&1")?;
     ensure!(said.contains("may use it: /etc/patroni/tls"), "said: {said}");
     m.is_debians()?;
     let left = m.run(
@@ -466,7 +534,7 @@ fn member_removed(m: &Machine) -> Result<()> {
         "pg_dropcluster",
         &format!("{}\nYes I am aware", m.cluster.dashed()),
     )?;
-    m.run("apt-get -qq purge -y patroni-tools")?;
+    m.run(PURGE)?;
     let left = m.run("pg_lsclusters -h; ls /etc/patroni/*-main.yml /etc/patroni/site.key 2>/dev/null || :")?;
     let stored = m.run("ETCDCTL_API=3 etcdctl get --prefix --keys-only /")?;
     ensure!(left.is_empty() && stored.is_empty(), "left: {left}; in etcd: {stored}");

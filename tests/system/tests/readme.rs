@@ -33,9 +33,9 @@ fn commands(lab: &Lab) -> Result<()> {
     page::let_in_root_of_the_first(lab)?;
     lab.start_etcd()?;
     let main = Cluster::new(lab, "main");
-    // The page has the names of Debian 13, and a package that is a file.
+    // The page has the names of Debian 13, and packages that are files.
     let page = PAGE
-        .replace("./patroni-tools_0.2.0_amd64.deb", "patroni-tools")
+        .replace("./patroni-tools_0.3.0_amd64.deb ./patroni-tools-common_0.3.0_amd64.deb", "patroni-tools")
         .replace("17/main", &main.slashed())
         .replace("17-main", &main.dashed());
     let blocks = page::blocks(&page, &MACHINES, "etcd")?;

@@ -760,7 +760,10 @@ impl Arena<'_> {
         let before = node.run(kept)?;
         node.run_within(
             Duration::from_secs(180),
-            "apt-get -qq purge -y patroni-tools && apt-get -qq install -y patroni-tools",
+            &format!(
+                "systemctl stop {} && apt-get -qq purge -y patroni-tools patroni-tools-common && apt-get -qq install -y patroni-tools",
+                self.main.unit()
+            ),
         )?;
         ensure!(before == node.run(kept)?, "root's files are others: {before}");
         ensure!(

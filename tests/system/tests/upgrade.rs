@@ -50,7 +50,7 @@ fn upgrade(lab: &Lab) -> Result<()> {
 
     // As apt has it for as long as it unpacks other packages: the callbacks are the new program, and each service is the old one.
     Lab::each_of(main.nodes(), |node| {
-        node.run_within(LIMIT, "dpkg --unpack /srv/repo/patroni-tools_*.deb")?;
+        node.run_within(LIMIT, "dpkg --auto-deconfigure --unpack /srv/repo/patroni-tools*.deb")?;
         node.run(&format!("test -f {UPGRADE}")).map(drop)
     })?;
     observe(lab, &writer, "a switchover between unpacking and configuring", || main.switch_over(main.candidate()?))?;
@@ -71,13 +71,36 @@ fn upgrade(lab: &Lab) -> Result<()> {
     observe(lab, &writer, "a switchover after the upgrade", || main.switch_over(main.candidate()?))?;
     main.wait_streaming(2, Duration::from_secs(60))?;
     let held = observe(lab, &writer, "the package is installed once more", || {
-        main.primary()?.run_within(LIMIT, "dpkg --install /srv/repo/patroni-tools_*.deb").map(drop)
+        main.primary()?.run_within(LIMIT, "dpkg --install /srv/repo/patroni-tools*.deb").map(drop)
     })?;
     ensure!(held.len() == 1, "the address did not stay where it was: {held:?}");
+    generate_again(&main)?;
     let (acknowledged, lost) = writer.stop(&main)?;
     println!("Debian {}: {acknowledged} acknowledged rows", lab.release());
     // Replication is asynchronous, but each switchover waits for its candidate.
     ensure!(lost.is_empty(), "{} acknowledged rows are lost: {}", lost.len(), lost.join(" "));
+    Ok(())
+}
+
+/// What NEWS.Debian says: on every member the file, once the configuration in the DCS, and a restart of one member after the other.
+fn generate_again(main: &Cluster) -> Result<()> {
+    let id = main.slashed();
+    for node in main.nodes() {
+        node.run(&format!("patroni-gen-config {id} && patroni-gen-config diff {id}"))?;
+    }
+    main.primary()?.run(&format!("patroni-gen-config apply --yes {id}"))?;
+    let last = main.primary()?;
+    for node in main.nodes().iter().filter(|node| node.name() != last.name()) {
+        node.run(&format!("systemctl restart {}", main.unit()))?;
+        main.wait_streaming(2, Duration::from_secs(60))?;
+    }
+    main.switch_over(main.candidate()?)?;
+    main.wait_streaming(2, Duration::from_secs(60))?;
+    last.run(&format!("systemctl restart {}", main.unit()))?;
+    main.wait_streaming(2, Duration::from_secs(60))?;
+    for node in main.nodes() {
+        node.run(&format!("patroni-gen-config check {id}"))?;
+    }
     Ok(())
 }
 

@@ -39,15 +39,6 @@ impl Depth {
     }
 }
 
-/// The options of the check.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// How far the checks go.
-    pub depth: Depth,
-    /// JSON instead of lines.
-    pub json: bool,
-}
-
 /// The timeout for one server.
 pub(crate) const LIMIT: Duration = Duration::from_secs(3);
 

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use host::report::plain;
 use host::trouble::Trouble;
-use serde_json::{Value, json};
+
+use crate::doctor::check_name::CheckName;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,8 +34,10 @@ pub(crate) enum Subject {
 }
 
 /// Something that was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Finding {
+    /// The check that has found it; set when it has ended.
+    pub(crate) check: Option<CheckName>,
     /// How bad it is.
     pub(crate) level: Level,
     /// The file or server that it is about. `None` stands for the Patroni file; an empty place is not shown.
@@ -51,7 +54,7 @@ pub(crate) struct Finding {
 
 impl Finding {
     pub(crate) fn new(level: Level, what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { level, place: None, what: what.into(), hint: hint.into(), subject: None, cause: None }
+        Self { check: None, level, place: None, what: what.into(), hint: hint.into(), subject: None, cause: None }
     }
 
     pub(crate) fn fatal(what: impl Into<String>, hint: impl Into<String>) -> Self {
@@ -122,26 +125,26 @@ impl Finding {
     }
 }
 
+/// Two are the same if they say the same, whichever check has found them.
+impl PartialEq for Finding {
+    fn eq(&self, other: &Self) -> bool {
+        let said = |finding: &Self| (finding.level, finding.what.clone(), finding.hint.clone(), finding.place.clone());
+        said(self) == said(other) && self.subject == other.subject && self.cause == other.cause
+    }
+}
+
+impl Eq for Finding {}
+
 impl Level {
+    /// The name in results that programs read.
+    pub(crate) fn name(self) -> &'static str {
+        if self == Self::Warning { "warning" } else { "error" }
+    }
+
     /// Before a start only a certain failure counts.
     pub(crate) fn offline(self) -> Self {
         if self == Self::Fatal { Self::Fatal } else { Self::Warning }
     }
-}
-
-/// The findings about a cluster, as JSON.
-pub(crate) fn document(cluster: &str, path: &Path, findings: &[Finding]) -> Value {
-    let findings = findings.iter().map(|finding| {
-        json!({
-            "level": if finding.level == Level::Warning { "warning" } else { "error" },
-            "place": plain(&finding.place.clone().unwrap_or_else(|| path.display().to_string())),
-            "what": plain(&finding.what),
-            "hint": plain(&finding.hint),
-            // The name of the hint before version 0.2.0.
-            "remedy": plain(&finding.hint),
-        })
-    });
-    json!({"cluster": cluster, "findings": findings.collect::<Vec<_>>()})
 }
 
 /// How findings read, with their levels, for tests.

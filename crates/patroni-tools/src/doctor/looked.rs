@@ -1,19 +1,46 @@
-//! The last line of a check without errors.
+//! What a check has looked at: the last line of one without errors.
+
+/// The part of a check that only root and postgres can do.
+pub(crate) const MEMBER: &str = "running member";
+
+/// The part of a check that asks the servers of the DCS.
+pub(crate) const DCS: &str = "DCS";
 
 /// What was looked at, and what was not.
-#[derive(Debug, Default)]
-pub(super) struct Looked {
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Looked {
     at: Vec<&'static str>,
     /// With the reason.
     not_at: Vec<(&'static str, &'static str)>,
+    /// The caller may not read the Patroni file, or there was no time to look.
+    is_blind: bool,
 }
 
 impl Looked {
-    pub(super) fn at(parts: &[&'static str]) -> Self {
-        Self { at: parts.to_vec(), not_at: Vec::new() }
+    pub(crate) fn at(parts: &[&'static str]) -> Self {
+        Self { at: parts.to_vec(), ..Self::default() }
     }
 
-    pub(super) fn add(&mut self, part: &'static str, why_not: Option<&'static str>) {
+    /// At nothing, which is not the cluster's fault.
+    pub(crate) fn blind() -> Self {
+        Self { is_blind: true, ..Self::default() }
+    }
+
+    pub(crate) fn is_blind(&self) -> bool {
+        self.is_blind
+    }
+
+    /// Was this part looked at?
+    pub(crate) fn has(&self, part: &str) -> bool {
+        self.at.contains(&part)
+    }
+
+    /// Why the running member was not looked at, if it should have been. (Some kinds of DCS cannot be asked at all.)
+    pub(crate) fn member_missed(&self) -> Option<&'static str> {
+        self.not_at.iter().find(|(part, _)| *part == MEMBER).map(|(_, why)| *why)
+    }
+
+    pub(crate) fn add(&mut self, part: &'static str, why_not: Option<&'static str>) {
         match why_not {
             None => self.at.push(part),
             Some(why) => self.not_at.push((part, why)),
@@ -21,7 +48,7 @@ impl Looked {
     }
 
     /// `files, host and DCS; not the running member: Patroni is not running yet`.
-    pub(super) fn sentence(&self) -> String {
+    pub(crate) fn sentence(&self) -> String {
         let mut text = match self.at.split_last() {
             Some((last, first)) if !first.is_empty() => format!("{} and {last}", first.join(", ")),
             Some((only, _)) => (*only).to_owned(),
@@ -49,5 +76,8 @@ mod tests {
         looked.at.remove(2);
         assert_eq!(looked.sentence(), "files, host and DCS; not the running member: Patroni is not running yet");
         assert_eq!(Looked::at(&["DCS"]).sentence(), "DCS");
+        assert_eq!((looked.has("host"), looked.has("running member")), (true, false));
+        assert_eq!(looked.member_missed(), Some("Patroni is not running yet"));
+        assert_eq!(Looked::blind().sentence(), "");
     }
 }

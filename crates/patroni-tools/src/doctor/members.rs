@@ -29,7 +29,7 @@ pub fn check(cluster: &Cluster, view: &View, runs_here: bool) -> Vec<Finding> {
     let own = own.first().copied();
     let mut findings: Vec<Finding> =
         own.filter(|_| !runs_here).and_then(|own| twin(cluster, own)).into_iter().collect();
-    findings.extend(site_key(cluster, view.leader.as_deref(), &others));
+    findings.extend(site_key(cluster, view));
     findings.extend(same_data(cluster, view));
     if own.is_some() && view.leader.is_some() {
         findings.extend(listed(cluster, view, &name));
@@ -100,8 +100,11 @@ fn twin(cluster: &Cluster, own: &Member) -> Option<Finding> {
 }
 
 /// Passwords are derived from the site key, so a member with another key cannot replicate.
-fn site_key(cluster: &Cluster, leader: Option<&str>, others: &[&Member]) -> Option<Finding> {
+pub fn site_key(cluster: &Cluster, view: &View) -> Option<Finding> {
     let ours = cluster.text(&["tags", FINGERPRINT_TAG])?;
+    let name = cluster.text(&["name"]).unwrap_or_default();
+    let others: Vec<&Member> = view.members.iter().filter(|member| member.name != name).collect();
+    let leader = view.leader.as_deref();
     let differs = |member: &&&Member| member.fingerprint().is_some_and(|theirs| theirs != ours);
     let is_leader = |member: &&&Member| Some(member.name.as_str()) == leader;
     let with = |members: Vec<&Member>| {

@@ -9,15 +9,19 @@
 //! `--ports` precedes every start as root and checks the ports, because postgres cannot see which process of another user has one.
 
 mod certificates;
+pub(crate) mod check_name;
 mod clock;
 mod cluster;
+mod content;
 mod data_directory;
 mod dcs;
 mod endpoint;
 mod environment;
-mod finding;
+pub(crate) mod examined;
+pub(crate) mod finding;
+mod formats;
 mod locale;
-mod looked;
+pub(crate) mod looked;
 mod members;
 mod methods;
 mod names;
@@ -35,170 +39,250 @@ mod units;
 mod view;
 mod watchdog;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, IsTerminal};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use host::report::{self, Reporter};
 use host::settings::Settings;
-use host::trouble::in_line;
-use host::{ClusterId, Root, fail, trouble};
+use host::trouble::{Trouble, in_line};
+use host::{ClusterId, Root, program};
 use nix::unistd::geteuid;
 use serde_json::Value;
 
+use crate::files::export::export;
 use crate::files::yaml::Yaml;
 use crate::patroni::installed::Ask;
-use crate::patroni::paths::patroni_file;
+use crate::patroni::paths::{Instance, patroni_file};
 use crate::patroni::version::Patroni;
-use cluster::{AS_ROOT, Cluster};
-pub use cluster::{Depth, Options};
-use finding::{Finding, Level, Subject, document};
-use looked::Looked;
-pub(crate) use other_name::run as run_other_name;
+use check_name::CheckName;
+pub use cluster::Depth;
+use cluster::{AS_ROOT, Cluster, denied};
+pub(crate) use content::{dcs_content, dcs_content_now, dcs_content_unless_down, published_site_key};
+use examined::{Examined, Outcome, Progress};
+use finding::{Finding, Level};
+pub use formats::Format;
+use formats::text::Messages;
+use formats::{json, nagios, prometheus};
+use looked::{DCS, Looked, MEMBER};
 use running::Running;
 use view::View;
 
-/// Checks clusters and reports the findings. Fails if one of the clusters cannot work.
-pub fn run(root: &Root, options: Options, ids: &[ClusterId], reporter: &Reporter) -> Result<()> {
-    let mut shown = BTreeSet::new();
-    let mut documents = Vec::new();
-    let mut last = None;
-    for id in ids {
-        let path = patroni_file(id);
-        let Outcome { mut findings, looked } = check(root, id, &path, options.depth);
-        if options.depth == Depth::Offline {
-            for finding in &mut findings {
-                finding.level = finding.level.offline();
-            }
+/// The options of the check.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How far the checks go.
+    pub depth: Depth,
+    /// How the findings are shown.
+    pub format: Format,
+    /// The file that the metrics replace, instead of standard output.
+    pub output: Option<PathBuf>,
+}
+
+/// How long a check for a program may take: monitoring gives up after ten seconds, and then knows nothing.
+const TIME: Duration = Duration::from_secs(9);
+
+/// Checks clusters and reports the findings. Returns the exit status. A person gets an error if one of the clusters cannot work.
+pub fn run(root: &Root, options: &Options, ids: &[ClusterId], reporter: &Reporter) -> Result<u8> {
+    let (depth, begin) = (options.depth, Instant::now());
+    match options.format {
+        Format::Text | Format::Json => {
+            let examined = ids.iter().map(|id| examine(root, id, depth, &Progress::default()));
+            show(root, options, examined, begin, reporter)
         }
-        findings.sort_by_key(|finding| finding.level);
-        // Two checks that need the same file find the same fault in it.
-        let mut distinct: Vec<Finding> = Vec::new();
-        for finding in findings {
-            if !distinct.contains(&finding) {
-                distinct.push(finding);
-            }
+        Format::Nagios | Format::Prometheus => {
+            let examined = examine_in_time(root, ids, depth);
+            let shown = show(root, options, examined, begin, reporter);
+            // Threads that are late end with the program, but not what they have started.
+            program::kill_all();
+            shown
         }
-        let findings = distinct;
-        let failed = findings.iter().filter(|finding| finding.level > Level::Warning).count();
-        if options.json {
-            documents.push(document(&id.slashed(), &path, &findings));
-            if failed > 0 {
-                last = Some(trouble!("{id} cannot work: {failed} of {} findings are errors", findings.len()));
-            }
-            continue;
-        }
-        for finding in &findings {
-            let trouble = finding.trouble(&path);
-            // A problem of the host is found for each of its clusters.
-            if !shown.insert((trouble.line(), trouble.hint.clone())) {
-                continue;
-            }
-            if finding.level == Level::Warning {
-                reporter.warn(trouble);
-            } else if let Some(earlier) = last.replace(trouble) {
-                reporter.tell(report::Level::Error, &earlier);
-            }
-        }
-        // Before and after every start, the journal needs only what is wrong.
-        if failed == 0 && (options.depth == Depth::Full || io::stdout().is_terminal()) {
-            report::print(&format!("{id}: no errors found ({})\n", looked.sentence()));
-        }
-    }
-    if options.json {
-        report::print(&format!("{:#}\n", Value::Array(documents)));
-    }
-    match last {
-        Some(trouble) => Err(trouble.into()),
-        None => Ok(()),
     }
 }
 
-/// How often a decision that depends on the DCS asks it, since its servers may be electing a leader, or be slow for a moment.
-const ATTEMPTS: u32 = 4;
+/// The same for an instance that is not a cluster.
+pub(crate) fn run_other_name(root: &Root, options: &Options, instance: &Instance, reporter: &Reporter) -> Result<u8> {
+    let (depth, begin) = (options.depth, Instant::now());
+    let outcome = other_name::check(root, instance);
+    let examined = Examined::new(instance.name.clone(), &instance.file, depth, outcome, begin.elapsed());
+    // Of the programs that the unit runs, only `--offline` reports anything.
+    if options.format == Format::Text && matches!(depth, Depth::Ports | Depth::Dcs) {
+        return Ok(0);
+    }
+    show(root, options, [examined], begin, reporter)
+}
 
-/// The time between two attempts.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The result of a plugin that could not check anything: it has no other way to report why.
+pub(crate) fn unknown(error: &anyhow::Error) -> u8 {
+    let (state, line) = nagios::failed(&Trouble::of(error));
+    report::print(&line);
+    state.status()
+}
+
+/// Shows the results. Returns the exit status; a person gets an error if something cannot work. A text is shown as soon as its part has
+/// been checked.
+pub(crate) fn show(
+    root: &Root,
+    options: &Options,
+    examined: impl IntoIterator<Item = Examined>,
+    begin: Instant,
+    reporter: &Reporter,
+) -> Result<u8> {
+    if options.format == Format::Text {
+        let mut messages = Messages::new(reporter, options.depth);
+        for examined in examined {
+            messages.show(&examined);
+        }
+        return messages.finish().map(|()| 0);
+    }
+    let examined: Vec<Examined> = examined.into_iter().collect();
+    match options.format {
+        Format::Json => json::show(&examined).map(|()| 0),
+        Format::Nagios => {
+            let (state, line) = nagios::line(&examined, begin.elapsed());
+            report::print(&line);
+            Ok(state.status())
+        }
+        Format::Text | Format::Prometheus => {
+            let metrics = prometheus::metrics(&examined, SystemTime::now());
+            match &options.output {
+                Some(path) => export(root, path, &metrics)?,
+                None => report::print(&metrics),
+            }
+            Ok(0)
+        }
+    }
+}
+
+fn examine(root: &Root, id: &ClusterId, depth: Depth, progress: &Progress) -> Examined {
+    let (path, begin) = (patroni_file(id), Instant::now());
+    let outcome = check(root, id, &path, depth, progress);
+    Examined::new(id.slashed(), &path, depth, outcome, begin.elapsed())
+}
+
+/// Checks all clusters at the same time. Those that are not done in time are reported as such.
+fn examine_in_time(root: &Root, ids: &[ClusterId], depth: Depth) -> Vec<Examined> {
+    let begin = Instant::now();
+    let (sender, receiver) = mpsc::channel();
+    let progress: Vec<Progress> = ids.iter().map(|_| Progress::default()).collect();
+    for (index, (id, progress)) in ids.iter().cloned().zip(progress.clone()).enumerate() {
+        let (root, sender) = (root.clone(), sender.clone());
+        // Not joined: one that is late ends with the program.
+        thread::spawn(move || {
+            let examined = examine(&root, &id, depth, &progress);
+            let _ = sender.send((index, examined));
+        });
+    }
+    drop(sender);
+    let mut done: Vec<Option<Examined>> = ids.iter().map(|_| None).collect();
+    while let Some(left) = (begin + TIME).checked_duration_since(Instant::now()) {
+        let Ok((index, examined)) = receiver.recv_timeout(left) else { break };
+        done[index] = Some(examined);
+    }
+    let took = begin.elapsed();
+    let what = if took < TIME {
+        "the check ended without a result".to_owned()
+    } else {
+        format!("the check did not end within {} s", TIME.as_secs())
+    };
+    let or_late = |((done, id), progress): ((Option<Examined>, &ClusterId), &Progress)| {
+        done.unwrap_or_else(|| Examined::late(id.slashed(), &patroni_file(id), &what, progress, took))
+    };
+    done.into_iter().zip(ids).zip(&progress).map(or_late).collect()
+}
 
 /// A check that needs only files.
 type Check = fn(&Cluster) -> Result<Vec<Finding>>;
 
 /// The checks that also run before every start.
-const QUICK: [Check; 10] = [
-    patroni_yml::check,
-    dcs::section,
-    data_directory::check,
-    ports::check,
-    units::check,
-    certificates::check,
-    watchdog::check,
-    endpoint::check,
-    environment::check,
-    secrets::check,
+const QUICK: [(CheckName, Check); 10] = [
+    (CheckName::PatroniFile, patroni_yml::check),
+    (CheckName::Dcs, dcs::section),
+    (CheckName::DataDirectory, data_directory::check),
+    (CheckName::Ports, ports::check),
+    (CheckName::Units, units::check),
+    (CheckName::Certificates, certificates::check),
+    (CheckName::Watchdog, watchdog::check),
+    (CheckName::Endpoint, endpoint::check),
+    (CheckName::Environment, environment::check),
+    (CheckName::Secrets, secrets::check),
 ];
 
-/// The result of all checks.
-struct Outcome {
-    findings: Vec<Finding>,
-    looked: Looked,
+/// The findings of a check, which know its name.
+pub(crate) fn by(check: CheckName, findings: impl IntoIterator<Item = Finding>) -> impl Iterator<Item = Finding> {
+    findings.into_iter().map(move |finding| Finding { check: Some(check), ..finding })
 }
 
-fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth) -> Outcome {
+fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth, progress: &Progress) -> Outcome {
     let outcome = |findings, looked| Outcome { findings, looked };
     let cluster = match read(root, id, path, depth) {
         Ok(cluster) => cluster,
-        Err(finding) => return outcome(vec![finding], Looked::default()),
+        Err(outcome) => return *outcome,
     };
     if depth == Depth::Ports {
-        return outcome(or_warning(ports::check(&cluster)), Looked::at(&["ports"]));
+        return outcome(by(CheckName::Ports, or_warning(ports::check(&cluster))).collect(), Looked::at(&["ports"]));
     }
-    let mut findings: Vec<Finding> = QUICK.iter().flat_map(|check| or_warning(check(&cluster))).collect();
-    findings.extend(names::check(&cluster));
-    findings.extend(network::check(&cluster));
+    let mut findings: Vec<Finding> =
+        QUICK.iter().flat_map(|(name, check)| by(*name, or_warning(check(&cluster)))).collect();
+    findings.extend(by(CheckName::Names, names::check(&cluster)));
+    findings.extend(by(CheckName::Network, network::check(&cluster)));
+    progress.add(&findings);
     if depth == Depth::Dcs {
-        return outcome(dcs::ask(&cluster, &findings).findings, Looked::at(&["DCS"]));
+        let answered = dcs::ask(&cluster, &findings);
+        // A host that has made a site key of its own, as another one did at the same time, learns this at its first start.
+        let view = answered.content.as_ref().map(View::of);
+        let another_key = view.and_then(|view| members::site_key(&cluster, &view));
+        let found = by(CheckName::Dcs, answered.findings).chain(by(CheckName::Members, another_key));
+        return outcome(found.collect(), Looked::at(&[DCS]));
     }
     if depth == Depth::Offline {
         return outcome(findings, Looked::at(&["files", "host"]));
     }
-    findings.extend(or_warning(units::creates_main(&cluster)));
-    findings.extend(locale::check(&cluster));
-    findings.extend(or_warning(parameters::check(&cluster)));
+    findings.extend(by(CheckName::Units, or_warning(units::creates_main(&cluster))));
+    findings.extend(by(CheckName::Units, or_warning(units::waiting(&cluster))));
+    findings.extend(by(CheckName::Locale, locale::check(&cluster)));
+    findings.extend(by(CheckName::Parameters, or_warning(parameters::check(&cluster))));
+    progress.add(&findings);
     // The servers and the programs respond at the same time.
-    let (clock, settings, endpoint, running, servers) = thread::scope(|scope| {
+    let (clock, settings, endpoint, running, servers, view, found) = thread::scope(|scope| {
         let clock = scope.spawn(|| clock::check(root));
         let endpoint = scope.spawn(|| endpoint::running::check(&cluster));
         let settings = scope.spawn(|| settings::check(&cluster));
         let running = scope.spawn(|| running::look(&cluster));
         let servers = ask_until_led(&cluster, &findings);
+        progress.add(&by(CheckName::Dcs, servers.findings.clone()).collect::<Vec<_>>());
+        let (running, view) = (running.join().ok(), servers.content.as_ref().map(View::of));
+        let found = running.as_ref().map(|running| running::check(&cluster, running, view.as_ref()));
+        let found: Vec<Finding> = by(CheckName::RunningMember, found.unwrap_or_default()).collect();
+        progress.add(&found);
+        // It asks name servers, which may take longest.
         let (settings, endpoint) = (settings.join().unwrap_or_default(), endpoint.join().unwrap_or_default());
-        (clock.join().unwrap_or_default(), settings, endpoint, running.join().ok(), servers)
+        (clock.join().unwrap_or_default(), settings, endpoint, running, servers, view, found)
     });
     // A fault that prevents the cluster from working may also prevent its file from being written.
     let is_new = |finding: &Finding, findings: &[Finding]| !findings.iter().any(|known| known.is_same(finding));
     let differences = settings::compare(&cluster, &settings, servers.content.as_ref());
-    let of_settings = settings.findings.into_iter().chain(differences).chain(endpoint);
+    let of_settings = by(CheckName::Settings, settings.findings.into_iter().chain(differences))
+        .chain(by(CheckName::Endpoint, endpoint));
     let new: Vec<Finding> = of_settings.filter(|finding| is_new(finding, &findings)).collect();
     findings.extend(new);
-    findings.extend(clock);
-    findings.extend(servers.findings);
-    let view = servers.content.as_ref().map(View::of);
+    findings.extend(by(CheckName::Clock, clock));
+    findings.extend(by(CheckName::Dcs, servers.findings));
     if let Some(view) = &view {
-        findings.extend(names::in_cluster(&cluster, view));
-        findings.extend(standby_failure::check(&cluster, view));
-        findings.extend(members::check(&cluster, view, running.as_ref().is_some_and(Running::runs_here)));
+        let runs_here = running.as_ref().is_some_and(Running::runs_here);
+        findings.extend(by(CheckName::Names, names::in_cluster(&cluster, view)));
+        findings.extend(by(CheckName::StandbyFailure, standby_failure::check(&cluster, view)));
+        findings.extend(by(CheckName::Members, members::check(&cluster, view, runs_here)));
     }
     let mut looked = Looked::at(&["files", "host"]);
     if let Some(running) = &running {
-        let found = running::check(&cluster, running, view.as_ref());
         let new: Vec<Finding> = found.into_iter().filter(|finding| is_new(finding, &findings)).collect();
         findings.extend(new);
-        looked.add("running member", running.not_looked_at());
+        looked.add(MEMBER, running.not_looked_at());
     }
-    looked.add("DCS", (!servers.asked).then_some("its servers cannot be asked"));
+    looked.add(DCS, (!servers.asked).then_some("its servers cannot be asked"));
     outcome(findings, looked)
 }
 
@@ -219,68 +303,6 @@ fn ask_until_led(cluster: &Cluster, known: &[Finding]) -> dcs::Answered {
     if second.content.is_some() { second } else { first }
 }
 
-/// What the DCS of a Patroni file contains about its cluster, by the names of the keys below that of the scope. An error if no server of
-/// the DCS responds, or if it is of a kind that cannot be asked.
-pub(crate) fn dcs_content(root: &Root, id: &ClusterId, text: &str) -> Result<BTreeMap<String, String>> {
-    let mut left = ATTEMPTS;
-    loop {
-        let answered = ask_dcs(root, id, text)?;
-        if let Some(content) = answered.content {
-            return Ok(content);
-        }
-        let Some(finding) = answered.findings.into_iter().max_by_key(|finding| finding.level) else {
-            fail!("this kind of DCS cannot be asked whether it has the cluster already"; "Use etcd, Consul or ZooKeeper.")
-        };
-        left -= 1;
-        if left == 0 {
-            return Err(finding.trouble(&patroni_file(id)).into());
-        }
-        thread::sleep(PAUSE);
-    }
-}
-
-/// The same, asked once: `None` if no server gives it to this caller.
-pub(crate) fn dcs_content_now(root: &Root, id: &ClusterId, text: &str) -> Option<BTreeMap<String, String>> {
-    ask_dcs(root, id, text).ok()?.content
-}
-
-/// How long servers of the DCS that cannot be reached are asked again.
-const PATIENCE: Duration = Duration::from_secs(3);
-
-/// The same if a server of the DCS can be asked and gives it to this caller. An error if for some seconds no server can be reached or
-/// responds, or none has a certificate that Patroni accepts: then `patronictl` would try for ever.
-pub(crate) fn dcs_content_unless_down(
-    root: &Root,
-    id: &ClusterId,
-    text: &str,
-) -> Result<Option<BTreeMap<String, String>>> {
-    let is_certain = |finding: &Finding| {
-        finding.level > Level::Warning
-            && matches!(finding.subject, Some(Subject::Connection | Subject::ServerCertificate))
-    };
-    let begin = Instant::now();
-    loop {
-        let answered = ask_dcs(root, id, text)?;
-        if answered.content.is_some() || !answered.findings.iter().all(is_certain) {
-            return Ok(answered.content);
-        }
-        let Some(finding) = answered.findings.into_iter().next() else { return Ok(None) };
-        if begin.elapsed() > PATIENCE {
-            return Err(finding.trouble(&patroni_file(id)).into());
-        }
-        thread::sleep(PAUSE);
-    }
-}
-
-fn ask_dcs(root: &Root, id: &ClusterId, text: &str) -> Result<dcs::Answered> {
-    let path = patroni_file(id);
-    let yaml = Yaml::parse(&path, text)?;
-    let patroni = Patroni::of(root).unwrap_or(Patroni::UNKNOWN);
-    let settings = Settings::read(root, id);
-    let cluster = Cluster { root, id, path, text: text.to_owned(), yaml, patroni, settings, depth: Depth::Dcs };
-    Ok(dcs::ask(&cluster, &[]))
-}
-
 /// The findings of a check, or why it could not run.
 fn or_warning(found: Result<Vec<Finding>>) -> Vec<Finding> {
     found.unwrap_or_else(|error| {
@@ -289,18 +311,26 @@ fn or_warning(found: Result<Vec<Finding>>) -> Vec<Finding> {
     })
 }
 
-fn read<'a>(root: &'a Root, id: &'a ClusterId, path: &Path, depth: Depth) -> Result<Cluster<'a>, Finding> {
-    let text = root.read(path).map_err(|error| Finding::of(Level::Fatal, &error).or_hint(AS_ROOT))?;
+/// Reads what all checks need; otherwise the result of the check.
+fn read<'a>(root: &'a Root, id: &'a ClusterId, path: &Path, depth: Depth) -> Result<Cluster<'a>, Box<Outcome>> {
+    let not_read =
+        |finding, looked| Box::new(Outcome { findings: by(CheckName::PatroniFile, [finding]).collect(), looked });
+    let broken = |finding| not_read(finding, Looked::default());
+    let text = root.read(path).map_err(|error| {
+        let looked = if denied(&error) { Looked::blind() } else { Looked::default() };
+        not_read(Finding::of(Level::Fatal, &error).or_hint(AS_ROOT), looked)
+    })?;
     let Some(text) = text else {
-        return Err(Finding::fatal("the file does not exist", format!("Create it with: patroni-gen-config {id}")));
+        let hint = format!("Create it with: patroni-gen-config {id}");
+        return Err(broken(Finding::fatal("the file does not exist", hint)));
     };
     let yaml = Yaml::parse(path, &text).map_err(|error| {
         let hint = format!("Correct it, or create it again with: patroni-gen-config --force {id}");
-        Finding::of(Level::Fatal, &error).or_hint(&hint)
+        broken(Finding::of(Level::Fatal, &error).or_hint(&hint))
     })?;
     let Some(Value::Object(_)) = yaml.document() else {
         let hint = format!("Create it again with: patroni-gen-config --force {id}");
-        return Err(Finding::fatal("the file is empty or not a mapping", hint).at(in_line(path, 1)));
+        return Err(broken(Finding::fatal("the file is empty or not a mapping", hint).at(in_line(path, 1))));
     };
     let patroni = match depth.ask() {
         Ask::Files => Patroni::from_files(root),

@@ -3,54 +3,43 @@
 
 use std::path::Path;
 
-use anyhow::Result;
 use host::program::quoted;
-use host::report::{self, Reporter};
 use host::{ClusterId, Root, clusters};
-use serde_json::Value;
 
-use crate::doctor::cluster::{AS_ROOT, Depth, Options};
-use crate::doctor::finding::{Finding, Level, document};
+use crate::doctor::check_name::CheckName;
+use crate::doctor::cluster::{AS_ROOT, denied};
+use crate::doctor::examined::Outcome;
+use crate::doctor::finding::{Finding, Level};
+use crate::doctor::looked::Looked;
 use crate::files::yaml::Yaml;
 use crate::hooks::unmanaged::ADOPT;
 use crate::patroni::paths::Instance;
 use crate::patroni::rival::{self, Own};
 use crate::postgres::data_dir::running_server;
 
-/// Checks what can be checked. Of the programs that the unit runs, only `--offline` reports anything.
-pub fn run(root: &Root, options: Options, instance: &Instance, reporter: &Reporter) -> Result<()> {
-    if matches!(options.depth, Depth::Ports | Depth::Dcs) {
-        return Ok(());
+/// Checks what can be checked.
+pub(super) fn check(root: &Root, instance: &Instance) -> Outcome {
+    let mut outcome = look(root, instance);
+    for finding in &mut outcome.findings {
+        finding.check = Some(CheckName::PatroniFile);
     }
-    let path = instance.file.as_path();
-    let findings = check(root, instance);
-    if options.json {
-        report::print(&format!("{:#}\n", Value::Array(vec![document(&instance.name, path, &findings)])));
-    }
-    let mut fatal = None;
-    for finding in findings {
-        let trouble = finding.trouble(path);
-        if finding.level > Level::Warning {
-            fatal = Some(trouble);
-        } else if !options.json {
-            reporter.warn(trouble);
-        }
-    }
-    match fatal {
-        Some(trouble) => Err(trouble.into()),
-        None => Ok(()),
-    }
+    outcome
 }
 
-fn check(root: &Root, instance: &Instance) -> Vec<Finding> {
+fn look(root: &Root, instance: &Instance) -> Outcome {
     let path = instance.file.as_path();
+    let of = |findings| Outcome { findings, looked: Looked::default() };
     let text = match root.read(path) {
         Ok(text) => text.unwrap_or_default(),
-        Err(error) => return vec![Finding::of(Level::Fatal, &error).or_hint(AS_ROOT)],
+        Err(error) => {
+            let findings = vec![Finding::of(Level::Fatal, &error).or_hint(AS_ROOT)];
+            let looked = if denied(&error) { Looked::blind() } else { Looked::default() };
+            return Outcome { findings, looked };
+        }
     };
     let yaml = match Yaml::parse(path, &text) {
         Ok(yaml) => yaml,
-        Err(error) => return vec![Finding::of(Level::Fatal, &error).or_hint("Correct it.")],
+        Err(error) => return of(vec![Finding::of(Level::Fatal, &error).or_hint("Correct it.")]),
     };
     let mut findings = Vec::new();
     let data = yaml.text(&["postgresql", "data_dir"]);
@@ -67,7 +56,7 @@ fn check(root: &Root, instance: &Instance) -> Vec<Finding> {
         "not the file of a cluster (VERSION-NAME.yml), so it is checked only for its syntax and for other Patronis on its data",
         format!("Make it the member of a cluster, without stopping it, with: {ADOPT} --from {} {cluster}", quoted(&path.display().to_string())),
     ));
-    findings
+    of(findings)
 }
 
 /// The cluster of postgresql-common that such a file runs.

@@ -110,6 +110,23 @@ pub fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
     Ok(Vec::new())
 }
 
+/// Units that start only together with `postgresql@`, such as the timers of backups: `systemctl enable` has linked them before the drop-ins of
+/// this package were there, or they have no drop-in.
+pub(crate) fn waiting(cluster: &Cluster) -> Result<Vec<Finding>> {
+    let id = cluster.id.dashed();
+    let wanted = |unit: &str| cluster.root.list(format!("/etc/systemd/system/{unit}@{id}.service.wants"));
+    if is_active(cluster.root, &format!("postgresql@{id}.service")) {
+        return Ok(Vec::new());
+    }
+    let started = wanted("patroni")?;
+    let finding = |name: String| {
+        let what = format!("{name} is enabled, but starts only with postgresql@{id}, which never starts under Patroni");
+        let hint = format!("Let it start with Patroni: systemctl add-wants patroni@{id}.service {}", quoted(&name));
+        Finding::warning(what, hint).at("")
+    };
+    Ok(wanted("postgresql")?.into_iter().filter(|name| !started.contains(name)).map(finding).collect())
+}
+
 /// A separate cluster `main` on each host could never join the others.
 pub fn creates_main(cluster: &Cluster) -> Result<Vec<Finding>> {
     if !CreateCluster::read(cluster.root)?.creates_main_cluster() {

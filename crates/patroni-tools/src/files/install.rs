@@ -29,7 +29,7 @@ impl Lock {
     pub fn take(root: &Root, directory: &Path) -> Result<Self> {
         let real = root.path(directory);
         if !real.is_dir() {
-            fail!("there is no directory {}", directory.display(); "Create it with: apt install patroni");
+            fail!("there is no directory {}", directory.display(); "Create it with: install -d {}", directory.display());
         }
         let lock =
             Flock::lock(Self::open(root)?, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {

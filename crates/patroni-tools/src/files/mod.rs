@@ -3,6 +3,7 @@
 pub(crate) mod certificate;
 pub(crate) mod conffile;
 pub(crate) mod diff;
+pub(crate) mod export;
 pub(crate) mod header;
 pub(crate) mod install;
 pub(crate) mod template;

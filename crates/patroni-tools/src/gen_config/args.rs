@@ -12,7 +12,7 @@ use host::clusters::CONFIG_ROOT;
 use host::trouble::Explain;
 use host::{ClusterId, Root, fail};
 
-use crate::doctor::{self, Depth};
+use crate::doctor::{self, Depth, Format};
 use crate::integrations::{self, Output, Program};
 use crate::patroni::paths::{DIRECTORY, Instance, instances, other_instance};
 use crate::patroni_yml::inputs::Overrides;
@@ -50,6 +50,8 @@ pub enum Verb {
     Apply(Apply),
     /// Prepare new passwords for the roles of the members: first of two steps, on every member
     Rotate(Write),
+    /// Create the site key if it does not exist, and nothing else
+    SiteKey(Key),
     /// Set the passwords of the roles to those in this member's file: second of two steps, on the primary
     SetPasswords(Which),
 }
@@ -89,6 +91,27 @@ pub struct Write {
     /// Replace a file that was edited or written by hand (the old one is kept as FILE.old), or write a missing one while Patroni is running
     #[arg(long)]
     pub force: bool,
+    #[command(flatten)]
+    pub key: MayCreate,
+}
+
+/// What a run that needs the site key may do.
+#[derive(Debug, Args)]
+pub struct MayCreate {
+    /// Fail if the site key does not exist, instead of creating it
+    #[arg(long = "no-site-key", action = clap::ArgAction::SetFalse)]
+    pub site_key: bool,
+}
+
+/// `site-key`.
+#[derive(Debug, Args)]
+pub struct Key {
+    /// The cluster, if it has a site key of its own; its fingerprint is shown then
+    #[arg(value_name = "CLUSTER", num_args = 0..=2)]
+    cluster: Vec<String>,
+    /// Set a key of /etc/default/patroni for this run; can be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
 }
 
 /// `show` and `diff`.
@@ -125,9 +148,15 @@ pub struct Check {
     pub which: Which,
     #[command(flatten)]
     depth: Depths,
-    /// Print the findings as JSON
-    #[arg(long)]
+    /// How to show the findings: as messages, or for a program
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+    /// The same as --format=json
+    #[arg(long, conflicts_with = "format")]
     json: bool,
+    /// With --format=prometheus: replace FILE instead of printing the metrics
+    #[arg(long, value_name = "FILE", requires = "format")]
+    output: Option<PathBuf>,
 }
 
 /// A smaller check.
@@ -164,6 +193,8 @@ pub struct For {
     #[arg(long)]
     renew: bool,
     #[command(flatten)]
+    key: MayCreate,
+    #[command(flatten)]
     output: Outputs,
     /// Set a key of /etc/default/patroni for this run; can be repeated
     #[arg(long, value_name = "KEY=VALUE")]
@@ -185,6 +216,12 @@ struct Outputs {
     force: bool,
 }
 
+/// Do the words ask for the result of a plugin, even if something else is wrong with them?
+pub fn is_plugin(words: impl IntoIterator<Item = OsString>) -> bool {
+    let words: Vec<OsString> = words.into_iter().collect();
+    words.iter().any(|word| word == "--format=nagios") || words.windows(2).any(|pair| pair == ["--format", "nagios"])
+}
+
 impl CommandLine {
     /// Reads the command line of this process.
     pub fn read() -> Result<Self, clap::Error> {
@@ -198,12 +235,13 @@ impl CommandLine {
 }
 
 /// The verbs, and the options that they were.
-const VERBS: [(&str, &[&str]); 8] = [
+const VERBS: [(&str, &[&str]); 9] = [
     ("for", &["--for"]),
     ("check", &["--check"]),
     ("apply", &["--apply"]),
     ("rotate", &["--rotate"]),
     ("set-passwords", &["--set-passwords"]),
+    ("site-key", &["--site-key"]),
     ("diff", &["--diff"]),
     ("show", &["--dry-run", "--stdout"]),
     ("write", &[]),
@@ -313,21 +351,51 @@ impl For {
             output,
             members_from_cluster: self.members_from_cluster,
             renew: self.renew,
+            may_create_site_key: self.key.site_key,
             overrides: Overrides { set: self.set, ..Overrides::default() },
         }
     }
 }
 
+impl Key {
+    /// The cluster, if one is named.
+    pub fn id(&self) -> Result<Option<ClusterId>> {
+        match self.cluster.as_slice() {
+            [] => from_environment(),
+            words => Ok(Some(ClusterId::from_words(words)?)),
+        }
+    }
+
+    /// The settings of this run.
+    pub fn overrides(self) -> Overrides {
+        Overrides { set: self.set, ..Overrides::default() }
+    }
+}
+
 impl Check {
+    /// Is it the whole check, on a host without a cluster as well?
+    pub fn is_full(&self) -> bool {
+        !(self.depth.offline || self.depth.dcs || self.depth.ports)
+    }
+
+    /// Does a monitoring system ask?
+    pub fn is_plugin(&self) -> bool {
+        self.format == Format::Nagios
+    }
+
     /// The options of the doctor.
-    pub fn options(&self) -> doctor::Options {
+    pub fn options(&self) -> Result<doctor::Options> {
         let depth = match self.depth {
             Depths { offline: true, .. } => Depth::Offline,
             Depths { dcs: true, .. } => Depth::Dcs,
             Depths { ports: true, .. } => Depth::Ports,
             _ => Depth::Full,
         };
-        doctor::Options { depth, json: self.json }
+        let format = if self.json { Format::Json } else { self.format };
+        if self.output.is_some() && format != Format::Prometheus {
+            fail!("--output is for --format=prometheus only"; "Redirect standard output instead.");
+        }
+        Ok(doctor::Options { depth, format, output: self.output.clone() })
     }
 }
 
@@ -382,6 +450,8 @@ mod tests {
             ("--diff --for=tls", "for tls --diff"),
             ("17/main --for consul-policy", "for consul-policy 17/main"),
             ("--for", "for"),
+            ("--site-key 16/main", "site-key 16/main"),
+            ("--no-site-key 16/main", "write --no-site-key 16/main"),
             ("--help", "--help"),
             ("16/main --help", "write 16/main --help"),
             ("--version", "--version"),
@@ -409,7 +479,12 @@ mod tests {
             "--all 16/main",
             "--all --port 5433",
             "apply --dry-run --yes 16/main",
+            "check --json --format=text 16/main",
+            "check --output /x 16/main",
+            "check --format=xml 16/main",
             "16/main 17/main 17/other",
+            "--site-key --force",
+            "--check --no-site-key 16/main",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
@@ -418,11 +493,22 @@ mod tests {
             "--diff --apply 16/main",
             "apply --dry-run --prune 16/main",
             "--for tls",
+            "--for tls --no-site-key",
+            "site-key --set SITE_KEY_FILE=/x",
             "--for haproxy 16/main 17/main 17/other",
             "rotate --force 16/main",
+            "check --format nagios --all",
+            "--check 16/main --format=prometheus --output=/x",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
         }
+    }
+
+    #[test]
+    fn a_plugin_is_one_whatever_is_wrong() {
+        let is = |line: &str| is_plugin(line.split(' ').map(OsString::from));
+        assert!(is("x check --format=nagios --nonsense") && is("x --format nagios --check 16/main"));
+        assert!(!is("x check --format=json nagios"));
     }
 
     #[test]

@@ -7,9 +7,11 @@ mod apply;
 mod args;
 mod endpoint;
 mod next;
+mod other_host;
 mod passwords;
 mod restart;
 mod server;
+mod site_key;
 mod write;
 
 use std::path::Path;
@@ -17,13 +19,14 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use host::report::Reporter;
+use host::trouble::Trouble;
 use host::{ClusterId, Root};
 use nix::sys::prctl::set_dumpable;
 
 use crate::files::install::Lock;
 use crate::patroni::paths::DIRECTORY;
 use crate::{doctor, integrations};
-use args::{CommandLine, Verb};
+use args::{Check, CommandLine, Verb};
 
 /// The exit status of a command that only shows what would change, if something would.
 const WOULD_CHANGE: u8 = 3;
@@ -34,28 +37,36 @@ pub fn main() -> ExitCode {
     let reporter = Reporter::new("patroni-gen-config");
     let verb = match CommandLine::read() {
         Ok(CommandLine { verb }) => verb,
+        Err(error) if error.use_stderr() && args::is_plugin(std::env::args_os()) => {
+            return ExitCode::from(doctor::unknown(&wrong_command_line(&error.to_string())));
+        }
         Err(error) => return reporter.usage(&error.to_string(), error.use_stderr()),
     };
     // A core dump would contain the passwords. If the kernel refuses this, it writes no core dump either.
     let _ = set_dumpable(false);
     match run(&Root::from_environment(), verb, &reporter) {
-        Ok(true) => ExitCode::from(WOULD_CHANGE),
-        Ok(false) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
         Err(error) => reporter.finish(Err(error)),
     }
 }
 
-/// Returns whether something would change, of a command that only shows it.
-fn run(root: &Root, verb: Verb, reporter: &Reporter) -> Result<bool> {
+/// What clap says, in one line.
+fn wrong_command_line(said: &str) -> anyhow::Error {
+    let line = said.lines().next().unwrap_or_default();
+    let hint = "Run 'patroni-gen-config check --help'.";
+    Trouble::new(line.strip_prefix("error: ").unwrap_or(line)).at("the command line is wrong").hint(hint).into()
+}
+
+/// Returns the exit status.
+fn run(root: &Root, verb: Verb, reporter: &Reporter) -> Result<u8> {
     match verb {
-        Verb::Check(check) => match check.which.other_instance(root) {
-            Some(instance) => doctor::run_other_name(root, check.options(), &instance, reporter),
-            None => doctor::run(root, check.options(), &check.which.ids(root)?, reporter),
-        }
-        .map(|()| false),
+        Verb::Check(check) => match checked(root, &check, reporter) {
+            Err(error) if check.is_plugin() => Ok(doctor::unknown(&error)),
+            result => result,
+        },
         Verb::For(wanted) => {
             let (program, ids) = (wanted.program, wanted.ids(root)?);
-            integrations::run(root, &wanted.options(), program, &ids, reporter)
+            integrations::run(root, &wanted.options(), program, &ids, reporter).map(status)
         }
         Verb::Show(show) => {
             let (ids, overrides) = (show.which.ids(root)?, show.inputs.into());
@@ -78,11 +89,17 @@ fn run(root: &Root, verb: Verb, reporter: &Reporter) -> Result<bool> {
             let _lock = Lock::take(root, Path::new(DIRECTORY))?;
             each(&ids, reporter, |id| passwords::rotate(root, &overrides, id, wanted.force, reporter).map(|()| false))
         }
+        Verb::SiteKey(wanted) => {
+            let id = wanted.id()?;
+            let _lock = Lock::take(root, Path::new(DIRECTORY))?;
+            site_key::run(root, &wanted.overrides(), id.as_ref(), reporter).map(|()| 0)
+        }
         Verb::Write(wanted) => {
+            let may = write::Permission { force: wanted.force, site_key: wanted.key.site_key };
             let (ids, overrides) = (wanted.which.ids(root)?, wanted.inputs.into());
             let _lock = Lock::take(root, Path::new(DIRECTORY))?;
             each(&ids, reporter, |id| {
-                if let Some(change) = write::write(root, &overrides, id, wanted.force, reporter)? {
+                if let Some(change) = write::write(root, &overrides, id, may, reporter)? {
                     next::explain(root, &change, reporter);
                 }
                 Ok(false)
@@ -91,8 +108,24 @@ fn run(root: &Root, verb: Verb, reporter: &Reporter) -> Result<bool> {
     }
 }
 
-/// Works on every cluster, even if it failed on those before it. Returns whether one of them would change.
-fn each(ids: &[ClusterId], reporter: &Reporter, mut work: impl FnMut(&ClusterId) -> Result<bool>) -> Result<bool> {
+fn checked(root: &Root, check: &Check, reporter: &Reporter) -> Result<u8> {
+    let options = check.options()?;
+    if check.is_full() && other_host::is_one(root) {
+        return other_host::check(root, &options, reporter);
+    }
+    match check.which.other_instance(root) {
+        Some(instance) => doctor::run_other_name(root, &options, &instance, reporter),
+        None => doctor::run(root, &options, &check.which.ids(root)?, reporter),
+    }
+}
+
+/// The exit status of a command that has done its work.
+fn status(would_change: bool) -> u8 {
+    if would_change { WOULD_CHANGE } else { 0 }
+}
+
+/// Works on every cluster, even if it failed on those before it. `work` returns whether a cluster would change.
+fn each(ids: &[ClusterId], reporter: &Reporter, mut work: impl FnMut(&ClusterId) -> Result<bool>) -> Result<u8> {
     let mut failed = None;
     let mut would_change = false;
     for id in ids {
@@ -105,5 +138,5 @@ fn each(ids: &[ClusterId], reporter: &Reporter, mut work: impl FnMut(&ClusterId)
             }
         }
     }
-    failed.map_or(Ok(would_change), Err)
+    failed.map_or_else(|| Ok(status(would_change)), Err)
 }

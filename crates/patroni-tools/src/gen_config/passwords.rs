@@ -18,7 +18,7 @@ use host::{ClusterId, Root, fail, scram, trouble};
 use crate::files::header::{Author, author};
 use crate::files::yaml::Yaml;
 use crate::gen_config::server::Server;
-use crate::gen_config::write::write;
+use crate::gen_config::write::{Permission, write};
 use crate::patroni::paths::{FINGERPRINT_TAG, patroni_file};
 use crate::patroni::patronictl::Patronictl;
 use crate::patroni_yml::authentication::password_scope;
@@ -53,7 +53,7 @@ pub fn rotate(root: &Root, overrides: &Overrides, id: &ClusterId, force: bool, r
         None => return Err(missing_file(id).into()),
     }
     let prepared = prepare(root, id, &settings(root, overrides, Some(id))?)?;
-    write(root, overrides, id, force, reporter)?;
+    write(root, overrides, id, Permission { force, site_key: false }, reporter)?;
     reporter.info(match prepared {
         Prepared::Next(generation) => format!(
             "{id}: generation {generation} of the passwords is prepared on this member; when it is prepared on all members, run on the \

@@ -5,20 +5,23 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use host::createcluster::CreateCluster;
 use host::keys::SiteKey;
+use host::program::quoted;
 use host::report::{self, Level, Reporter};
 use host::trouble::Trouble;
 use host::{ClusterId, Root, fail, trouble};
 
+use crate::doctor::published_site_key;
 use crate::files::header::{Author, author};
 use crate::files::yaml::Yaml;
 use crate::files::{diff, install};
 use crate::gen_config::endpoint::Next;
 use crate::hooks::directories::{Directories, Problem};
 use crate::hooks::unmanaged::{Unmanaged, examine};
+use crate::patroni::installed::is_absent;
 use crate::patroni::paths::patroni_file;
 use crate::patroni::rival::{self, Own};
 use crate::patroni_yml::config::Config;
-use crate::patroni_yml::inputs::{Overrides, render, settings, site_key, site_key_path};
+use crate::patroni_yml::inputs::{Overrides, create_site_key, render, settings, site_key, site_key_path};
 use crate::postgres::data_dir::running_server;
 use crate::postgres::units::is_active;
 
@@ -62,15 +65,25 @@ pub(crate) struct Change {
     pub(crate) new: String,
 }
 
-/// Writes the file and those that belong to it, unless it is up to date. With `force`, it also replaces a file that was edited by hand, and
-/// writes a missing file beside a running member.
+/// What a run may do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Permission {
+    /// Replace a file that was edited by hand, and write a missing file beside a running member.
+    pub(crate) force: bool,
+    /// Create the site key if it does not exist.
+    pub(crate) site_key: bool,
+}
+
+/// Writes the file and those that belong to it, unless it is up to date.
 pub(crate) fn write(
     root: &Root,
     overrides: &Overrides,
     id: &ClusterId,
-    force: bool,
+    may: Permission,
     reporter: &Reporter,
 ) -> Result<Option<Change>> {
+    let force = may.force;
+    refuse_without_patroni(root, id)?;
     let path = patroni_file(id);
     let present = root.read(&path)?;
     let settings = settings(root, overrides, Some(id))?;
@@ -96,7 +109,10 @@ pub(crate) fn write(
         return Err(keep_edited(id, &path, present, &text).into());
     }
     if known_key.is_none() {
-        let key = SiteKey::create(root, &key_path)?;
+        if may.site_key {
+            refuse_second_key(root, id, &text, &key_path)?;
+        }
+        let key = create_site_key(root, &settings, may.site_key)?;
         reporter.info(format!(
             "created {}: copy it to the other members before you run patroni-gen-config there",
             key_path.display()
@@ -132,6 +148,28 @@ pub(crate) fn write(
     report::print(&written(&path, &config));
     endpoint.tell(reporter);
     Ok(Some(Change { config, old: Some(present), new: text }))
+}
+
+/// A host without Patroni and PostgreSQL has no member, but may have HAProxy or a DCS.
+fn refuse_without_patroni(root: &Root, id: &ClusterId) -> Result<()> {
+    if is_absent(root) && (root.user_id("postgres").is_err() || root.list("/usr/lib/postgresql")?.is_empty()) {
+        fail!(
+            "this host has neither Patroni nor PostgreSQL, so it cannot be a member of {id}";
+            "To configure HAProxy or a DCS here, use 'patroni-gen-config for'. To make this host a member, run: \
+             apt install patroni-tools postgresql"
+        );
+    }
+    Ok(())
+}
+
+/// Refuses to create a site key beside those of running members: this member could not log in to them. Before the first start of a
+/// cluster, the DCS has nothing about it, and hosts that create their keys at the same time do not know of each other.
+fn refuse_second_key(root: &Root, id: &ClusterId, text: &str, key: &Path) -> Result<()> {
+    let Some((member, fingerprint)) = published_site_key(root, id, text) else { return Ok(()) };
+    fail!(
+        "the site key {} does not exist, but the member {} of the running cluster {id} has one ({fingerprint})", key.display(), quoted(&member);
+        "Copy it from that host to {}. If no host has it any more, create it with: patroni-gen-config site-key", key.display()
+    );
 }
 
 /// Shows how a file of the administrator would change, which stays as it is.
@@ -181,9 +219,8 @@ fn refuse_unmanaged(root: &Root, config: &Config, force: bool, has_key: bool, ke
         Some(Unmanaged::Running) if force && has_key => Ok(()),
         Some(Unmanaged::Running) if force => fail!(
             "the site key {}, from which the passwords of the running cluster are derived, is missing", key.display();
-            "Copy it from another member. If no member has it, create it on one member with '(umask 077; openssl rand -hex 32 > {})' and \
-             copy it to all others. Then run this again on all members, and at last on the primary: patroni-gen-config set-passwords {id}",
-            key.display()
+            "Copy it from another member. If no member has it, create it on one member with 'patroni-gen-config site-key' and \
+             copy it to all others. Then run this again on all members, and at last on the primary: patroni-gen-config set-passwords {id}"
         ),
         Some(unmanaged) => Err(unmanaged.without_file(id, data).into()),
     }

@@ -26,7 +26,7 @@ use crate::handover::groups::{self, Unit};
 use crate::handover::journal::{Journal, Kind, seconds};
 use crate::handover::release_steps::{Change, Release, Step, Work, refuse_others};
 use crate::handover::returned::{self, Parameters, Row};
-use crate::handover::running::{Running, Setting, data_directory};
+use crate::handover::running::{Running, Setting, Slot, data_directory};
 use crate::handover::steps::{copy_name, with_lines, with_word};
 use crate::patroni::paths::{DIRECTORY, patroni_file};
 use crate::patroni_yml::role_names::RoleNames;
@@ -207,7 +207,8 @@ fn propose(root: &Root, id: &ClusterId, adoption: &Journal, args: &Args) -> Resu
         (_, Some(adopted)) => adopted.roles.iter().map(|role| role.name.clone()).collect(),
         (_, None) => vec![names.replication, names.rewind],
     };
-    let slots = running.as_ref().map_or_else(Vec::new, |running| slots_of_members(running, &content, adopted.as_ref()));
+    let slots =
+        running.as_ref().map_or_else(Vec::new, |running| slots_of_members(&running.slots, &content, adopted.as_ref()));
     let release = Release {
         cluster: id.slashed(),
         decided: seconds(),
@@ -265,16 +266,20 @@ fn refuse(
 }
 
 /// Physical slots that are neither in the configuration of the cluster nor older than the adoption.
-fn slots_of_members(running: &Running, content: &BTreeMap<String, String>, adopted: Option<&Decision>) -> Vec<String> {
+fn slots_of_members(slots: &[Slot], content: &BTreeMap<String, String>, adopted: Option<&Decision>) -> Vec<String> {
     let config: Value = content.get("config").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let ignored = config.get("ignore_slots").and_then(Value::as_array);
-    running
-        .slots
+    let rules = config.get("ignore_slots").and_then(Value::as_array);
+    // A rule without a name is for other properties, which are not compared here.
+    let ignored = |slot: &str| {
+        let applies = |rule: &Value| rule.get("name").and_then(Value::as_str).is_none_or(|name| name == slot);
+        rules.is_some_and(|rules| rules.iter().any(applies))
+    };
+    slots
         .iter()
         .filter(|slot| {
             let configured = config.get("slots").is_some_and(|slots| slots.get(&slot.name).is_some());
             let older = adopted.is_some_and(|adopted| adopted.running.slots.iter().any(|old| old.name == slot.name));
-            slot.plugin.is_none() && !slot.active && !configured && !older && ignored.is_none()
+            slot.plugin.is_none() && !slot.active && !configured && !older && !ignored(&slot.name)
         })
         .map(|slot| slot.name.clone())
         .collect()
@@ -659,5 +664,24 @@ impl Proposal {
             "steps": steps,
         });
         Ok(serde_json::to_string_pretty(&value).context("a proposal is JSON")? + "\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn ignored_slots_stay_when_the_cluster_is_given_back() {
+        let slot = |name: &str| Slot { name: name.to_owned(), plugin: None, database: None, active: false };
+        let slots = ["pg2", "pg_receivewal_service"].map(slot);
+        let removed = |config: &str| {
+            let content = BTreeMap::from([("config".to_owned(), config.to_owned())]);
+            slots_of_members(&slots, &content, None)
+        };
+        assert_eq!(removed(r#"{"ignore_slots": [{"name": "pg_receivewal_service", "type": "physical"}]}"#), ["pg2"]);
+        assert_eq!(removed("{}"), ["pg2", "pg_receivewal_service"]);
+        assert!(removed(r#"{"ignore_slots": [{"type": "physical"}]}"#).is_empty());
     }
 }

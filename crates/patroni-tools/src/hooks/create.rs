@@ -42,6 +42,7 @@ Patroni runs it (bootstrap.METHOD.command).
 Manual: pg_createcluster_patroni(8)
 ",
     words: false,
+    by_root: None,
     supervised: true,
     work,
 };

@@ -21,6 +21,8 @@ pub(crate) struct Hook {
     pub(crate) usage: &'static str,
     /// Does it accept arguments that are not options?
     pub(crate) words: bool,
+    /// The option with which root runs it. Otherwise it is run as postgres.
+    pub(crate) by_root: Option<&'static str>,
     /// Does it start programs that must not outlive it?
     pub(crate) supervised: bool,
     pub(crate) work: fn(&Context, &Arguments) -> Result<()>,
@@ -48,7 +50,8 @@ pub(crate) fn main(hook: &Hook) -> ExitCode {
     // Patroni 3 passes 0022 on, Patroni 4 sets 0077; other users must be able to read the files in /etc.
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let context = Context { root: Root::from_environment(), reporter };
-    if geteuid().is_root() && context.root.path("/") == Path::new("/") {
+    let by_root = hook.by_root.is_some_and(|option| arguments.options().any(|(name, _)| name == option));
+    if geteuid().is_root() && context.root.path("/") == Path::new("/") && !by_root {
         let error = trouble!("cannot be run as root"; "Run it as postgres: runuser -u postgres -- /usr/libexec/patroni-tools/{} ...", hook.name);
         return context.reporter.finish(Err(error.into()));
     }

@@ -5,6 +5,7 @@ pub mod clone;
 pub mod create;
 pub(crate) mod directories;
 mod hook;
+mod log_file;
 pub(crate) mod marker;
 pub mod prepare;
 mod unadopted;

@@ -13,25 +13,31 @@ use host::{ClusterId, Root, fail, trouble};
 use crate::context::Context;
 use crate::hooks::arguments::{self, Arguments};
 use crate::hooks::hook::{self, Hook, initialize_key};
+use crate::hooks::log_file;
 use crate::hooks::marker::{Content, Kind, Marker, remove_remains};
 use crate::patroni::paths::{other_instance, patroni_file, read_patroni_file};
 use crate::postgres::conf_dir;
 
+/// Prepares only the log, for which root is needed.
+const LOG: &str = "log";
+
 const HOOK: Hook = Hook {
     name: "pg_preparecluster_patroni",
     usage: "\
-Usage: pg_preparecluster_patroni VERSION-NAME
+Usage: pg_preparecluster_patroni [--log] VERSION-NAME
 
 Prepares a cluster for the start of Patroni: removes the incomplete data of an
 interrupted clone or bootstrap, and creates /etc/postgresql/VERSION/NAME again
 if it is missing. patroni@.service runs it.
 
   VERSION-NAME       the cluster: 17-main, 17/main or 17 main
+  --log              only let group adm read the log, as root
   --help, --version  show this text or the version, and exit
 
 Manual: pg_preparecluster_patroni(8)
 ",
     words: true,
+    by_root: Some(LOG),
     supervised: false,
     work,
 };
@@ -43,7 +49,7 @@ pub fn main() -> ExitCode {
 }
 
 fn work(context: &Context, arguments: &Arguments) -> Result<()> {
-    if let Some((option, _)) = arguments.options().next() {
+    if let Some((option, _)) = arguments.options().find(|(option, _)| *option != LOG) {
         fail!("unknown option --{option}"; "See {} --help.", HOOK.name);
     }
     // The check has reported that such an instance has no cluster.
@@ -51,6 +57,9 @@ fn work(context: &Context, arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     let id = ClusterId::from_words(&arguments.words)?;
+    if arguments.options().next().is_some() {
+        return log_file::prepare(&context.root, &id);
+    }
     let file = patroni_file(&id);
     let Some(settings) = read_patroni_file(&context.root, &id)? else {
         fail!("{} does not exist", file.display(); "Create it with: patroni-gen-config {id}");

@@ -18,7 +18,7 @@ use crate::patroni_yml::dcs::Tls;
 use crate::patroni_yml::values::namespace;
 
 /// In the directory that Debian's unit reads (`consul.service`).
-const FILE: &str = "/etc/consul.d/patroni-tools.hcl";
+pub const FILE: &str = "/etc/consul.d/patroni-tools.hcl";
 
 /// The directory of the policies. In its own directory, Consul would read them as its configuration.
 const POLICIES: &str = "/etc/patroni/consul";

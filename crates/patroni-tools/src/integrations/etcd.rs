@@ -18,7 +18,7 @@ use crate::integrations::plan::{Generated, Plan};
 use crate::patroni_yml::dcs::{Server, Tls, is_name, server};
 
 /// What Debian's unit reads (`etcd.service`).
-const FILE: &str = "/etc/default/etcd";
+pub const FILE: &str = "/etc/default/etcd";
 
 /// Additions to the unit.
 const DROP_IN: &str = "/etc/systemd/system/etcd.service.d";
@@ -130,7 +130,7 @@ fn servers(settings: &Settings, members: &[Member]) -> Result<Vec<(Member, u16)>
             trouble!(
                 at settings.place(&["DCS_HOSTS"]),
                 "{} is not in MEMBERS, but only servers on members can be configured", server.host;
-                "Correct DCS_HOSTS or MEMBERS."
+                "Correct DCS_HOSTS or MEMBERS. On hosts that only have etcd, set MEMBERS to the servers of etcd."
             )
         })?)
     };

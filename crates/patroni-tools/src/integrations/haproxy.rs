@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::files::install::{READABLE, Rights};
 use crate::files::template;
+use crate::integrations::certificate_files;
 use crate::integrations::cluster::{Cluster, Site};
 use crate::integrations::plan::{Generated, Plan, Validator};
 use crate::patroni::version::Patroni;
@@ -97,7 +98,7 @@ pub fn plan(site: &Site) -> Result<Plan> {
     let mut claimed: Vec<(u16, String)> = Vec::new();
     let stats = port(&site.settings, "HAPROXY_STATS_PORT")?.unwrap_or(STATS_PORT);
     claimed.push((stats, "HAPROXY_STATS_PORT".to_owned()));
-    let patroni = Patroni::of(site.root)?;
+    let patroni = Patroni::of_members(site.root)?;
     for cluster in &site.clusters {
         let options = options(site, cluster, &mut plan)?;
         for kind in kinds(cluster, &patroni)? {
@@ -233,6 +234,9 @@ fn port(settings: &Settings, key: &str) -> Result<Option<u16>> {
 fn options(site: &Site, cluster: &Cluster, plan: &mut Plan) -> Result<String> {
     let Some(tls) = &cluster.tls else { return Ok(String::new()) };
     let mut options = if let Some(ca) = &tls.ca {
+        if ca.starts_with(certificate_files::DIRECTORY) && !site.root.path(ca).exists() {
+            fail!("{} does not exist", ca.display(); "Create it with: patroni-gen-config for tls");
+        }
         format!(" check-ssl verify required ca-file {}", word(ca)?)
     } else {
         plan.warnings.push(trouble!(

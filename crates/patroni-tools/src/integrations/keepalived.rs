@@ -20,7 +20,7 @@ use crate::integrations::vip::{self, Here};
 use crate::patroni_yml::values;
 
 /// What Debian's unit reads (`keepalived.service`).
-const FILE: &str = "/etc/keepalived/keepalived.conf";
+pub const FILE: &str = "/etc/keepalived/keepalived.conf";
 
 #[derive(Debug, Serialize)]
 struct Values {

@@ -7,90 +7,32 @@ mod certificate_files;
 mod cluster;
 mod consul;
 mod etcd;
+mod file;
 mod haproxy;
 mod keepalived;
 mod pgbouncer;
 mod plan;
 mod site_ca;
+mod standing;
+mod target;
 mod vip;
 mod vip_manager;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use clap::ValueEnum;
-use host::keys::SiteKey;
 use host::report::{self, Reporter};
 use host::{ClusterId, Root, fail, program};
 
-use crate::files::diff;
-use crate::files::header::{Author, arguments, author, with_header};
+use crate::files::header::Author;
 use crate::files::install::{self, Prepared};
-use crate::files::template::LOCAL;
-use crate::patroni_yml::inputs::site_key_path;
+use crate::patroni_yml::inputs::{create_site_key, site_key_path};
 use cluster::Site;
-use plan::{Generated, LIMIT, Plan, Validator};
+use file::File;
+use plan::{LIMIT, Validator};
 pub use plan::{Options, Output};
-
-/// A program that is configured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Program {
-    /// HAProxy in front of the members
-    Haproxy,
-    /// keepalived, which moves the virtual IP addresses instead of dnscp
-    Keepalived,
-    /// vip-manager, which moves one virtual IP address instead of dnscp
-    VipManager,
-    /// PgBouncer, a connection pool on this host
-    Pgbouncer,
-    /// This member's certificates, issued by a CA that is derived from the site key
-    Tls,
-    /// etcd on this member
-    Etcd,
-    /// Consul on this member
-    Consul,
-    /// The Consul policies of Patroni and the agents
-    ConsulPolicy,
-}
-
-impl Program {
-    /// The name on the command line.
-    fn name(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-    }
-
-    /// Is it configured for clusters, rather than for the site as a whole?
-    fn is_for_clusters(self) -> bool {
-        !matches!(self, Self::Tls | Self::Etcd | Self::Consul)
-    }
-
-    /// Is a part of it derived from the site key?
-    fn needs_site_key(self) -> bool {
-        matches!(self, Self::Tls | Self::Consul)
-    }
-
-    fn plan(self, site: &Site) -> Result<Plan> {
-        match self {
-            Self::Haproxy => haproxy::plan(site),
-            Self::Keepalived => keepalived::plan(site),
-            Self::VipManager => vip_manager::plan(site),
-            Self::Pgbouncer => pgbouncer::plan(site),
-            Self::Tls => site_ca::plan(site),
-            Self::Etcd => etcd::plan(site),
-            Self::Consul => consul::plan(site),
-            Self::ConsulPolicy => consul::policies(site),
-        }
-    }
-}
-
-/// The same text, with the comments of the three header lines in another syntax.
-fn commented(text: &str, from: &str, to: &str) -> String {
-    let lines = text.splitn(4, '\n').enumerate().map(|(index, line)| match line.strip_prefix(from) {
-        Some(rest) if index < 3 => format!("{to}{rest}"),
-        _ => line.to_owned(),
-    });
-    lines.collect::<Vec<_>>().join("\n")
-}
+pub(crate) use standing::{Standing, standing};
+pub use target::Program;
 
 /// Configures a program. Returns whether its files would change, if only the difference was to be shown.
 pub fn run(root: &Root, options: &Options, program: Program, ids: &[ClusterId], reporter: &Reporter) -> Result<bool> {
@@ -104,7 +46,7 @@ pub fn run(root: &Root, options: &Options, program: Program, ids: &[ClusterId], 
     let mut plan = program.plan(&site)?;
     if program.needs_site_key() && site.key.is_none() && matches!(options.output, Output::Files { .. }) {
         let path = site_key_path(&site.settings)?;
-        site.key = Some(SiteKey::create(root, &path)?);
+        site.key = Some(create_site_key(root, &site.settings, options.may_create_site_key)?);
         reporter.info(format!(
             "created {}; copy it to the other members before running this command there",
             path.display()
@@ -134,72 +76,6 @@ pub fn run(root: &Root, options: &Options, program: Program, ids: &[ClusterId], 
         }
     }
     Ok(false)
-}
-
-/// A generated file, and the installed one.
-struct File<'a> {
-    wanted: &'a Generated,
-    text: String,
-    present: Option<String>,
-    /// Who wrote the installed file; `None` for a configuration file of a package that is unchanged.
-    author: Option<Author>,
-}
-
-impl<'a> File<'a> {
-    fn of(root: &Root, wanted: &'a Generated, program: Program, ids: &[ClusterId]) -> Result<Self> {
-        let present = root.read(&wanted.path)?;
-        let author = match &present {
-            None => None,
-            Some(text) if crate::files::conffile::is_as_shipped(root, &wanted.path, text)? => None,
-            Some(text) => Some(author(&commented(text, wanted.comment(), "#"))),
-        };
-        let words: Vec<String> = ids.iter().map(ClusterId::slashed).collect();
-        let command = [&["--for".to_owned(), program.name()], words.as_slice()].concat().join(" ");
-        let settings = ids.iter().map(|id| host::settings::cluster_file(id).display().to_string());
-        let sources: Vec<String> = std::iter::once(host::settings::SITE_FILE.to_owned()).chain(settings).collect();
-        let text = with_header(&wanted.body, &sources.join(" and "), &command);
-        let text = commented(&text, "#", wanted.comment());
-        Ok(Self { wanted, text, present, author })
-    }
-
-    fn changes(&self) -> bool {
-        self.present.as_deref() != Some(&self.text)
-    }
-
-    /// Fails if a manual change would be lost, or a cluster that the installed file serves.
-    fn may_be_replaced(&self) -> Result<()> {
-        let path = self.wanted.path.display();
-        match &self.author {
-            None => return Ok(()),
-            Some(Author::Generator) => {}
-            Some(author) => {
-                report::print(&self.difference());
-                fail!(
-                    "{path} was {} by hand and was not changed", if *author == Author::Other { "written" } else { "edited" };
-                    "Move the changes into {} or a template in {}, or use --force.", host::settings::SITE_FILE, LOCAL
-                );
-            }
-        }
-        let [present, wanted] = [self.present.as_deref().unwrap_or_default(), &self.text].map(arguments);
-        let lost: Vec<&str> = present.into_iter().filter(|word| word.contains('/') && !wanted.contains(word)).collect();
-        if !lost.is_empty() {
-            fail!(
-                "{path} also serves {}, which would be removed", lost.join(" and ");
-                "Name all clusters, or use --force."
-            );
-        }
-        Ok(())
-    }
-
-    fn difference(&self) -> String {
-        let present = self.masked(self.present.as_deref().unwrap_or_default());
-        diff::unified(&self.wanted.path.display().to_string(), &present, &self.masked(&self.text))
-    }
-
-    fn masked(&self, text: &str) -> String {
-        let secrets = self.wanted.secrets.iter().zip(1..);
-        secrets.fold(text.to_owned(), |text, (secret, number)| text.replace(secret, &format!("(secret {number})")))
-    }
 }
 
 fn write(root: &Root, force: bool, directories: &[PathBuf], files: &[File]) -> Result<()> {

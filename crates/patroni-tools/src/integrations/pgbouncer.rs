@@ -19,7 +19,7 @@ use crate::patroni_yml::methods::shell_word;
 use crate::patroni_yml::role_names::RoleNames;
 use crate::patroni_yml::values::path_text;
 
-const FILE: &str = "/etc/pgbouncer/pgbouncer.ini";
+pub const FILE: &str = "/etc/pgbouncer/pgbouncer.ini";
 const USERS: &str = "/etc/pgbouncer/userlist.txt";
 const SQL: &str = "/etc/pgbouncer/auth.sql";
 

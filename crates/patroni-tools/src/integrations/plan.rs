@@ -38,6 +38,8 @@ pub struct Options {
     pub members_from_cluster: bool,
     /// Certificates that are still valid are reissued.
     pub renew: bool,
+    /// May the run create the site key if it does not exist?
+    pub may_create_site_key: bool,
     /// Settings for this run only.
     pub overrides: Overrides,
 }

@@ -30,6 +30,7 @@ use crate::integrations::certificate_files::DIRECTORY;
 use crate::integrations::cluster::Site;
 use crate::integrations::consul;
 use crate::integrations::plan::{Generated, Plan};
+use crate::patroni::installed::is_absent;
 use crate::patroni::paths::instances;
 use crate::patroni_yml::dcs::is_name;
 
@@ -58,11 +59,10 @@ struct Kind {
     names: BTreeSet<String>,
 }
 
-/// Certificate and key for each purpose, and the CA certificate.
+/// Certificate and key for each purpose, and the CA certificate. A host without members has those of its own programs only.
 pub fn plan(site: &Site) -> Result<Plan> {
     let members = site.members()?;
-    let own = members::address_of(&site.settings, &members, &site.name()?)?;
-    let member = Member { name: site.name()?, address: own };
+    let member = this_host(site, &members)?;
     let ca = Ca::of(&site.key())?;
     let mut plan = Plan { directories: vec![PathBuf::from(DIRECTORY)], ..Plan::default() };
     plan.files.push(ca.file(site.root)?);
@@ -71,6 +71,19 @@ pub fn plan(site: &Site) -> Result<Plan> {
     }
     plan.next.extend(reload(site.root)?);
     Ok(plan)
+}
+
+/// The group of Patroni and PostgreSQL. PgBouncer brings it, too, so it does not make a host a member.
+const MEMBERS_GROUP: &str = "postgres";
+
+/// Name and address of this host. Those of a member are in `MEMBERS`.
+fn this_host(site: &Site, members: &[Member]) -> Result<Member> {
+    let name = site.name()?;
+    if !is_absent(site.root) || members.iter().any(|member| member.name == name) {
+        let address = members::address_of(&site.settings, members, &name)?;
+        return Ok(Member { name, address });
+    }
+    Ok(Member { name, address: facts::main_address(site.root)?.addr() })
 }
 
 /// How the programs of this host that have read a certificate read it again; etcd does without. None on a host that has none of them.
@@ -94,7 +107,7 @@ fn kinds(site: &Site, members: &[Member], member: &Member) -> Result<Vec<Kind>> 
     names.extend(Some(facts::host_name(site.root)?).filter(|name| is_name(name)));
     let of = |name, group, server, client| Kind { name, group, server, client, names: names.clone() };
     // Clients expect the name of HAProxy or of the client endpoint, which can lead to any member.
-    let mut postgresql = of("postgresql", "postgres", true, false);
+    let mut postgresql = of("postgresql", MEMBERS_GROUP, true, false);
     postgresql.names.extend(members.iter().flat_map(names_of));
     postgresql.names.extend(endpoint::vips(&site.settings)?.iter().map(|vip| vip.address.to_string()));
     for cluster in &site.clusters {
@@ -103,16 +116,20 @@ fn kinds(site: &Site, members: &[Member], member: &Member) -> Result<Vec<Kind>> 
             postgresql.names.extend(point.dns.map(|dns| dns.name));
         }
     }
-    let mut kinds = vec![
-        Kind { names: BTreeSet::new(), ..of("store", "postgres", false, true) },
-        of("member", "postgres", true, true),
-        postgresql,
-    ];
+    let store = |group| Kind { names: BTreeSet::new(), ..of("store", group, false, true) };
+    let has_server = |group: &&str| site.root.group_id(group).is_ok();
+    let mut kinds = if is_absent(site.root) {
+        // Root asks a DCS on this host with the first, and HAProxy shows the second to a REST API that requires it.
+        let root_asks = ["etcd", "consul"].iter().any(has_server).then(|| store("root"));
+        root_asks.into_iter().chain([of("member", "root", true, true)]).collect()
+    } else {
+        vec![store(MEMBERS_GROUP), of("member", MEMBERS_GROUP, true, true), postgresql]
+    };
     // The servers of a DCS are clients of each other.
     let mut consul = of("consul", "consul", true, true);
     consul.names.insert(format!("server.{}.consul", consul::datacenter(&site.settings)));
     let servers = [of("etcd", "etcd", true, true), consul];
-    kinds.extend(servers.into_iter().filter(|kind| site.root.group_id(kind.group).is_ok()));
+    kinds.extend(servers.into_iter().filter(|kind| has_server(&kind.group)));
     Ok(kinds)
 }
 

@@ -111,6 +111,11 @@ pub(crate) fn copies(root: &Root) -> Vec<Copy> {
     directories.into_iter().filter_map(there).collect()
 }
 
+/// Is there no Patroni on this host, as on one that only has HAProxy or a DCS? A setting of the site may name one that the members have.
+pub(crate) fn is_absent(root: &Root) -> bool {
+    copies(root).is_empty() && !root.path("/usr/bin/patroni").exists() && !matches!(chosen(root), Ok(Some(_)))
+}
+
 /// Is Debian's Patroni the only one, so that files say everything?
 pub(crate) fn only_debians(root: &Root) -> bool {
     let another = copies(root).iter().any(|copy| copy.directory != Path::new(PACKAGES));

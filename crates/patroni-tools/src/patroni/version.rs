@@ -28,6 +28,12 @@ impl Patroni {
         }
     }
 
+    /// The Patroni of the members: that of this host. On a host without one, the members may have the oldest that the package supports
+    /// (`Depends` in `debian/control`), and what is written for it works with newer ones.
+    pub fn of_members(root: &Root) -> Result<Self> {
+        if installed::is_absent(root) { Ok(Self(Some(Version(3, 0, 2)))) } else { Self::of(root) }
+    }
+
     /// The same as far as files say it: that of `PATRONI_PROGRAM` is unknown.
     #[must_use]
     pub fn from_files(root: &Root) -> Self {

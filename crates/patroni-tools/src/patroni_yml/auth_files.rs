@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use host::file_access::User;
 use host::settings::Settings;
 use host::trouble::{Explain, in_line};
 use host::{Root, fail};
@@ -93,6 +94,7 @@ pub fn lines(
                         fail!("the user name map '{map}' is that of Patroni's own roles"; "Choose another name.");
                     }
                     name_files(&mut line, root, &path, version)?;
+                    check_files(&line, root, version)?;
                     Ok(line)
                 })
                 .at(in_line(&path, number))?;
@@ -218,6 +220,18 @@ fn name_files(line: &mut Line, root: &Root, path: &Path, version: Version) -> Re
         if let Some(name) = token.file() {
             *token = quoted("@", &find(name, true)?);
         }
+    }
+    Ok(())
+}
+
+/// Refuses files that are there and that PostgreSQL could not read: it would keep its previous rules, or not start.
+fn check_files(line: &Line, root: &Root, version: Version) -> Result<()> {
+    let files: Vec<&str> = match included(line, version) {
+        Some((_, name)) => vec![name],
+        None => line.fields.iter().flatten().filter_map(Token::file).collect(),
+    };
+    for file in files.into_iter().map(Path::new).filter(|file| root.path(file).exists()) {
+        User::of(root, "postgres")?.check_reads(root, file)?;
     }
     Ok(())
 }
@@ -423,6 +437,8 @@ fn bits(text: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use host::trouble::Trouble;
 
@@ -543,7 +559,13 @@ mod tests {
     fn files_are_named_absolutely_and_exist() {
         let folder = tempfile::tempdir().unwrap();
         let root = Root::new(folder.path());
+        let mode = |path: &str, mode| {
+            std::fs::set_permissions(folder.path().join(path), std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        mode("", 0o755);
         std::fs::create_dir_all(folder.path().join("etc/a b")).unwrap();
+        std::fs::write(folder.path().join("etc/passwd"), "postgres:x:103:106::/:/bin/sh\n").unwrap();
+        std::fs::write(folder.path().join("etc/group"), "postgres:x:106:\n").unwrap();
         for name in ["x", "a b/y"] {
             std::fs::write(folder.path().join("etc").join(name), "app\n").unwrap();
         }
@@ -573,6 +595,12 @@ mod tests {
             read("PG_HBA_FILE", "\ninclude y\n").unwrap_err(),
             "--set: PG_HBA_FILE: /etc/hba:2: there is no /etc/y\nCreate it on all members, or correct the line."
         );
+        mode("etc/x", 0o600);
+        for line in ["include x", "local @x all md5"] {
+            let error = read("PG_HBA_FILE", line).unwrap_err();
+            assert!(error.contains("/etc/hba:1: ") && error.contains("postgres cannot read"), "{error}");
+        }
+        mode("etc/x", 0o644);
         assert!(read("PG_HBA_FILE", "local @nobody all md5").unwrap_err().contains("there is no /etc/nobody"));
         assert_eq!(read("PG_IDENT_FILE", "# x\nm a \\\n  b\n").unwrap(), ["m a b"]);
         assert!(

@@ -284,16 +284,17 @@ struct Hba<'a> {
 }
 
 impl Hba<'_> {
-    /// The first line that matches applies, so the lines for Patroni come first: the superuser over the socket; replication from
+    /// The first line that matches applies, so the lines for Patroni come first: the superuser over the socket, also for base backups; replication from
     /// the members, and from this host to itself, with which Patroni determines a replica's timeline before a switchover
-    /// (`Postgresql.get_replica_timeline`); `pg_rewind`. Then the administrator's own lines, then those for all users.
+    /// (`Postgresql.get_replica_timeline`); `pg_rewind`. Then the administrator's own lines, then those for all users. On this host they
+    /// include replication, as in the file that initdb creates (`pg_hba.conf.sample`).
     fn lines(self) -> Vec<String> {
         let local = ["127.0.0.1/32".to_owned(), "::1/128".to_owned()];
         let addresses = || {
             let networks = self.networks.iter().map(|network| (self.connection, network));
             local.iter().map(|address| ("host", address)).chain(networks)
         };
-        let mut lines = vec![self.names.socket_line()];
+        let mut lines = self.names.socket_lines().to_vec();
         for (database, role) in [("replication", &self.names.replication), ("postgres", &self.names.rewind)] {
             let role = in_file(role);
             for (connection, address) in addresses() {
@@ -306,7 +307,9 @@ impl Hba<'_> {
         }
         let general = self.general.then(|| {
             let all = addresses().map(|(connection, address)| format!("{connection} all all {address} scram-sha-256"));
-            std::iter::once("local all all peer".to_owned()).chain(all).collect::<Vec<_>>()
+            let replication = local.iter().map(|address| format!("host replication all {address} scram-sha-256"));
+            let socket = ["all", "replication"].map(|database| format!("local {database} all peer"));
+            socket.into_iter().chain(all).chain(replication).collect::<Vec<_>>()
         });
         lines.extend(self.extra);
         lines.extend(general.into_iter().flatten());

@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 /// What only the running cluster has: `patronictl pause` sets it there.
 const RUNNING_ONLY: [&str; 1] = ["pause"];
 
+/// A list without a setting. The administrator may have changed it in the DCS, so what is there remains.
+const OF_ADMINISTRATOR: &str = "ignore_slots";
+
 const STANDBY_CLUSTER: &str = "standby_cluster";
 
 type Path = Vec<String>;
@@ -39,6 +42,7 @@ impl Difference {
         for (key, wanted) in wants {
             path.push(key.clone());
             match has.get(key) {
+                Some(_) if *path == [OF_ADMINISTRATOR] => {}
                 Some(running) => self.walk(running, wanted, path),
                 None => self.changes.push((path.clone(), wanted.clone())),
             }
@@ -164,5 +168,13 @@ mod tests {
         merge(&mut after, &Value::Object(patch));
         assert!(Difference::new(&after, &wanted).patch(true).0.is_empty());
         assert_eq!(after["pause"], true);
+    }
+
+    #[test]
+    fn ignored_slots_of_the_administrator_remain() {
+        let wanted = json!({"ignore_slots": [{"name": "pg_receivewal_service", "type": "physical"}]});
+        let mine = json!({"ignore_slots": [{"type": "logical"}]});
+        assert!(Difference::new(&mine, &wanted).keys().is_empty());
+        assert_eq!(Difference::new(&json!({}), &wanted).keys(), ["ignore_slots"]);
     }
 }

@@ -104,6 +104,18 @@ pub(crate) fn site_key(root: &Root, settings: &Settings) -> Result<Option<SiteKe
     Ok(settings.parse("SITE_KEY_FILE", |_| read())?.flatten())
 }
 
+/// Creates the site key. A run that `may` not (`--no-site-key`) fails instead.
+pub(crate) fn create_site_key(root: &Root, settings: &Settings, may: bool) -> Result<SiteKey> {
+    let path = site_key_path(settings)?;
+    if !may {
+        fail!(
+            "the site key {} does not exist, and --no-site-key prevents its creation", path.display();
+            "Copy it from the host that has it. If no host has it, create it on one of them with: patroni-gen-config site-key"
+        );
+    }
+    SiteKey::create(root, &path)
+}
+
 pub(crate) fn site_key_path(settings: &Settings) -> Result<PathBuf> {
     Ok(settings.path("SITE_KEY_FILE")?.unwrap_or_else(|| PathBuf::from(DIRECTORY).join("site.key")))
 }

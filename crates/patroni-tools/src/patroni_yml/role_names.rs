@@ -67,11 +67,12 @@ impl RoleNames {
         self.needs_map().then(|| format!("{MAP} {USER} {}", in_file(&self.superuser)))
     }
 
-    /// The line of `pg_hba.conf` that admits Patroni as superuser.
+    /// The lines of `pg_hba.conf` that admit Patroni as superuser. `all` does not include replication, which the base backups of
+    /// postgresql-common need (`pg_backupcluster`, `pg_basebackup@`, `pg_receivewal@`).
     #[must_use]
-    pub fn socket_line(&self) -> String {
+    pub fn socket_lines(&self) -> [String; 2] {
         let map = if self.needs_map() { format!(" map={MAP}") } else { String::new() };
-        format!("local all {} peer{map}", in_file(&self.superuser))
+        ["all", "replication"].map(|database| format!("local {database} {} peer{map}", in_file(&self.superuser)))
     }
 }
 
@@ -172,9 +173,13 @@ mod tests {
     #[test]
     fn a_superuser_of_another_name_has_a_map() {
         let usual = read(&[]).unwrap();
-        assert_eq!((usual.socket_line().as_str(), usual.map()), ("local all postgres peer", None));
+        assert_eq!(usual.socket_lines(), ["local all postgres peer", "local replication postgres peer"]);
+        assert_eq!(usual.map(), None);
         let other = read(&["SUPERUSER_NAME=db admin"]).unwrap();
-        assert_eq!(other.socket_line(), "local all \"db admin\" peer map=patroni");
+        assert_eq!(
+            other.socket_lines(),
+            ["local all \"db admin\" peer map=patroni", "local replication \"db admin\" peer map=patroni"]
+        );
         assert_eq!(other.map().as_deref(), Some("patroni postgres \"db admin\""));
     }
 }

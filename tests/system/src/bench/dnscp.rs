@@ -69,7 +69,7 @@ pub fn inside(quick: bool) -> Result<()> {
     watch_service(follow(quick))
 }
 
-/// The package as its postinst leaves it, and the instance as patroni-gen-config does.
+/// What the package patroni-tools has, as its postinst leaves it, and the instance as patroni-gen-config does.
 fn install() -> Result<()> {
     sh(&format!(
         "dpkg-deb --extract {PACKAGE} /

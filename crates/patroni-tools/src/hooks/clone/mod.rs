@@ -47,6 +47,7 @@ Creates a replica with pg_basebackup. Patroni runs it (postgresql.create_replica
 Manual: pg_clonecluster_patroni(8)
 ",
     words: false,
+    by_root: None,
     supervised: true,
     work,
 };
