@@ -221,7 +221,7 @@ impl<'a> Cluster<'a> {
             let streaming = self.sql(
                 primary,
                 "select count(*) from pg_stat_replication where state = 'streaming' \
-                 and application_name not in ('pg_basebackup', 'pg_receivewal')",
+                 and application_name !~ '^pg_'",
             )?;
             let members = self.members(primary)?;
             let timelines: Vec<_> = members.iter().map(|member| member.timeline).collect();
