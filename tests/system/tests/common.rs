@@ -87,6 +87,13 @@ fn site(lab: &Lab) -> Result<()> {
         is_small(node).with_context(|| node.name().to_owned())?;
     }
     by_the_readme(lb, "Check", &main, &[])?;
+    let without_key = lb.run(
+        "mv /etc/patroni/site.key /root/ && patroni-gen-config check 2>&1 && ! patroni-gen-config for tls 2>&1 && mv /root/site.key /etc/patroni/",
+    )?;
+    ensure!(
+        without_key.contains("the site key is not on this host") && without_key.contains("is derived from one"),
+        "{without_key}"
+    );
     let stopped = lb.try_run("systemctl stop haproxy && patroni-gen-config check")?;
     ensure!(stopped.stderr.contains("systemctl enable --now haproxy") && !stopped.status.success(), "{stopped}");
     lb.run("systemctl enable --now haproxy && patroni-gen-config check")?;
