@@ -27,6 +27,39 @@ fn documents() -> Vec<(PathBuf, String)> {
     found.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
 
+/// The places at which the version and the day of a release are written.
+#[test]
+fn the_version_is_the_same_everywhere() {
+    let version = env!("CARGO_PKG_VERSION");
+    let read = |path: &str| fs::read_to_string(project().join(path)).unwrap();
+    let changes = read("CHANGELOG.md");
+    let newest = changes.lines().filter_map(|line| line.strip_prefix("## ")).find(|line| *line != "Unreleased");
+    let package = read("debian/changelog");
+    let upgrade = read("debian/patroni-tools.NEWS");
+    let first = |text: &str| text.split(['(', ')']).nth(1).unwrap().to_owned();
+    let signed = |text: &str| text.lines().find(|line| line.starts_with(" -- ")).unwrap().to_owned();
+    let (_, date) = signed(&package).split_once(", ").map(|(who, date)| (who.to_owned(), date.to_owned())).unwrap();
+    assert_eq!(first(&package), version, "debian/changelog");
+    assert!(package.contains(&format!("patroni-tools ({})", first(&upgrade))), "debian/patroni-tools.NEWS");
+    if first(&upgrade) == version {
+        assert_eq!(signed(&upgrade), signed(&package), "debian/patroni-tools.NEWS");
+    }
+    // `28 Nov 2026`.
+    let mut words = date.split(' ');
+    let [day, month, year] = [(); 3].map(|()| words.next().unwrap());
+    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = months.iter().position(|name| *name == month).unwrap() + 1;
+    assert_eq!(newest.unwrap(), format!("{version} ({year}-{month:02}-{day})"), "CHANGELOG.md");
+    for (path, text) in documents() {
+        for name in text.split("patroni-tools").filter_map(|rest| rest.trim_start_matches("-common").strip_prefix('_'))
+        {
+            if let Some((named, _)) = name.split_once("_amd64.deb") {
+                assert_eq!(named, version, "{}", path.display());
+            }
+        }
+    }
+}
+
 /// The name of a heading in a link, as GitHub and GitLab make it.
 fn anchor(heading: &str) -> String {
     let heading = heading.trim_start_matches('#').trim().to_lowercase();
