@@ -255,6 +255,7 @@ impl Habits<'_> {
                 (format!("pg_renamecluster {words} other"), release.clone()),
                 (format!("pg_upgradecluster {words}"), release.clone()),
                 (format!("pg_dropcluster --stop {words}"), format!("systemctl disable --now {unit}")),
+                (format!("pg_restorecluster {words} /nonexistent.backup"), format!("systemctl stop {unit}")),
             ] {
                 for user in ["root", "postgres"] {
                     let said = node.try_run_as(user, &command)?;

@@ -76,9 +76,10 @@ pub fn plan(site: &Site) -> Result<Plan> {
 /// The certificates of this host that come from `for tls` and are about to expire, for a host without the site key.
 pub fn expiring(root: &Root) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for name in root.list(DIRECTORY)?.into_iter().filter(|name| name.ends_with(".pem")) {
+    for name in root.list(DIRECTORY)? {
         let path = Path::new(DIRECTORY).join(name);
         let text = root.read(&path)?.unwrap_or_default();
+        // A key is no certificate.
         let Some(Ok(certificate)) = header::body_of(&text).map(|body| X509::from_pem(body.as_bytes())) else {
             continue;
         };
