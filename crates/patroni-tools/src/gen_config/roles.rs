@@ -2,6 +2,7 @@
 //! out the timeline of its own server when it starts, so none of the members becomes primary (`Postgresql.get_replica_timeline`).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use host::trouble::Trouble;
 use host::{ClusterId, Root, scram, trouble};
@@ -21,6 +22,9 @@ pub(crate) enum Roles {
     /// They are not those of the old file, and the server cannot be asked.
     Unknown(Trouble),
 }
+
+/// How long the server is waited for.
+const LIMIT: Duration = Duration::from_secs(3);
 
 /// The roles of a server with the verifiers of their passwords.
 type Stored = BTreeMap<String, Option<String>>;
@@ -82,7 +86,7 @@ fn ask(server: &Server, roles: &[FileRole]) -> Option<Stored> {
         "SET search_path = pg_catalog;\nSELECT coalesce(json_object_agg(rolname, rolpassword), '{{}}') FROM pg_authid WHERE rolname IN ({});",
         names.join(", ")
     );
-    serde_json::from_str(server.ask(&sql).ok()?.trim()).ok()
+    serde_json::from_str(server.ask_within(LIMIT, &sql).ok()?.trim()).ok()
 }
 
 #[cfg(test)]
