@@ -92,6 +92,31 @@ fn every_link_leads_somewhere() {
     assert!(wrong.is_empty(), "these links lead nowhere: {wrong:#?}");
 }
 
+/// dpkg puts all of them into one folder. The small package may name those of the other one, which a host with a member has.
+#[test]
+fn every_link_of_an_installed_document_leads_to_an_installed_one() {
+    let shipped = |package: &str| -> Vec<PathBuf> {
+        let list = fs::read_to_string(project().join(format!("debian/{package}.docs"))).unwrap();
+        list.lines().map(PathBuf::from).collect()
+    };
+    let (members, small) = (shipped("patroni-tools"), shipped("patroni-tools-common"));
+    let mut wrong = Vec::new();
+    for document in members.iter().chain(&small) {
+        let text = fs::read_to_string(project().join(document)).unwrap_or_default();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            // The tests are for developers.
+            if link.is_empty() || link.contains("://") || link.starts_with("../tests/") {
+                continue;
+            }
+            let target = document.parent().unwrap().join(link);
+            if !members.iter().any(|shipped| target.starts_with(shipped)) {
+                wrong.push(format!("{}: {link}", document.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "these links lead to nothing that is installed: {wrong:#?}");
+}
+
 /// The programs whose commands the documents show, with the number of commands that are there at least.
 const OURS: [(&str, usize); 3] =
     [("patroni-gen-config", 30), ("pg_adoptcluster_patroni", 5), ("pg_releasecluster_patroni", 3)];
