@@ -118,8 +118,11 @@ fn test_of_line(line: &str) -> Option<(u32, (Verdict, String))> {
     Some((number.parse().ok()?, (verdict, says.trim_start_matches("- ").to_owned())))
 }
 
-/// Runs scripts, or all if none is named.
-fn run(node: &Node, release: Release, scripts: &[String]) -> Result<BTreeMap<String, Report>> {
+/// By script.
+type Run = BTreeMap<String, Report>;
+
+/// Runs scripts, each on empty directories.
+fn run(node: &Node, release: Release, scripts: &[String]) -> Result<Run> {
     let own = release.postgresql();
     let older = node.run(&format!("ls /usr/lib/postgresql | grep -vx {own}"))?;
     let mut reports = BTreeMap::new();
@@ -149,24 +152,7 @@ fn compare(lab: &Lab, selected: &[&str]) -> Result<()> {
     ensure!(scripts.len() >= selected.len().max(1), "of {selected:?} there are only {scripts:?}");
     println!("Debian {release}: {}", node.run(VERSIONS)?.trim());
 
-    let begin = Instant::now();
-    let mut without = vec![run(node, release, &scripts)?];
-    let time_without = begin.elapsed().as_secs();
-    lab.replace(node)?;
-    patroni::install(lab)?;
-    let begin = Instant::now();
-    let mut with = vec![run(node, release, &scripts)?];
-    let time_with = begin.elapsed().as_secs();
-
-    // Some scripts wait for less time than a busy host needs. So one that differs is run again.
-    let differing: Vec<String> =
-        scripts.iter().filter(|name| agreed(name, &without, &with).is_none()).cloned().collect();
-    if !differing.is_empty() {
-        println!("Debian {release}: run again, because they differ: {}", differing.join(", "));
-        with.push(run(node, release, &differing)?);
-        node.run_within(LIMIT, PURGE)?;
-        without.push(run(node, release, &differing)?);
-    }
+    let (without, with) = run_twice(lab, node, &scripts)?;
     let mut wrong = String::new();
     let mut reasons = BTreeSet::new();
     let mut counts = [0; 3];
@@ -193,8 +179,7 @@ fn compare(lab: &Lab, selected: &[&str]) -> Result<()> {
     }
     let [ok, not_ok, skips] = counts;
     println!(
-        "Debian {release}: {} scripts, {} tests: {ok} ok, {not_ok} not ok, {skips} skipped; {time_without} s without this package, \
-         {time_with} s with it",
+        "Debian {release}: {} scripts, {} tests: {ok} ok, {not_ok} not ok, {skips} skipped, without this package as with it",
         scripts.len(),
         ok + not_ok + skips
     );
@@ -205,11 +190,31 @@ fn compare(lab: &Lab, selected: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Without this package, and with it on a new machine.
+fn run_twice(lab: &Lab, node: &Node, scripts: &[String]) -> Result<(Vec<Run>, Vec<Run>)> {
+    let release = lab.release();
+    node.run("! ls /usr/bin/*.debian")?;
+    let mut without = vec![run(node, release, scripts)?];
+    lab.replace(node)?;
+    patroni::install(lab)?;
+    node.run("ls /usr/bin/pg_ctlcluster.debian")?;
+    let mut with = vec![run(node, release, scripts)?];
+
+    // Some scripts wait for less time than a busy host needs. So one that differs is run again.
+    let differing: Vec<String> =
+        scripts.iter().filter(|name| agreed(name, &without, &with).is_none()).cloned().collect();
+    if !differing.is_empty() {
+        println!("Debian {release}: run again, because they differ: {}", differing.join(", "));
+        with.push(run(node, release, &differing)?);
+        node.run_within(LIMIT, PURGE)?;
+        without.push(run(node, release, &differing)?);
+    }
+    Ok((without, with))
+}
+
 /// Of the installed programs, and of the tests, which are the nearest that the mirror had when the image was made.
 const VERSIONS: &str = "dpkg-query -W -f 'postgresql-common ${Version}' postgresql-common
     sed -n '1s/.*(\\(.*\\)).*/, tests of \\1/p' /usr/src/postgresql-common/debian/changelog";
-
-type Run = BTreeMap<String, Report>;
 
 /// What a script reports without this package as well as with it.
 fn agreed<'a>(script: &str, without: &'a [Run], with: &[Run]) -> Option<&'a Report> {
