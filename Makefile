@@ -17,7 +17,7 @@ sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates monitoring
 # An error says where it comes from; a backtrace would only hide it.
 export RUST_LIB_BACKTRACE = 0
 
-.PHONY: demo demo-down check check-all before adoptions adoptions-restart links rounds again check-fast check-host check-point check-standby check-stores check-surroundings check-theirs \
+.PHONY: demo demo-down check check-all before adoptions adoptions-restart links suite-12 suite-13 rounds again check-fast check-host check-point check-standby check-stores check-surroundings check-theirs \
 	deb bench setup setup-demo lab msrv lintian pictures system format clippy units docs values host previous findings lab-docs system-first system-second
 
 # The image of the machines is made beside the compiler, which leaves the network alone.
@@ -123,14 +123,14 @@ check-surroundings: setup deb lab
 	$(CARGO) test -p lab --test haproxy --test edge --test three_nodes --test pg_patronictl -- --nocapture
 
 # What is too long for every check: the attacks of tests/system/tests/security.rs against 0.1.0, which must succeed there; adoptions that
-# are killed, or end in a power cut, at every record of their journal; servers of etcd and links that fail; and the unit and case tests
-# many times. Each part takes 40 minutes at most.
+# are killed, or end in a power cut, at every record of their journal; servers of etcd and links that fail; all of postgresql-common's own
+# tests, without this package and with it; and the unit and case tests many times. Each part takes 40 minutes at most.
 check-all: export REQUIRE_ALL = 1
 check-all: setup
 	-$(MAKE) --keep-going $(all)
 	@tests/part summary tests/summary $(all); status=$$?; echo "at commit $$(git describe --always --dirty)"; exit $$status
 
-all = before adoptions adoptions-restart links rounds
+all = before adoptions adoptions-restart links suite-12 suite-13 rounds
 
 before: previous
 	$(part) $(CARGO) test --no-fail-fast -p lab --test security -- --ignored --nocapture
@@ -143,6 +143,9 @@ adoptions-restart: lab deb
 
 links: lab deb
 	$(part) $(CARGO) test --no-fail-fast -p lab --test standby -- --ignored --nocapture
+
+suite-12 suite-13: lab deb
+	$(part) $(CARGO) test --no-fail-fast -p lab --test suite whole_debian_$(@:suite-%=%) -- --ignored --nocapture
 
 rounds: ROUNDS ?= 200
 rounds:

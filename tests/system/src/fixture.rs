@@ -20,6 +20,11 @@ pub fn test_with_stores(release: Release, machines: &[&str], body: impl FnOnce(&
     test_in(|| Lab::boot_with_stores(release, machines), body)
 }
 
+/// [`test`] with machines that have postgresql-common's own tests.
+pub fn test_with_suite(release: Release, machines: &[&str], body: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
+    test_in(|| Lab::boot_with_suite(release, machines), body)
+}
+
 fn test_in(boot: impl FnOnce() -> Result<Lab>, body: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     if !ready()? {
         return Ok(());

@@ -24,6 +24,7 @@ const TRIES: u32 = 3;
 const NODE_BEFORE: &str = include_str!("../image/node-before.sh");
 const NODE_AFTER: &str = include_str!("../image/node-after.sh");
 const STORES: &str = include_str!("../image/stores.sh");
+const SUITE: &str = include_str!("../image/suite.sh");
 const BUILDER_AFTER: &str = include_str!("../image/builder-after.sh");
 const SERVER_AFTER: &str =
     "#!/bin/sh\nset -eu\nrm -f \"$1\"/etc/apt/apt.conf.d/99mmdebstrap \"$1\"/etc/dpkg/dpkg.cfg.d/99mmdebstrap\n";
@@ -36,6 +37,9 @@ const TRACE_PACKAGES: &str = "strace";
 const STORE_PACKAGES: &str = "zookeeperd,python3-consul,python3-kazoo,python3-pysyncobj,haproxy,keepalived,pgbouncer";
 /// For `docs/three-nodes.md`, which copies files between machines.
 const COPY_PACKAGES: &str = "openssh-server,openssh-client";
+/// What postgresql-common's own tests need (its `debian/tests/control`).
+const SUITE_PACKAGES: &str = "build-essential,debhelper,fakeroot,hunspell-en-us,libipc-run-perl,locales-all,\
+    netcat-openbsd,perl,postgresql-all,postgresql-doc";
 /// Version 1.0.2.
 const OLD_VIP_MANAGER: &str = "vip-manager";
 /// Version 3, which Debian 12 has not.
@@ -74,6 +78,15 @@ impl Release {
         match self {
             Self::Debian12 => Image::Debian12,
             Self::Debian13 => Image::Debian13,
+        }
+    }
+
+    /// The image of its machines with postgresql-common's own tests.
+    #[must_use]
+    pub fn image_with_suite(self) -> Image {
+        match self {
+            Self::Debian12 => Image::Suite12,
+            Self::Debian13 => Image::Suite13,
         }
     }
 
@@ -128,11 +141,15 @@ pub enum Image {
     Stores12,
     /// A machine with Debian 13 and all stores.
     Stores13,
+    /// A machine with Debian 12, and all that postgresql-common's own tests need.
+    Suite12,
+    /// A machine with Debian 13, and the same.
+    Suite13,
 }
 
 impl Image {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Debian12,
         Self::Debian13,
         Self::Build,
@@ -143,6 +160,8 @@ impl Image {
         Self::Samba13,
         Self::Stores12,
         Self::Stores13,
+        Self::Suite12,
+        Self::Suite13,
     ];
 
     /// The name on the command line and in the cache.
@@ -159,6 +178,8 @@ impl Image {
             Self::Samba13 => "samba13",
             Self::Stores12 => "stores12",
             Self::Stores13 => "stores13",
+            Self::Suite12 => "suite12",
+            Self::Suite13 => "suite13",
         }
     }
 
@@ -176,6 +197,8 @@ impl Image {
                 Recipe::stores("bookworm", &[NODE_PACKAGES, STORE_PACKAGES, COPY_PACKAGES, OLD_VIP_MANAGER])
             }
             Self::Stores13 => Recipe::stores("trixie", &[NODE_PACKAGES, STORE_PACKAGES, COPY_PACKAGES, VIP_MANAGER]),
+            Self::Suite12 => Recipe::suite("bookworm"),
+            Self::Suite13 => Recipe::suite("trixie"),
         }
     }
 }
@@ -208,6 +231,15 @@ impl Recipe {
 
     fn stores(suite: &'static str, packages: &'static [&'static str]) -> Self {
         Self { suite, packages, before: Some(NODE_BEFORE), after: &[STORES, NODE_AFTER] }
+    }
+
+    fn suite(suite: &'static str) -> Self {
+        Self {
+            suite,
+            packages: &[NODE_PACKAGES, SUITE_PACKAGES],
+            before: Some(NODE_BEFORE),
+            after: &[SUITE, NODE_AFTER],
+        }
     }
 
     fn builder(suite: &'static str, packages: &'static [&'static str]) -> Self {

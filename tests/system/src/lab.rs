@@ -46,6 +46,11 @@ impl Lab {
         Self::boot_image(&running_test(), release, release.image_with_stores(), machines)
     }
 
+    /// The same with an image that has postgresql-common's own tests.
+    pub fn boot_with_suite(release: Release, machines: &[&str]) -> Result<Self> {
+        Self::boot_image(&running_test(), release, release.image_with_suite(), machines)
+    }
+
     pub(crate) fn boot_image(name: &str, release: Release, image: Image, machines: &[&str]) -> Result<Self> {
         check_names(machines)?;
         let image = image::ensure(image)?;

@@ -43,7 +43,7 @@ pub mod world;
 pub mod writer;
 
 pub use command::{Captured, Task};
-pub use fixture::{ready, test, test_with_stores};
+pub use fixture::{ready, test, test_with_stores, test_with_suite};
 pub use image::Release;
 pub use lab::Lab;
 pub use node::Node;
