@@ -46,7 +46,7 @@ fn debian_13() -> Result<()> {
 fn life(lab: &Lab) -> Result<()> {
     let cluster = Cluster::new(lab, "main");
     let machine = Machine { lab, node: lab.node("pg1"), cluster: &cluster };
-    let story: [(&str, Event); 22] = [
+    let story: [(&str, Event); 23] = [
         ("install, use and purge leave nothing", leaves_nothing),
         ("the settings are there first", settings_first),
         ("an installation that fails leaves Debian's files", failed_installation),
@@ -54,6 +54,7 @@ fn life(lab: &Lab) -> Result<()> {
         ("the units are valid", valid_units),
         ("the completion knows options and clusters", completion),
         ("PostgreSQL is installed without a cluster main", no_main_cluster),
+        ("settings of the previous version that nobody has edited", untouched_settings),
         ("an upgrade from the previous version that fails, and back to it", back_to_previous),
         ("an instance under the previous version", previous_version),
         ("upgrade from the previous version", upgrade),
@@ -324,6 +325,16 @@ fn no_main_cluster(m: &Machine) -> Result<()> {
     Ok(())
 }
 
+fn untouched_settings(m: &Machine) -> Result<()> {
+    m.run(PURGE)?;
+    m.lab.offer(&[patroni::previous_package()?])?;
+    m.run(&format!("{APT} patroni-tools && cp -p /etc/default/patroni /root/settings"))?;
+    ensure!(m.version()? == patroni::PREVIOUS_VERSION, "this is not the previous version: {}", m.version()?);
+    m.lab.offer(&[patroni::package()?])?;
+    m.run("DEBIAN_FRONTEND=noninteractive apt-get -qq install -y patroni-tools </dev/null")?;
+    settings_are_kept(m)
+}
+
 /// The previous version knows nothing of the files in front of postgresql-common's programs, and would neither keep nor remove them.
 fn back_to_previous(m: &Machine) -> Result<()> {
     let programs_are_debians = || {
@@ -380,14 +391,20 @@ fn upgrade(m: &Machine) -> Result<()> {
         ensure!(!m.exists(LINK)?, "the link is back that the administrator removed");
         m.is_taken_over()
     })?;
+    settings_are_kept(m)?;
+    let news = m.run("zcat -f /usr/share/doc/patroni-tools/NEWS.Debian*")?;
+    ensure!(news.contains("patroni-gen-config diff 16/main"), "NEWS.Debian: {news}");
+    Ok(())
+}
+
+/// The file is as it was before the upgrade, dpkg has forgotten it, and nothing is beside it.
+fn settings_are_kept(m: &Machine) -> Result<()> {
     let file = "/etc/default/patroni";
     m.run(&format!("cmp {file} /root/settings && test $(stat -c %Y {file}) = $(stat -c %Y /root/settings)"))?;
     let beside = m.run(&format!("ls {file}*"))?;
     let conffiles = m.run("dpkg-query -W -f '${Conffiles}' patroni-tools patroni-tools-common")?;
     let diverted = m.run("dpkg-divert --list patroni-tools-common")?;
     ensure!(beside == file && are_ours(&conffiles) && diverted.is_empty(), "{beside}; {conffiles}; {diverted}");
-    let news = m.run("zcat -f /usr/share/doc/patroni-tools/NEWS.Debian*")?;
-    ensure!(news.contains("patroni-gen-config diff 16/main"), "NEWS.Debian: {news}");
     Ok(())
 }
 
@@ -525,8 +542,9 @@ fn purge_unused(m: &Machine) -> Result<()> {
     m.run("echo MEMBERS=pg1=10.88.0.11 >> /etc/default/patroni && patroni-gen-config --for tls")?;
     let policy = format!("patroni-gen-config --for consul-policy {}", m.cluster.slashed());
     m.run(&format!("echo DCS=consul >> /etc/default/patroni && {policy}"))?;
-    m.run("cp -p /etc/patroni/site.key /root/ && apt-get -qq purge -y patroni-tools")?;
-    // The settings and the site key are those of the other package.
+    m.run("cp -p /etc/patroni/site.key /root/ && apt-get -qq remove -y patroni-tools patroni-tools-common")?;
+    m.run("apt-get -qq purge -y patroni-tools")?;
+    // The settings and the site key are those of the other package, which is not purged yet.
     for kept in ["/etc/default/patroni", "/etc/patroni/site.key"] {
         ensure!(m.exists(kept)?, "{kept} is gone");
     }
