@@ -27,6 +27,39 @@ fn documents() -> Vec<(PathBuf, String)> {
     found.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
 
+/// The places at which the version and the day of a release are written.
+#[test]
+fn the_version_is_the_same_everywhere() {
+    let version = env!("CARGO_PKG_VERSION");
+    let read = |path: &str| fs::read_to_string(project().join(path)).unwrap();
+    let changes = read("CHANGELOG.md");
+    let newest = changes.lines().filter_map(|line| line.strip_prefix("## ")).find(|line| *line != "Unreleased");
+    let package = read("debian/changelog");
+    let upgrade = read("debian/patroni-tools.NEWS");
+    let first = |text: &str| text.split(['(', ')']).nth(1).unwrap().to_owned();
+    let signed = |text: &str| text.lines().find(|line| line.starts_with(" -- ")).unwrap().to_owned();
+    let (_, date) = signed(&package).split_once(", ").map(|(who, date)| (who.to_owned(), date.to_owned())).unwrap();
+    assert_eq!(first(&package), version, "debian/changelog");
+    assert!(package.contains(&format!("patroni-tools ({})", first(&upgrade))), "debian/patroni-tools.NEWS");
+    if first(&upgrade) == version {
+        assert_eq!(signed(&upgrade), signed(&package), "debian/patroni-tools.NEWS");
+    }
+    // `28 Nov 2026`.
+    let mut words = date.split(' ');
+    let [day, month, year] = [(); 3].map(|()| words.next().unwrap());
+    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = months.iter().position(|name| *name == month).unwrap() + 1;
+    assert_eq!(newest.unwrap(), format!("{version} ({year}-{month:02}-{day})"), "CHANGELOG.md");
+    for (path, text) in documents() {
+        for name in text.split("patroni-tools").filter_map(|rest| rest.trim_start_matches("-common").strip_prefix('_'))
+        {
+            if let Some((named, _)) = name.split_once("_amd64.deb") {
+                assert_eq!(named, version, "{}", path.display());
+            }
+        }
+    }
+}
+
 /// The name of a heading in a link, as GitHub and GitLab make it.
 fn anchor(heading: &str) -> String {
     let heading = heading.trim_start_matches('#').trim().to_lowercase();
@@ -57,6 +90,31 @@ fn every_link_leads_somewhere() {
         }
     }
     assert!(wrong.is_empty(), "these links lead nowhere: {wrong:#?}");
+}
+
+/// dpkg puts all of them into one folder. The small package may name those of the other one, which a host with a member has.
+#[test]
+fn every_link_of_an_installed_document_leads_to_an_installed_one() {
+    let shipped = |package: &str| -> Vec<PathBuf> {
+        let list = fs::read_to_string(project().join(format!("debian/{package}.docs"))).unwrap();
+        list.lines().map(PathBuf::from).collect()
+    };
+    let (members, small) = (shipped("patroni-tools"), shipped("patroni-tools-common"));
+    let mut wrong = Vec::new();
+    for document in members.iter().chain(&small) {
+        let text = fs::read_to_string(project().join(document)).unwrap_or_default();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            // The tests are for developers.
+            if link.is_empty() || link.contains("://") || link.starts_with("../tests/") {
+                continue;
+            }
+            let target = document.parent().unwrap().join(link);
+            if !members.iter().any(|shipped| target.starts_with(shipped)) {
+                wrong.push(format!("{}: {link}", document.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "these links lead to nothing that is installed: {wrong:#?}");
 }
 
 /// The programs whose commands the documents show, with the number of commands that are there at least.

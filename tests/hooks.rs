@@ -819,3 +819,50 @@ fn the_doctor_asks_the_server_about_its_roles_and_its_configuration() {
     let restart = restart.replace("Correct it", "Correct that line");
     assert_eq!(found(), format!("error: {etc}/conf.d/x.conf:1: {error} does not start{restart}"));
 }
+
+#[test]
+fn the_generator_asks_the_server_for_the_logins_of_a_new_file() {
+    let Some(machine) = Machine::new() else { return };
+    machine.primary();
+    machine.put("/mnt/patroni-gen-config", &std::fs::read(OURS).unwrap());
+    let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../templates");
+    let prepare = format!(
+        "chmod 755 /mnt/patroni-gen-config; ip address add 10.0.3.1/24 dev lo; mkdir /mnt/upper /mnt/work
+         mount -t overlay -o lowerdir=/usr/share,upperdir=/mnt/upper,workdir=/mnt/work overlay /usr/share
+         mkdir -p /usr/share/patroni-tools; cp -r {} /usr/share/patroni-tools/templates",
+        templates.display()
+    );
+    assert!(machine.root("sh", &["-ec", &prepare]).status.success());
+    let (version, data, etc) = (machine.version.clone(), machine.data("first"), machine.etc("first"));
+    machine.shell(&format!("touch {data}/patroni.dynamic.json"));
+    // As Debian's pg_createconfig_patroni writes it, which has no role for pg_rewind.
+    let text = format!(
+        "scope: {version}-first\nname: pg1\npostgresql:\n  listen: '127.0.0.1:5499'\n  data_dir: '{data}'\n  config_dir: '{etc}'\n\
+             \x20 authentication:\n    superuser: {{username: postgres}}\n    replication: {{username: replicator, password: secret}}\n"
+    );
+    let file = format!("/etc/patroni/{version}-first.yml");
+    machine.put(&file, text.as_bytes());
+    // The roles that the server lacks, or has with another password.
+    let lacks = |setting: &str| {
+        let cluster = format!("{version}/first");
+        let set = ["--set", "HOST_ADDRESS=10.0.3.1", "--set", setting];
+        let words = [&["--force", cluster.as_str()][..], &set].concat();
+        let output = machine.root("/mnt/patroni-gen-config", &words);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        let what = said.lines().find_map(|line| line.split_once("the new file has logins for "));
+        assert_eq!(what.is_some(), said.contains("set-passwords"), "{said}");
+        what.map(|(_, roles)| roles.trim_end_matches(" that the running cluster does not have").to_owned())
+    };
+    assert_eq!(lacks("NOFAILOVER=no").as_deref(), Some("replicator and rewind_user"));
+    assert_eq!(lacks("NOFAILOVER=yes").as_deref(), Some("replicator and rewind_user"));
+    let file = String::from_utf8(machine.root("cat", &[&file]).stdout).unwrap();
+    let password = |role: &str| {
+        let (_, rest) = file.split_once(&format!("username: \"{role}\"")).unwrap();
+        rest.split_once("password: \"").unwrap().1.split('"').next().unwrap().to_owned()
+    };
+    machine.shell(&format!("psql -qXc \"alter role replicator password '{}'\"", password("replicator")));
+    assert_eq!(lacks("NOFAILOVER=no").as_deref(), Some("rewind_user"));
+    machine.shell(&format!("psql -qXc \"create role rewind_user login password '{}'\"", password("rewind_user")));
+    assert_eq!(lacks("NOFAILOVER=yes"), None);
+}

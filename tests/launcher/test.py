@@ -58,6 +58,61 @@ class ConfigWriter:
         self.over = "socket" if self._config.get("use_unix_socket") else "TCP"
 '''
 
+# python3-etcd, as much as Patroni needs.
+PYTHON_ETCD = '''
+class EtcdException(Exception): pass
+class EtcdConnectionFailed(EtcdException): pass
+class EtcdWatchTimedOut(EtcdConnectionFailed): pass
+class EtcdKeyNotFound(EtcdException): pass
+'''
+
+ETCD = '''
+import time
+from typing import Any, Dict, Optional
+
+import etcd
+
+TYPE_CHECKING = False
+
+
+@FUNCTION@
+
+    machines_cache = ["http://127.0.0.1:2379"]
+    _use_proxies, _machines_cache_updated, _machines_cache_ttl = False, time.time(), 300
+
+    def __init__(self, all_have_failed, responds, answer):
+        self._update_machines_cache, self.responds, self.answer, self.asked = all_have_failed, responds, answer, 0
+
+    def _load_machines_cache(self):
+        """As in Patroni, with the text of _refresh_machines_cache()."""
+        self._update_machines_cache = True
+        self.asked += 1
+        if not self.responds:
+            raise etcd.EtcdException("Could not get the list of servers, maybe you provided the wrong host(s) to connect to?")
+        self._update_machines_cache = False
+
+    def _prepare_common_parameters(self, etcd_nodes, timeout): return {}
+    def _prepare_request(self, kwargs, params, method): return None
+    def _handle_server_response(self, response): return response
+
+    def _do_http_request(self, *args, **kwargs):
+        if isinstance(self.answer, Exception): raise self.answer
+        return self.answer
+
+
+class DCSError(Exception): pass
+
+
+def update_leader(client):
+    """AbstractEtcd._run_and_handle_exceptions() of all releases."""
+    try:
+        return client.api_execute("/v3/lease/keepalive", "POST", {"retry": None})
+    except etcd.EtcdConnectionFailed as error:
+        raise DCSError(error)
+    except etcd.EtcdException:
+        return False
+'''
+
 ETCD3 = '''
 import time
 from typing import Any, Dict, Optional, Union
@@ -72,12 +127,14 @@ class Etcd3ClientError(Exception):
 class Etcd3Error(Exception): pass
 class Unavailable(Etcd3ClientError): pass
 class Unknown(Etcd3ClientError): pass
-class GRPCCode: Unknown = 2; Unavailable = 14
+class LeaseNotFound(Etcd3ClientError): pass
+class PermissionDenied(Etcd3ClientError): pass
+class GRPCCode: Canceled = 1; Unknown = 2; Unavailable = 14
 class Leader: pass
 
 
-errCodeToClientError = {14: Unavailable}
-errStringToClientError = {}
+errCodeToClientError = {7: PermissionDenied, 14: Unavailable}
+errStringToClientError = {"etcdserver: requested lease not found": LeaseNotFound}
 
 
 def catch_return_false_exception(function):
@@ -141,7 +198,7 @@ def texts(name):
 class Patroni:
     """A package patroni in a directory of its own, and the files that it writes."""
 
-    def __init__(self, replace_pg_hba=None, etcd3=None, permissions=None):
+    def __init__(self, replace_pg_hba=None, etcd3=None, permissions=None, etcd=None):
         self.directory = tempfile.TemporaryDirectory()
         self.home = pathlib.Path(self.directory.name)
         hba = replace_pg_hba or texts("replace_pg_hba")["replace_pg_hba-3.3.6.py"]
@@ -155,6 +212,9 @@ class Patroni:
         self.write("patroni/postgresql/config.py", config.replace("@PERMISSIONS@", method))
         self.write("patroni/postgresql/bootstrap.py", BOOTSTRAP)
         self.write("patroni/dcs/__init__.py", "")
+        self.write("etcd/__init__.py", PYTHON_ETCD)
+        etcd = etcd or (HERE / "functions/api_execute-3.3.8.py").read_text()
+        self.write("patroni/dcs/etcd.py", ETCD.replace("@FUNCTION@", etcd.rstrip()))
         self.write("patroni/dcs/etcd3.py", ETCD3.replace("@FUNCTIONS@", "\n\n".join(etcd3)))
 
     def write(self, path, text):
@@ -356,18 +416,78 @@ for name in ("pg_hba.conf", "pg_ident.conf.backup", "postgresql.conf", "data/pg_
 class Etcd(unittest.TestCase):
     CODE = """
 from patroni.dcs import etcd3
-try:
-    error = etcd3._raise_for_data({"error": {"%s": 14, "message": "m", "http_code": 503}})
-except etcd3.Etcd3ClientError as raised:
-    error = raised
-print(type(error).__name__)
+for answer in %s:
+    try:
+        error = etcd3._raise_for_data(answer)
+    except etcd3.Etcd3ClientError as raised:
+        error = raised
+    print(type(error).__name__)
 """
+    CLOSING, LESSOR = "grpc: the client connection is closing", "not a primary lessor"
+    # What etcd 3.4.23 and 3.5.16 sent while they were stopped, and when they had lost their leader (issue 3407).
+    UNAVAILABLE = [
+        {"error": {"grpc_code": 14, "http_code": 503, "message": "transport is closing", "http_status": "Service Unavailable"}},
+        {"error": {"code": 14, "message": "error reading from server: EOF"}},
+        {"error": "transport is closing", "message": "transport is closing", "code": 14},
+        {"code": 14, "message": "error reading from server: EOF"},
+        {"error": CLOSING, "message": CLOSING, "code": 1},
+        {"error": {"code": 1, "message": CLOSING}},
+        {"error": {"grpc_code": 2, "http_code": 500, "message": LESSOR, "http_status": "Internal Server Error"}},
+        {"error": {"code": 2, "message": LESSOR}},
+    ]
+    LEASE, DENIED = "etcdserver: requested lease not found", "etcdserver: permission denied"
+    REFUSED = [
+        {"error": LEASE, "message": LEASE, "code": 5},
+        {"error": {"code": 5, "message": LEASE}},
+        {"error": DENIED, "message": DENIED, "code": 7},
+        {"error": {"grpc_code": 7, "http_code": 403, "message": DENIED}},
+        {"error": {"code": 2, "message": "another error"}},
+        "502 Bad Gateway",
+    ]
+    REFUSALS = ["LeaseNotFound"] * 2 + ["PermissionDenied"] * 2
 
     def test_a_server_that_is_being_stopped_is_unavailable(self):
         leader = texts("_update_leader")["_update_leader-3.0.3.py"]
         for name, text in texts("_raise_for_data").items():
-            for key in ("code", "grpc_code"):
-                self.assertEqual(Patroni(etcd3=[text, leader]).run(self.CODE % key), ("Unavailable\n", ""), name)
+            out, err = Patroni(etcd3=[text, leader]).run(self.CODE % self.UNAVAILABLE)
+            self.assertEqual((out.split(), err), (["Unavailable"] * len(self.UNAVAILABLE), ""), name)
+
+    def test_a_refusal_remains_one(self):
+        leader = texts("_update_leader")["_update_leader-3.0.3.py"]
+        for name, text in texts("_raise_for_data").items():
+            out, err = Patroni(etcd3=[text, leader]).run(self.CODE % self.REFUSED)
+            self.assertEqual((out.split()[:4], err), (self.REFUSALS, ""), name)
+            self.assertNotIn("Unavailable", out, name)
+
+    def test_no_server_that_responds_is_no_refusal(self):
+        """In failsafe mode, the primary is demoted at once after False, and asks the other members after DCSError."""
+        code = """
+import etcd
+from patroni.dcs.etcd import AbstractEtcdClientWithFailover as Client, DCSError, update_leader
+for all_have_failed, responds, answer in ((True, False, "ours"), (True, True, "ours"), (False, False, "ours"),
+                                          (True, True, etcd.EtcdKeyNotFound()), (True, True, etcd.EtcdConnectionFailed("no")),
+                                          (False, False, etcd.EtcdException("refused"))):
+    client = Client(all_have_failed, responds, answer)
+    client._calculate_timeouts, client.set_base_uri, client._base_uri = lambda *_: (0, 0, 0), lambda uri: None, ""
+    retry = type("Retry", (), {"sleeptime": 0, "stoptime": 0})
+    api_execute = client.api_execute
+    client.api_execute = lambda path, method, params: api_execute(path, method, {"retry": retry})
+    try:
+        print(update_leader(client), client.asked)
+    except DCSError:
+        print("unreachable", client.asked)
+"""
+        for name, text in texts("api_execute").items():
+            out, err = Patroni(etcd=text).run(code)
+            self.assertEqual(err, "", name)
+            self.assertEqual(out.splitlines(), ["unreachable 1", "ours 1", "ours 0", "False 1", "unreachable 2", "False 0"], name)
+
+    def test_an_unknown_way_to_ask_etcd_is_left_alone_aloud(self):
+        text = "class AbstractEtcdClientWithFailover:\n\n    def api_execute(self, path, method, params=None):\n        return 1\n"
+        out, err = Patroni(etcd=text).run("from patroni.dcs.etcd import *\nprint(update_leader(AbstractEtcdClientWithFailover(0, 0, 0)))")
+        self.assertEqual(out, "1\n")
+        self.assertIn("Patroni 9.9.9 has a function AbstractEtcdClientWithFailover.api_execute that patroni-tools does not know", err)
+        self.assertIn("even in failsafe mode; upgrade patroni-tools", err)
 
     def test_the_leader_key_is_written_only_if_it_is_ours_or_gone(self):
         raises = texts("_raise_for_data")["_raise_for_data-3.3.10.py"]
@@ -381,12 +501,12 @@ print(type(error).__name__)
     def test_unknown_functions_are_left_alone_aloud(self):
         unknown = ["def _raise_for_data(data):\n    return Unknown(1, 2, 3)\n",
                    "class Etcd3:\n\n    def _update_leader(self):\n        return True\n"]
-        out, err = Patroni(etcd3=unknown).run(self.CODE % "code")
+        out, err = Patroni(etcd3=unknown).run(self.CODE % self.UNAVAILABLE[:1])
         self.assertEqual(out, "Unknown\n")
         lines = err.splitlines()
         self.assertEqual(len(lines), 2)
         for line, name in zip(lines, ("_raise_for_data", "Etcd3._update_leader")):
-            self.assertTrue(line.startswith("<4>patroni-tools: Patroni 9.9.9 has a " + name + " that"), line)
+            self.assertTrue(line.startswith("<4>patroni-tools: Patroni 9.9.9 has a function " + name + " that"), line)
             self.assertIn("upgrade patroni-tools", line)
 
     def test_another_dcs_needs_no_etcd3_and_is_guarded_all_the_same(self):

@@ -23,6 +23,7 @@ pub mod bench;
 pub mod builder;
 pub mod cli;
 mod command;
+mod console;
 mod detached;
 mod fixture;
 mod holder;

@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::command::{Captured, Task, host, silent};
+use crate::console;
 use crate::holder::Space;
 use crate::net;
 
@@ -203,11 +204,11 @@ impl Node {
         self.on_disk(script, &[], b"")
     }
 
-    /// What the machine wrote to its console.
+    /// What the machine wrote to its console, without what was drawn over.
     pub fn console(&self) -> Result<String> {
         let path = self.space.path(format!("run/lab/{}/console", self.name));
         match fs::read(&path) {
-            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Ok(bytes) => Ok(console::readable(&String::from_utf8_lossy(&bytes))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
             Err(error) => Err(error).context("cannot read the console"),
         }

@@ -220,7 +220,8 @@ impl<'a> Cluster<'a> {
             let primary = self.primary()?;
             let streaming = self.sql(
                 primary,
-                "select count(*) from pg_stat_replication where state = 'streaming' and application_name <> 'pg_basebackup'",
+                "select count(*) from pg_stat_replication where state = 'streaming' \
+                 and application_name !~ '^pg_'",
             )?;
             let members = self.members(primary)?;
             let timelines: Vec<_> = members.iter().map(|member| member.timeline).collect();

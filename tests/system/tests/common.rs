@@ -9,6 +9,9 @@ use lab::{Lab, Node, Release, page};
 
 const README: &str = include_str!("../../../debian/patroni-tools-common.README.Debian");
 
+/// Where to begin, as the installation of the small package alone says.
+const BEGIN: &str = "/usr/share/doc/patroni-tools-common/README.Debian";
+
 /// The members come first.
 const MACHINES: [&str; 4] = ["pg1", "pg2", "lb1", "et1"];
 
@@ -74,7 +77,9 @@ fn site(lab: &Lab) -> Result<()> {
     }
     main.start()?;
     main.wait_streaming(1, Duration::from_secs(60))?;
-    by_the_readme(lb, "HAProxy", &main, &[])?;
+    let said = by_the_readme(lb, "HAProxy", &main, &[])?;
+    ensure!(said.matches(BEGIN).count() == 1, "the installation does not say where to begin: {said}");
+    lb.run(&format!("test -s {BEGIN}"))?;
     lb.wait_listening(&[15432, 25432])?;
     lab.wait_until(Duration::from_secs(30), "HAProxy leads to the primary, and to the replica", || {
         let state = lb.run(STATISTICS)?;
@@ -87,6 +92,13 @@ fn site(lab: &Lab) -> Result<()> {
         is_small(node).with_context(|| node.name().to_owned())?;
     }
     by_the_readme(lb, "Check", &main, &[])?;
+    let without_key = lb.run(
+        "mv /etc/patroni/site.key /root/ && patroni-gen-config check 2>&1 && ! patroni-gen-config for tls 2>&1 && mv /root/site.key /etc/patroni/",
+    )?;
+    ensure!(
+        without_key.contains("the site key is not on this host") && without_key.contains("is derived from one"),
+        "{without_key}"
+    );
     let stopped = lb.try_run("systemctl stop haproxy && patroni-gen-config check")?;
     ensure!(stopped.stderr.contains("systemctl enable --now haproxy") && !stopped.status.success(), "{stopped}");
     lb.run("systemctl enable --now haproxy && patroni-gen-config check")?;
@@ -148,7 +160,7 @@ fn gone(node: &Node) -> Result<()> {
 }
 
 /// Runs the commands of a section of README.Debian without those that copy files, which are there already.
-fn by_the_readme(node: &Node, section: &str, main: &Cluster, replaced: &[(&str, &str)]) -> Result<()> {
+fn by_the_readme(node: &Node, section: &str, main: &Cluster, replaced: &[(&str, &str)]) -> Result<String> {
     let page = page::of_cluster(README, main);
     let blocks = page::prompted(&page);
     let commands: Vec<&str> =
@@ -161,5 +173,5 @@ fn by_the_readme(node: &Node, section: &str, main: &Cluster, replaced: &[(&str, 
         commands = commands.replace(from, to);
     }
     node.write("/etc/apt/apt.conf.d/90readme", "APT::Get::Assume-Yes \"true\";\n", 0o644)?;
-    node.run_within(LIMIT, &format!("set -e\n{commands}")).map(drop)
+    node.run_within(LIMIT, &format!("set -e\n{commands}"))
 }

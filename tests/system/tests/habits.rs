@@ -114,7 +114,7 @@ impl Habits<'_> {
             let found = self.backups_of(node, "backup")?;
             ensure!(found.len() == 2, "{} has the base backups {found:?}", node.name());
             for backup in found {
-                node.run(&format!("tar -tzf {backup}/base.tar.gz | grep -qx ./PG_VERSION\\|PG_VERSION && test -s {backup}/config.tar.gz"))?;
+                node.run(&format!("tar -tzf {backup}/base.tar.gz | grep -x '\\(./\\)\\?PG_VERSION' >/dev/null && test -s {backup}/config.tar.gz"))?;
             }
         }
         let primary = self.main.primary()?;
@@ -255,6 +255,7 @@ impl Habits<'_> {
                 (format!("pg_renamecluster {words} other"), release.clone()),
                 (format!("pg_upgradecluster {words}"), release.clone()),
                 (format!("pg_dropcluster --stop {words}"), format!("systemctl disable --now {unit}")),
+                (format!("pg_restorecluster {words} /nonexistent.backup"), format!("systemctl stop {unit}")),
             ] {
                 for user in ["root", "postgres"] {
                     let said = node.try_run_as(user, &command)?;

@@ -59,7 +59,7 @@ fn watched(lab: &Lab) -> Result<()> {
     metrics(members).context("the metrics")?;
     prometheus(lab).context("Prometheus")?;
     faults(lab, &main)?;
-    removal(lab.node("pg2"))
+    removal(lab.node("pg2"), &main)
 }
 
 fn as_agent(command: &str) -> String {
@@ -79,6 +79,8 @@ fn asked(node: &Node, command: &str) -> Result<(Option<i32>, String)> {
 
 fn plugin(lab: &Lab, main: &Cluster) -> Result<()> {
     let node = lab.node("pg1");
+    // What the monitoring server has.
+    node.run("apt-get install -y --no-install-recommends nagios-nrpe-plugin")?;
     for command in [PLUGIN, NRPE] {
         let (status, line) = asked(node, command)?;
         ensure!(
@@ -166,7 +168,7 @@ fn faults(lab: &Lab, main: &Cluster) -> Result<()> {
     let unit = main.unit();
     replica.run(&format!("systemctl stop {unit} && systemctl start patroni-tools-metrics.service"))?;
     let (status, line) = asked(replica, PLUGIN)?;
-    ensure!(status == Some(2) && line.contains(&format!("{unit} is stopped")), "{status:?}: {line}");
+    ensure!(status == Some(2) && line.contains(&format!("patroni@{} is stopped", main.dashed())), "{status:?}: {line}");
     let metrics = replica.read(METRICS)?;
     ensure!(metrics.contains("check=\"running_member\",level=\"error\"} 1"), "{metrics}");
     lab.wait_until(Duration::from_secs(90), "alerts are pending", || {
@@ -194,7 +196,8 @@ fn faults(lab: &Lab, main: &Cluster) -> Result<()> {
     lab.wait_until(Duration::from_secs(90), "no alert is left", || Ok(!alerts(lab)?.contains("alertname")))
 }
 
-fn removal(node: &Node) -> Result<()> {
+fn removal(node: &Node, main: &Cluster) -> Result<()> {
+    node.run(&format!("systemctl disable --now {}", main.unit()))?;
     node.run("apt-get remove -y patroni-tools")?;
     ensure!(node.try_run(&format!("test -e {METRICS}"))?.status.code() == Some(1), "{METRICS} is left");
     ensure!(!node.try_run(&format!("systemctl is-active {TIMER}"))?.status.success(), "{TIMER} still runs");

@@ -46,7 +46,7 @@ fn debian_13() -> Result<()> {
 fn life(lab: &Lab) -> Result<()> {
     let cluster = Cluster::new(lab, "main");
     let machine = Machine { lab, node: lab.node("pg1"), cluster: &cluster };
-    let story: [(&str, Event); 21] = [
+    let story: [(&str, Event); 22] = [
         ("install, use and purge leave nothing", leaves_nothing),
         ("the settings are there first", settings_first),
         ("an installation that fails leaves Debian's files", failed_installation),
@@ -54,6 +54,7 @@ fn life(lab: &Lab) -> Result<()> {
         ("the units are valid", valid_units),
         ("the completion knows options and clusters", completion),
         ("PostgreSQL is installed without a cluster main", no_main_cluster),
+        ("settings of the previous version that nobody has edited", untouched_settings),
         ("an instance under the previous version", previous_version),
         ("upgrade from the previous version", upgrade),
         ("reinstall", reinstall),
@@ -132,7 +133,7 @@ impl Machine<'_> {
         // Of 0.1.0 and of this version, which stands in front of five programs of postgresql-common.
         let diverted = self.run("dpkg-divert --list patroni-tools")?;
         ensure!([4, 9].contains(&diverted.lines().count()), "diversions: {diverted}");
-        self.run("pg_ctlcluster 2>&1 | grep -q ^Usage:")?;
+        self.run("pg_ctlcluster 2>&1 | grep Usage:")?;
         self.verify("patroni patroni-tools patroni-tools-common postgresql-common")
     }
 
@@ -244,7 +245,7 @@ fn settings_first(m: &Machine) -> Result<()> {
         m.run(install)?;
         ensure!(m.run(look)? == before, "after {settings}: {}", m.run(look)?);
         let conffiles = m.run("dpkg-query -W -f '${Conffiles}' patroni-tools patroni-tools-common")?;
-        ensure!(conffiles.is_empty(), "conffiles: {conffiles}");
+        ensure!(are_ours(&conffiles), "conffiles: {conffiles}");
         m.run(PURGE)?;
         ensure!(!m.exists("/etc/default/patroni")?, "a purge leaves the settings");
     }
@@ -323,6 +324,16 @@ fn no_main_cluster(m: &Machine) -> Result<()> {
     Ok(())
 }
 
+fn untouched_settings(m: &Machine) -> Result<()> {
+    m.run(PURGE)?;
+    m.lab.offer(&[patroni::previous_package()?])?;
+    m.run(&format!("{APT} patroni-tools && cp -p /etc/default/patroni /root/settings"))?;
+    ensure!(m.version()? == patroni::PREVIOUS_VERSION, "this is not the previous version: {}", m.version()?);
+    m.lab.offer(&[patroni::package()?])?;
+    m.run("DEBIAN_FRONTEND=noninteractive apt-get -qq install -y patroni-tools </dev/null")?;
+    settings_are_kept(m)
+}
+
 fn previous_version(m: &Machine) -> Result<()> {
     m.run(PURGE)?;
     m.lab.offer(&[patroni::previous_package()?])?;
@@ -346,15 +357,26 @@ fn upgrade(m: &Machine) -> Result<()> {
         ensure!(!m.exists(LINK)?, "the link is back that the administrator removed");
         m.is_taken_over()
     })?;
+    settings_are_kept(m)?;
+    let news = m.run("zcat -f /usr/share/doc/patroni-tools/NEWS.Debian*")?;
+    ensure!(news.contains("patroni-gen-config diff 16/main"), "NEWS.Debian: {news}");
+    Ok(())
+}
+
+/// The file is as it was before the upgrade, dpkg has forgotten it, and nothing is beside it.
+fn settings_are_kept(m: &Machine) -> Result<()> {
     let file = "/etc/default/patroni";
     m.run(&format!("cmp {file} /root/settings && test $(stat -c %Y {file}) = $(stat -c %Y /root/settings)"))?;
     let beside = m.run(&format!("ls {file}*"))?;
     let conffiles = m.run("dpkg-query -W -f '${Conffiles}' patroni-tools patroni-tools-common")?;
     let diverted = m.run("dpkg-divert --list patroni-tools-common")?;
-    ensure!(beside == file && conffiles.is_empty() && diverted.is_empty(), "{beside}; {conffiles}; {diverted}");
-    let news = m.run("zcat -f /usr/share/doc/patroni-tools/NEWS.Debian*")?;
-    ensure!(news.contains("patroni-gen-config diff 16/main"), "NEWS.Debian: {news}");
+    ensure!(beside == file && are_ours(&conffiles) && diverted.is_empty(), "{beside}; {conffiles}; {diverted}");
     Ok(())
+}
+
+/// Does dpkg ask only about the file that nobody needs to edit?
+fn are_ours(conffiles: &str) -> bool {
+    conffiles.lines().all(|line| line.is_empty() || line.starts_with(" /etc/needrestart/conf.d/patroni-tools.conf "))
 }
 
 fn reinstall(m: &Machine) -> Result<()> {
@@ -479,8 +501,9 @@ fn purge_unused(m: &Machine) -> Result<()> {
     m.run("echo MEMBERS=pg1=10.88.0.11 >> /etc/default/patroni && patroni-gen-config --for tls")?;
     let policy = format!("patroni-gen-config --for consul-policy {}", m.cluster.slashed());
     m.run(&format!("echo DCS=consul >> /etc/default/patroni && {policy}"))?;
-    m.run("cp -p /etc/patroni/site.key /root/ && apt-get -qq purge -y patroni-tools")?;
-    // The settings and the site key are those of the other package.
+    m.run("cp -p /etc/patroni/site.key /root/ && apt-get -qq remove -y patroni-tools patroni-tools-common")?;
+    m.run("apt-get -qq purge -y patroni-tools")?;
+    // The settings and the site key are those of the other package, which is not purged yet.
     for kept in ["/etc/default/patroni", "/etc/patroni/site.key"] {
         ensure!(m.exists(kept)?, "{kept} is gone");
     }

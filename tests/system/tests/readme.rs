@@ -8,6 +8,8 @@ use lab::patroni::{self, Cluster};
 use lab::{Lab, Release, page};
 
 const PAGE: &str = include_str!("../../../README.md");
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 const MACHINES: [&str; 3] = ["pg1", "pg2", "pg3"];
 
 /// The section after which the cluster is there.
@@ -35,7 +37,10 @@ fn commands(lab: &Lab) -> Result<()> {
     let main = Cluster::new(lab, "main");
     // The page has the names of Debian 13, and packages that are files.
     let page = PAGE
-        .replace("./patroni-tools_0.3.0_amd64.deb ./patroni-tools-common_0.3.0_amd64.deb", "patroni-tools")
+        .replace(
+            &["", "-common"].map(|end| format!("./patroni-tools{end}_{VERSION}_amd64.deb")).join(" "),
+            "patroni-tools",
+        )
         .replace("17/main", &main.slashed())
         .replace("17-main", &main.dashed());
     let blocks = page::blocks(&page, &MACHINES, "etcd")?;

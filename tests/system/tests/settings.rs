@@ -194,6 +194,16 @@ fn streams(main: &Cluster) -> Result<String> {
     main.sql(main.primary()?, "select application_name, backend_start from pg_stat_replication order by 1")
 }
 
+/// After a change of something else, and after its removal, the generator names one command and not the other.
+fn comes_next(main: &Cluster, node: &Node, named: &str, other: &str) -> Result<()> {
+    for change in ["--set NOLOADBALANCE=yes", ""] {
+        let said = node.try_run(&format!("patroni-gen-config {change} {}", main.slashed()))?;
+        let right = said.status.success() && said.stderr.contains(named) && !said.stderr.contains(other);
+        ensure!(right, "patroni-gen-config {change} on {}: {said}", node.name());
+    }
+    Ok(())
+}
+
 fn rotate(lab: &Lab, main: &Cluster) -> Result<()> {
     let (prepare, set) = steps(main)?;
     let primary = main.primary()?;
@@ -212,6 +222,9 @@ fn rotate(lab: &Lab, main: &Cluster) -> Result<()> {
         ensure!(password(main, node, "replicator")? == new, "{} has another password", node.name());
     }
     ensure!(logs_in(client, primary, &old)? && !logs_in(client, primary, &new)?, "the first step changed the database");
+    for node in main.nodes() {
+        comes_next(main, node, "set-passwords", "systemctl reload")?;
+    }
     let elsewhere = client.try_run(&set)?;
     ensure!(elsewhere.stderr.contains(primary.name()), "on a replica it says {}", elsewhere.stderr);
     let said = primary.run(&set)?;
@@ -220,6 +233,9 @@ fn rotate(lab: &Lab, main: &Cluster) -> Result<()> {
         !logs_in(client, primary, &old)? && logs_in(client, primary, &new)?,
         "the second step did not change the database"
     );
+    for node in main.nodes() {
+        comes_next(main, node, "systemctl reload", "set-passwords")?;
+    }
     ensure!(streams(main)? == before, "a replica lost its connection: before\n{before}\nafter\n{}", streams(main)?);
     std::thread::sleep(Duration::from_secs(2));
     let gap = writer.longest_gap(begin, writer.now()?)?;

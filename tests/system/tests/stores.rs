@@ -324,7 +324,9 @@ impl Site<'_> {
         let forget =
             format!("systemctl stop {} && pg_dropcluster {}", cluster.unit(), cluster.slashed().replace('/', " "));
         let generate = format!("patroni-gen-config {}", cluster.slashed());
-        node.run(&format!("{forget} && cd /etc/patroni && mv site.key right.key && {generate}"))?;
+        node.run(&format!(
+            "{forget} && cd /etc/patroni && mv site.key right.key && patroni-gen-config site-key && {generate}"
+        ))?;
         doctor_says(cluster, node, "the site key of this member (")?;
         self.says(cluster, node, &[&["derive it from the site key"]])?;
         node.run(&format!("mv /etc/patroni/right.key /etc/patroni/site.key && {generate}"))?;

@@ -314,14 +314,15 @@ mod tests {
         thread::spawn(move || answer_all(&good));
         let resolvers = Arc::new(Resolvers { servers, last: AtomicUsize::new(0) });
         let begin = Instant::now();
-        let until = begin + Duration::from_secs(1);
+        let until = begin + 5 * RESOLVER_WAIT;
         for host in [Host::Name(name("ns1.a.invalid").unwrap()), Host::Discovered(name("ns2.a.invalid").unwrap())] {
             let lookup = Server { host, port: 54 }.lookup(&resolvers, until);
             assert_eq!(lookup.wait(until).unwrap(), ["10.0.0.7:54".parse().unwrap()]);
         }
         assert_eq!(resolvers.last.load(Ordering::Relaxed), 1);
+        assert!(begin.elapsed() < 2 * RESOLVER_WAIT);
         // What has one label is the system's.
         let short = Server::parse("localhost").unwrap().lookup(&resolvers, until);
-        assert!(short.wait(begin + Duration::from_secs(5)).unwrap().iter().all(|address| address.ip().is_loopback()));
+        assert!(short.wait(until).unwrap().iter().all(|address| address.ip().is_loopback()));
     }
 }

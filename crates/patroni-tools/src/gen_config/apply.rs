@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::context::agree;
 use crate::files::diff;
 use crate::files::yaml::Yaml;
-use crate::gen_config::restart;
+use crate::gen_config::{no_member, restart};
 use crate::patroni::paths::patroni_file;
 use crate::patroni::patronictl::Patronictl;
 use crate::patroni_yml::drift::{Difference, merge};
@@ -28,6 +28,7 @@ pub struct Consent {
 
 /// Changes the running cluster to what the settings say. With `dry_run`, returns whether it would change.
 pub fn run(root: &Root, overrides: &Overrides, id: &ClusterId, consent: Consent, reporter: &Reporter) -> Result<bool> {
+    no_member::refuse_change(root, id)?;
     let path = patroni_file(id);
     let present = root.read(&path)?;
     let settings = settings(root, overrides, Some(id))?;

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::doctor::dcs_content_now;
 use crate::files::yaml::Yaml;
+use crate::gen_config::roles::Roles;
 use crate::gen_config::write::Change;
 use crate::patroni::paths::patroni_file;
 use crate::patroni::version::Patroni;
@@ -22,6 +23,11 @@ pub(crate) fn explain(root: &Root, change: &Change, reporter: &Reporter) {
     let path = patroni_file(id);
     let Ok(new) = Yaml::parse(&path, &change.new) else { return };
     let old = change.old.as_deref().and_then(|text| Yaml::parse(&path, text).ok());
+    let roles =
+        if exists && (runs || change.old.is_some()) { Roles::of(root, id, old.as_ref(), &new) } else { Roles::Same };
+    if let Roles::Other(trouble) | Roles::Unknown(trouble) = &roles {
+        reporter.warn(trouble.clone());
+    }
     let warnings = old.as_ref().map_or_else(Vec::new, |old| site_wide(root, id, old, &new, exists));
     let named = !warnings.is_empty();
     for warning in warnings {
@@ -34,7 +40,8 @@ pub(crate) fn explain(root: &Root, change: &Change, reporter: &Reporter) {
     // Without a readable old file, everything is new.
     let effect = old.as_ref().map_or(Effect { member: true, ..Effect::default() }, |old| Effect::of(old, &new));
     if runs && !named {
-        for step in on_this_member(id, &effect, exists) {
+        let is_reloaded = matches!(roles, Roles::Other(_));
+        for step in on_this_member(id, &effect, exists, is_reloaded) {
             reporter.info(step);
         }
     }
@@ -57,8 +64,8 @@ fn start(id: &ClusterId) -> String {
     )
 }
 
-/// How a running Patroni gets the new file.
-fn on_this_member(id: &ClusterId, effect: &Effect, exists: bool) -> Vec<String> {
+/// How a running Patroni gets the new file. `is_reloaded`: by a command that is named already.
+fn on_this_member(id: &ClusterId, effect: &Effect, exists: bool, is_reloaded: bool) -> Vec<String> {
     let unit = format!("patroni@{}", id.dashed());
     if !effect.at_start.is_empty() {
         return vec![format!(
@@ -68,7 +75,7 @@ fn on_this_member(id: &ClusterId, effect: &Effect, exists: bool) -> Vec<String> 
         )];
     }
     let mut steps = Vec::new();
-    if effect.member || (!exists && !effect.bootstrap.is_empty()) {
+    if !is_reloaded && (effect.member || (!exists && !effect.bootstrap.is_empty())) {
         steps.push(format!("{id}: make Patroni read the file with: systemctl reload {unit}"));
     }
     if effect.parameters {
@@ -173,7 +180,7 @@ mod tests {
         let id: ClusterId = "16/main".parse().unwrap();
         let member = || Effect { member: true, ..Effect::default() };
         let of = |effect: &Effect, exists| {
-            let steps = on_this_member(&id, effect, exists);
+            let steps = on_this_member(&id, effect, exists, false);
             let commands = steps.iter().map(|step| step.rsplit(": ").next().unwrap().to_owned());
             commands.collect::<Vec<_>>().join(" && ")
         };
@@ -184,6 +191,7 @@ mod tests {
             of(&Effect { parameters: true, ..member() }, true),
             format!("{reload} && pg_patronictl 16/main restart --pending")
         );
+        assert_eq!(on_this_member(&id, &member(), true, true), [""; 0]);
         let restart = Effect { at_start: vec!["etcd3".to_owned()], parameters: true, ..member() };
         assert_eq!(of(&restart, true), "systemctl restart patroni@16-main");
         let bootstrap = |key: &str| Effect { bootstrap: vec![key.to_owned()], ..Effect::default() };

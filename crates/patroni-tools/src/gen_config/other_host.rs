@@ -1,6 +1,7 @@
 //! `check` on a host without Patroni, such as one that only has HAProxy or a DCS: whether what `for` has written matches the settings, and
 //! whether its programs run.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -12,7 +13,7 @@ use crate::doctor::examined::{Examined, Outcome};
 use crate::doctor::finding::{Finding, Level};
 use crate::doctor::looked::Looked;
 use crate::doctor::{self, Options, by};
-use crate::integrations::{Standing, standing};
+use crate::integrations::{Compared, Standing, standing};
 use crate::patroni::installed::is_absent;
 use crate::patroni::paths::instances;
 use crate::postgres::units::is_service_active;
@@ -33,7 +34,13 @@ pub(crate) fn check(root: &Root, options: &Options, reporter: &Reporter) -> Resu
         );
     }
     let examined = programs.iter().map(|program| {
-        let mut looked = Looked::at(&["files", "services"]);
+        let mut looked = match program.compared {
+            Ok(Compared::Date(_)) => Looked::at(&["expiry", "services"]),
+            _ => Looked::at(&["files", "services"]),
+        };
+        if matches!(program.compared, Ok(Compared::Date(_))) {
+            looked.add("files", Some("the site key is not on this host"));
+        }
         looked.add("cluster", Some("this host has no Patroni"));
         let outcome = Outcome { findings: findings(root, program), looked };
         let examined = Examined::new(program.words.clone(), &program.path, options.depth, outcome, begin.elapsed());
@@ -44,14 +51,18 @@ pub(crate) fn check(root: &Root, options: &Options, reporter: &Reporter) -> Resu
 
 fn findings(root: &Root, program: &Standing) -> Vec<Finding> {
     let command = format!("patroni-gen-config for {}", program.words);
-    let of_files = match &program.changed {
-        Ok(changed) => changed
-            .iter()
-            .map(|path| {
-                Finding::warning("the file does not match the settings", format!("Write it again with: {command}"))
-                    .at(path.display().to_string())
-            })
-            .collect(),
+    let each = |paths: &[PathBuf], what: &str, hint: String| {
+        let finding = |path: &PathBuf| Finding::warning(what, hint.as_str()).at(path.display().to_string());
+        paths.iter().map(finding).collect()
+    };
+    let of_files = match &program.compared {
+        Ok(Compared::Settings(changed)) => {
+            each(changed, "the file does not match the settings", format!("Write it again with: {command}"))
+        }
+        Ok(Compared::Date(expiring)) => {
+            let hint = format!("Copy the site key from a member, and renew it with: {command}");
+            each(expiring, "the certificate is about to expire", hint)
+        }
         Err(error) => vec![Finding::of(Level::Error, error).or_hint(&format!("See: {command} --diff"))],
     };
     let stopped = program.unit.filter(|unit| !is_service_active(root, &format!("{unit}.service")));

@@ -17,6 +17,7 @@ use host::{ClusterId, Root, fail, scram, trouble};
 
 use crate::files::header::{Author, author};
 use crate::files::yaml::Yaml;
+use crate::gen_config::no_member;
 use crate::gen_config::server::Server;
 use crate::gen_config::write::{Permission, write};
 use crate::patroni::paths::{FINGERPRINT_TAG, patroni_file};
@@ -41,6 +42,7 @@ enum Prepared {
 
 /// Prepares the next generation of the passwords and writes the file that has them.
 pub fn rotate(root: &Root, overrides: &Overrides, id: &ClusterId, force: bool, reporter: &Reporter) -> Result<()> {
+    no_member::refuse_change(root, id)?;
     let path = patroni_file(id);
     // Before the site key file is changed and no longer agrees with the Patroni file.
     match root.read(&path)?.as_deref().map(author) {
@@ -125,6 +127,7 @@ fn prepare(root: &Root, id: &ClusterId, settings: &Settings) -> Result<Prepared>
 
 /// Sets the passwords of the roles to those in the file of this member, and makes all members read theirs.
 pub fn set(root: &Root, id: &ClusterId, reporter: &Reporter) -> Result<()> {
+    no_member::refuse_change(root, id)?;
     let path = patroni_file(id);
     let Some(text) = root.read(&path)? else {
         return Err(missing_file(id).into());

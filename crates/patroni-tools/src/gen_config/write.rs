@@ -15,9 +15,9 @@ use crate::files::header::{Author, author};
 use crate::files::yaml::Yaml;
 use crate::files::{diff, install};
 use crate::gen_config::endpoint::Next;
+use crate::gen_config::no_member;
 use crate::hooks::directories::{Directories, Problem};
 use crate::hooks::unmanaged::{Unmanaged, examine};
-use crate::patroni::installed::is_absent;
 use crate::patroni::paths::patroni_file;
 use crate::patroni::rival::{self, Own};
 use crate::patroni_yml::config::Config;
@@ -43,6 +43,7 @@ pub(crate) fn difference(root: &Root, overrides: &Overrides, id: &ClusterId, rep
 
 /// The existing file, and the text that would be written. It is only a warning that it would not be.
 fn wanted(root: &Root, overrides: &Overrides, id: &ClusterId, reporter: &Reporter) -> Result<(Option<String>, String)> {
+    no_member::refuse_file(root, id)?;
     let present = root.read(patroni_file(id))?;
     let settings = settings(root, overrides, Some(id))?;
     let key = site_key(root, &settings)?.unwrap_or_else(SiteKey::placeholder);
@@ -83,7 +84,7 @@ pub(crate) fn write(
     reporter: &Reporter,
 ) -> Result<Option<Change>> {
     let force = may.force;
-    refuse_without_patroni(root, id)?;
+    no_member::refuse_file(root, id)?;
     let path = patroni_file(id);
     let present = root.read(&path)?;
     let settings = settings(root, overrides, Some(id))?;
@@ -148,18 +149,6 @@ pub(crate) fn write(
     report::print(&written(&path, &config));
     endpoint.tell(reporter);
     Ok(Some(Change { config, old: Some(present), new: text }))
-}
-
-/// A host without Patroni and PostgreSQL has no member, but may have HAProxy or a DCS.
-fn refuse_without_patroni(root: &Root, id: &ClusterId) -> Result<()> {
-    if is_absent(root) && (root.user_id("postgres").is_err() || root.list("/usr/lib/postgresql")?.is_empty()) {
-        fail!(
-            "this host has neither Patroni nor PostgreSQL, so it cannot be a member of {id}";
-            "To configure HAProxy or a DCS here, use 'patroni-gen-config for'. To make this host a member, run: \
-             apt install patroni-tools postgresql"
-        );
-    }
-    Ok(())
 }
 
 /// Refuses to create a site key beside those of running members: this member could not log in to them. Before the first start of a

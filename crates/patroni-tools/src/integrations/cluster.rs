@@ -96,14 +96,23 @@ impl Cluster {
         let scope = scope(&settings, id)?;
         let rest = RestPort::read(&settings)?;
         let port = port(root, id, &settings, rest)?;
+        let file = patroni_file(id);
+        let has_member = root.path(&file).exists();
         let members = if options.members_from_cluster {
+            if !has_member {
+                fail!(
+                    "--members-from-cluster asks the running cluster with {}, which does not exist", file.display();
+                    "Set MEMBERS on this host, as on the members of {id}."
+                );
+            }
             Patronictl::new(root, id, &scope)?.addresses()?
         } else {
             members::members(&settings)?.ok_or_else(|| {
+                let running =
+                    if has_member { ", or use those of the running cluster with --members-from-cluster" } else { "" };
                 trouble!(
                     "MEMBERS is not set";
-                    "List the members of {id} there, as in MEMBERS=pg1=10.0.3.141,pg2=10.0.3.142, or use those of the running cluster \
-                     with --members-from-cluster."
+                    "List the members of {id} there, as in MEMBERS=pg1=10.0.3.141,pg2=10.0.3.142{running}."
                 )
             })?
         };

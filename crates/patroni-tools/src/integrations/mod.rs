@@ -24,14 +24,14 @@ use anyhow::Result;
 use host::report::{self, Reporter};
 use host::{ClusterId, Root, fail, program};
 
-use crate::files::header::Author;
+use crate::files::header::{Author, author};
 use crate::files::install::{self, Prepared};
 use crate::patroni_yml::inputs::{create_site_key, site_key_path};
 use cluster::Site;
 use file::File;
 use plan::{LIMIT, Validator};
 pub use plan::{Options, Output};
-pub(crate) use standing::{Standing, standing};
+pub(crate) use standing::{Compared, Standing, standing};
 pub use target::Program;
 
 /// Configures a program. Returns whether its files would change, if only the difference was to be shown.
@@ -46,6 +46,9 @@ pub fn run(root: &Root, options: &Options, program: Program, ids: &[ClusterId], 
     let mut plan = program.plan(&site)?;
     if program.needs_site_key() && site.key.is_none() && matches!(options.output, Output::Files { .. }) {
         let path = site_key_path(&site.settings)?;
+        if options.may_create_site_key {
+            refuse_second_key(root, &path)?;
+        }
         site.key = Some(create_site_key(root, &site.settings, options.may_create_site_key)?);
         reporter.info(format!(
             "created {}; copy it to the other members before running this command there",
@@ -76,6 +79,19 @@ pub fn run(root: &Root, options: &Options, program: Program, ids: &[ClusterId], 
         }
     }
     Ok(false)
+}
+
+/// Refuses to create a site key on a host whose certificates come from one, such as one of `HAProxy` from which it was removed: the other
+/// hosts would not trust the new CA.
+fn refuse_second_key(root: &Root, key: &Path) -> Result<()> {
+    let ca = Path::new(certificate_files::DIRECTORY).join("ca.pem");
+    if root.read(&ca)?.is_some_and(|text| author(&text) != Author::Other) {
+        fail!(
+            "the site key {} does not exist, but {} is derived from one", key.display(), ca.display();
+            "Copy it from the host that has it. If no host has it any more, create it with: patroni-gen-config site-key"
+        );
+    }
+    Ok(())
 }
 
 fn write(root: &Root, force: bool, directories: &[PathBuf], files: &[File]) -> Result<()> {

@@ -73,6 +73,27 @@ pub fn plan(site: &Site) -> Result<Plan> {
     Ok(plan)
 }
 
+/// The certificates of this host that come from `for tls` and are about to expire, for a host without the site key.
+pub fn expiring(root: &Root) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for name in root.list(DIRECTORY)? {
+        let path = Path::new(DIRECTORY).join(name);
+        let text = root.read(&path)?.unwrap_or_default();
+        // A key is no certificate.
+        let Some(Ok(certificate)) = header::body_of(&text).map(|body| X509::from_pem(body.as_bytes())) else {
+            continue;
+        };
+        if expires_soon(&certificate)? {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+fn expires_soon(certificate: &X509) -> Result<bool> {
+    Ok(certificate.not_after() <= Asn1Time::days_from_now(RENEWAL)?.as_ref())
+}
+
 /// The group of Patroni and PostgreSQL. PgBouncer brings it, too, so it does not make a host a member.
 const MEMBERS_GROUP: &str = "postgres";
 
@@ -230,7 +251,7 @@ impl Ca {
         Ok(certificate.public_key()?.public_eq(&key)
             && certificate.verify(&self.key)?
             && present.is_superset(&kind.names)
-            && certificate.not_after() > Asn1Time::days_from_now(RENEWAL)?.as_ref())
+            && !expires_soon(&certificate)?)
     }
 
     /// A new pair, valid for some days.
@@ -337,6 +358,24 @@ mod tests {
             let (certificate, key) = ca.issue(&kind, "pg1", days)?;
             assert_eq!(ca.keeps(&certificate, &key, &kind)?, kept, "{days} days before its end");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn without_the_site_key_only_the_dates_count() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let root = Root::new(folder.path());
+        std::fs::create_dir_all(root.path(DIRECTORY))?;
+        let ca = Ca::of(&SiteKey::placeholder())?;
+        let kind = Kind { name: "member", group: "root", server: true, client: true, names: BTreeSet::new() };
+        let put = |name: &str, text: &str| std::fs::write(root.path(DIRECTORY).join(name), text);
+        for (name, days) in [("member.pem", 31), ("store.pem", 29)] {
+            put(name, &header::with_header(&ca.issue(&kind, "lb1", days)?.0, "x", "--for tls"))?;
+        }
+        // One that `for tls` has not written, and a key.
+        put("mine.pem", &ca.issue(&kind, "lb1", 29)?.0)?;
+        put("store.key", &header::with_header(&ca.issue(&kind, "lb1", 29)?.1, "x", "--for tls"))?;
+        assert_eq!(expiring(&root)?, [Path::new(DIRECTORY).join("store.pem")]);
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use crate::integrations::cluster::Site;
 use crate::integrations::file::File;
 use crate::integrations::plan::{Options, Output};
 use crate::integrations::target::Program;
-use crate::integrations::{certificate_files, consul, etcd, haproxy, keepalived, pgbouncer};
+use crate::integrations::{certificate_files, consul, etcd, haproxy, keepalived, pgbouncer, site_ca};
 use crate::patroni_yml::inputs::Overrides;
 
 /// A program that is configured here.
@@ -21,8 +21,16 @@ pub(crate) struct Standing {
     pub(crate) words: String,
     /// Its unit; the certificates have none.
     pub(crate) unit: Option<&'static str>,
-    /// The files that are missing or differ from what the settings give; an error if they give nothing.
-    pub(crate) changed: Result<Vec<PathBuf>>,
+    /// The files that are not as they should be; an error if the settings give nothing.
+    pub(crate) compared: Result<Compared>,
+}
+
+/// With what the files of a program were compared.
+pub(crate) enum Compared {
+    /// With the settings: those that are missing or differ.
+    Settings(Vec<PathBuf>),
+    /// With the date only, because the site key, from which they are derived, is not on this host: those that are about to expire.
+    Date(Vec<PathBuf>),
 }
 
 /// The programs, each with its main file and its unit.
@@ -52,14 +60,16 @@ pub(crate) fn standing(root: &Root) -> Result<Vec<Standing>> {
         let named: Vec<String> = ids.iter().flatten().map(ClusterId::slashed).collect();
         let words = std::iter::once(program.name()).chain(named).collect::<Vec<_>>().join(" ");
         // A file that was edited is the administrator's, and `for` does not replace it.
-        let changed =
-            if author == Author::Edited { Ok(Vec::new()) } else { ids.and_then(|ids| changed(root, program, &ids)) };
-        found.push(Standing { path, words, unit, changed });
+        let compared = match author {
+            Author::Edited => Ok(Compared::Settings(Vec::new())),
+            _ => ids.and_then(|ids| compare(root, program, &ids)),
+        };
+        found.push(Standing { path, words, unit, compared });
     }
     Ok(found)
 }
 
-fn changed(root: &Root, program: Program, ids: &[ClusterId]) -> Result<Vec<PathBuf>> {
+fn compare(root: &Root, program: Program, ids: &[ClusterId]) -> Result<Compared> {
     let options = Options {
         output: Output::Difference,
         members_from_cluster: false,
@@ -67,9 +77,13 @@ fn changed(root: &Root, program: Program, ids: &[ClusterId]) -> Result<Vec<PathB
         may_create_site_key: false,
         overrides: Overrides::default(),
     };
-    let plan = program.plan(&Site::resolve(root, &options, ids)?)?;
+    let site = Site::resolve(root, &options, ids)?;
+    if program.needs_site_key() && site.key.is_none() {
+        return Ok(Compared::Date(if program == Program::Tls { site_ca::expiring(root)? } else { Vec::new() }));
+    }
+    let plan = program.plan(&site)?;
     let files = plan.files.iter().map(|file| File::of(root, file, program, ids)).collect::<Result<Vec<_>>>()?;
-    Ok(files.iter().filter(|file| file.changes()).map(|file| file.wanted.path.clone()).collect())
+    Ok(Compared::Settings(files.iter().filter(|file| file.changes()).map(|file| file.wanted.path.clone()).collect()))
 }
 
 #[cfg(test)]

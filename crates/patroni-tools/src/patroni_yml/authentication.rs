@@ -284,9 +284,9 @@ struct Hba<'a> {
 }
 
 impl Hba<'_> {
-    /// The first line that matches applies, so the lines for Patroni come first: the superuser over the socket, also for base backups; replication from
-    /// the members, and from this host to itself, with which Patroni determines a replica's timeline before a switchover
-    /// (`Postgresql.get_replica_timeline`); `pg_rewind`. Then the administrator's own lines, then those for all users. On this host they
+    /// The first line that matches applies, so the lines for Patroni come first: the superuser over the socket, also for base
+    /// backups; replication from the members, and from this host to itself, with which Patroni determines a replica's timeline
+    /// before a switchover (`Postgresql.get_replica_timeline`); `pg_rewind`. Then the administrator's own lines, then those for all users. On this host they
     /// include replication, as in the file that initdb creates (`pg_hba.conf.sample`).
     fn lines(self) -> Vec<String> {
         let local = ["127.0.0.1/32".to_owned(), "::1/128".to_owned()];

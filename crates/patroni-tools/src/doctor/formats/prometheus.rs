@@ -7,6 +7,8 @@
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use clap::ValueEnum;
+
 use crate::doctor::check_name::CheckName;
 use crate::doctor::examined::Examined;
 use crate::doctor::finding::{Finding, Level};
@@ -27,10 +29,10 @@ pub(crate) fn metrics(examined: &[Examined], now: SystemTime) -> String {
         [(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], "1".to_owned())],
     );
     let findings = examined.iter().flat_map(|examined| {
-        CheckName::ALL.into_iter().flat_map(move |check| {
+        CheckName::value_variants().iter().flat_map(move |check| {
             [Level::Error, Level::Warning].map(|level| {
-                let labels = [("check", check.name().to_owned()), ("level", level.name().to_owned())];
-                let is_of = |finding: &&Finding| finding.check == Some(check) && finding.level.name() == level.name();
+                let labels = [("check", check.name()), ("level", level.name().to_owned())];
+                let is_of = |finding: &&Finding| finding.check == Some(*check) && finding.level.name() == level.name();
                 let number = examined.findings.iter().filter(is_of).count();
                 (of(examined).into_iter().chain(labels).collect(), number.to_string())
             })

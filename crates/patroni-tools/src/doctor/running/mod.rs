@@ -167,15 +167,16 @@ pub(crate) fn check(cluster: &Cluster, running: &Running, view: Option<&View>) -
         dnscp: running.dnscp_is_old,
     };
     findings.extend(process::check(cluster, &old, paused));
+    let database = running.database.as_ref().and_then(|database| database.as_ref().ok());
     if running.runs_here() {
         let written = server::written_by_patroni(cluster);
-        findings.extend(stale::check(cluster, own, written.as_deref()));
+        let other_passwords = database.is_some_and(|database| roles::differ(cluster, database));
+        findings.extend(stale::check(cluster, own, written.as_deref(), other_passwords));
         // It was asked as the file says.
         if own.is_none_or(|own| stale::rest_api(cluster, own).is_none()) {
             findings.extend(silent(cluster, running, view));
         }
     }
-    let database = running.database.as_ref().and_then(|database| database.as_ref().ok());
     if let Some(database) = database.filter(|_| !running.is_explained) {
         let published = own.and_then(crate::doctor::view::Member::fingerprint);
         let rotated =

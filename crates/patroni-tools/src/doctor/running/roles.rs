@@ -49,6 +49,15 @@ pub(crate) fn check(cluster: &Cluster, database: &Database, primary: &Primary, r
     findings.into_iter().map(|finding| finding.at("")).collect()
 }
 
+/// Does the server have other passwords than the file, or not all roles? A Patroni that reads the file cannot log in then.
+pub(crate) fn differ(cluster: &Cluster, database: &Database) -> bool {
+    let differs = |role: &FileRole| match database.roles.iter().find(|found| found.name == role.name) {
+        Some(found) => password(role, found).is_some(),
+        None => true,
+    };
+    of_file(&cluster.yaml).iter().any(differs)
+}
+
 fn hint(cluster: &Cluster, primary: &Primary) -> String {
     let set = format!("patroni-gen-config set-passwords {}", cluster.id);
     match primary {
@@ -125,6 +134,16 @@ mod tests {
         };
         let (replicator, rewind) = (|| role("replicator"), || role("rewind_user"));
         let other = || Some(scram::verifier("t").unwrap());
+        let with_roles =
+            |replicator: Role, rewind: Role| Database { roles: vec![replicator, rewind], ..Database::default() };
+        for (found, expected) in [
+            (with_roles(replicator(), rewind()), false),
+            (with_roles(Role { rewinds: false, ..replicator() }, rewind()), false),
+            (with_roles(Role { verifier: other(), ..replicator() }, rewind()), true),
+            (with_roles(replicator(), role("x")), true),
+        ] {
+            assert_eq!(differ(&cluster, &found), expected);
+        }
         for (found, expected) in [
             (of(replicator(), rewind()), ""),
             (of(role("x"), rewind()), "Error the role replicator does not exist"),

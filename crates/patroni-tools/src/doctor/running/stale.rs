@@ -37,8 +37,14 @@ const NOT_FROM_FILE: [&str; 23] = [
     "wal_log_hints",
 ];
 
-/// `published`: this member as the DCS has it. `written`: the `postgresql.conf` that Patroni has written.
-pub(crate) fn check(cluster: &Cluster, published: Option<&Member>, written: Option<&str>) -> Option<Finding> {
+/// `published`: this member as the DCS has it. `written`: the `postgresql.conf` that Patroni has written. `other_passwords`: the server does
+/// not have the passwords of the file, so Patroni must not read it yet.
+pub(crate) fn check(
+    cluster: &Cluster,
+    published: Option<&Member>,
+    written: Option<&str>,
+    other_passwords: bool,
+) -> Option<Finding> {
     let environment = cluster.root.read(ENVIRONMENT).ok().flatten().unwrap_or_default();
     let overridden = |name: &str| environment.contains(name);
     let mut differ = Vec::new();
@@ -52,10 +58,15 @@ pub(crate) fn check(cluster: &Cluster, published: Option<&Member>, written: Opti
     }
     (!differ.is_empty()).then(|| {
         let what = format!("the running Patroni has other values than the file: {}", differ.join("; "));
-        Finding::warning(
-            what,
-            format!("Make it read the file in its next loop with: systemctl reload patroni@{}", cluster.id.dashed()),
-        )
+        let command = format!("systemctl reload patroni@{}", cluster.id.dashed());
+        let hint = if other_passwords {
+            format!(
+                "When the roles have the passwords of the file, and not before, make it read the file with: {command}"
+            )
+        } else {
+            format!("Make it read the file in its next loop with: {command}")
+        };
+        Finding::warning(what, hint)
     })
 }
 
@@ -143,7 +154,8 @@ mod tests {
         let of = |file: &str, published: Value, written: &str| {
             let cluster = Cluster::with(&root, &id, file);
             let member = Member { name: "pg1".to_owned(), data: published };
-            let what = check(&cluster, Some(&member), Some(written)).map(|finding| finding.what).unwrap_or_default();
+            let what =
+                check(&cluster, Some(&member), Some(written), false).map(|finding| finding.what).unwrap_or_default();
             what.replace("the running Patroni has other values than the file: ", "")
         };
         let tags = |tags: Value| json!({"tags": tags});
@@ -192,5 +204,10 @@ mod tests {
         ] {
             assert_eq!(of(file, published, written), expected, "{file}");
         }
+        // What makes Patroni read the passwords comes after what gives them to the roles.
+        let cluster = Cluster::with(&root, &id, "tags: {nofailover: true}");
+        let member = Member { name: "pg1".to_owned(), data: json!({}) };
+        let hint = |other| check(&cluster, Some(&member), None, other).map(|finding| finding.hint).unwrap_or_default();
+        assert!(hint(false).starts_with("Make it") && hint(true).starts_with("When the roles"), "{}", hint(true));
     }
 }
