@@ -3,6 +3,8 @@
 # They are diverted to NAME.debian. If the cluster is not Patroni's, or if that is not certain, nothing but the program itself is run.
 # /usr/share/doc/patroni-tools/habits.md.gz has what to run in place of each.
 root=${PATRONI_TOOLS_ROOT:-}
+# Root may call it with the PATH of another user. The programs of postgresql-common do not use that either.
+PATH=/sbin:/bin:/usr/sbin:/usr/bin
 program=${0##*/}
 [ -e "$root/usr/bin/$program.debian" ] || program=$(basename -- "$(readlink -f -- "$0")")
 diverted=$root/usr/bin/$program.debian
@@ -31,11 +33,12 @@ for word; do
         --) break ;;
         # How systemd and this package call pg_ctlcluster, and how an administrator says "nevertheless"; pg_upgradecluster changes nothing.
         --skip* | --check) exec "$diverted" "$@" ;;
-        start | stop | restart | promote) action=$word ;;
     esac
-    if [ -z "$name" ] && ! find_cluster "$previous" "$word"; then
+    # A cluster can have the name of an action.
+    if [ -n "$name" ] || ! find_cluster "$previous" "$word"; then
         case $word in
-            *[-/]*) find_cluster "${word%%[-/]*}" "${word#*[-/]}" || : ;;
+            start | stop | restart | promote) action=$word ;;
+            *[-/]*) [ -n "$name" ] || find_cluster "${word%%[-/]*}" "${word#*[-/]}" || : ;;
         esac
     fi
     previous=$word
@@ -58,8 +61,9 @@ has_processes() {
         [ -d "$root/sys/fs/cgroup/systemd/system.slice/system-postgresql.slice/$unit.service" ]
 }
 
+# Between two attempts to start it, the unit has no processes.
 is_running() {
-    has_processes || return 1
+    has_processes || [ -e "$root$file" ] || return 1
     case $("$root/usr/bin/systemctl" show --property=ActiveState "$unit.service" 2>/dev/null) in
         *=active | *=activating | *=reloading) ;;
         *) return 1 ;;
@@ -74,6 +78,11 @@ refuse() {
 # The name of this member, in front of which there is a space, if it can be read and needs no quotes.
 member() {
     sed -n 's/^name: *"\{0,1\}\([A-Za-z0-9_.-]*\)"\{0,1\} *$/ \1/p' "$root$file" 2>/dev/null | head -n 1
+}
+
+# Has Patroni been here? Other clusters have no files of its, and their programs are replaced by nothing.
+was_here() {
+    [ -e "$root$file" ] || [ -e "$etc/postgresql.base.conf" ]
 }
 
 # Removes what Patroni and its hooks have put beside the files of postgresql-common, if nothing else is left of the cluster. As postgres
@@ -129,13 +138,15 @@ case $program:$action in
     pg_dropcluster:*)
         ! is_running || refuse "$what, which would create it again" \
             "Stop Patroni first, with: systemctl disable --now $unit && pg_dropcluster $version $name"
-        "$diverted" "$@" || exit
-        forget
-        exit 0
+        if was_here; then
+            "$diverted" "$@" || exit
+            forget
+            exit 0
+        fi
         ;;
     pg_restorecluster:*)
         ! is_running || refuse "$what, which is running" "Stop it on all members, on this one with: systemctl stop $unit"
-        forget
+        ! was_here || forget
         ;;
 esac
 exec "$diverted" "$@"

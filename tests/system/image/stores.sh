@@ -10,9 +10,9 @@ chroot "$root" apt-get -qq update
 DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install -y consul/bullseye
 rm "$list"
 
-# For docs/monitoring.md: not installed, but within reach of apt in the machine.
+# For docs/monitoring.md and docs/habits.md: not installed, but within reach of apt in the machine.
 DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install -y --download-only --no-install-recommends \
-    prometheus prometheus-node-exporter sudo nagios-nrpe-server nagios-nrpe-plugin
+    prometheus prometheus-node-exporter sudo nagios-nrpe-server nagios-nrpe-plugin needrestart
 
 systemctl --quiet --root="$root" disable consul.service zookeeper.service
 for unit in haproxy.service keepalived.service pgbouncer.service vip-manager.service ssh.service ssh.socket; do

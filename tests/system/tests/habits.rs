@@ -29,13 +29,16 @@ const NEEDRESTART: &str = r#"perl -e 'our %nrconf; local $/; open F, "/etc/needr
 
 #[test]
 fn debian_12() -> Result<()> {
-    lab::test(Release::Debian12, &MACHINES, story)
+    lab::test_with_stores(Release::Debian12, &MACHINES, story)
 }
 
 #[test]
 fn debian_13() -> Result<()> {
-    lab::test(Release::Debian13, &MACHINES, story)
+    lab::test_with_stores(Release::Debian13, &MACHINES, story)
 }
+
+/// A service that has the library of Patroni's interpreter open.
+const OTHER_SERVICE: &str = "[Service]\nExecStart=/usr/bin/python3 -c 'import time; time.sleep(86400)'\n";
 
 type Event<'a> = (&'static str, &'a dyn Fn() -> Result<()>);
 
@@ -335,7 +338,27 @@ impl Habits<'_> {
         let units = format!("patroni@{id}.service dnscp@{id}.service postgresql@{id}.service ssh.service");
         let printed = self.main.nodes()[0].run(&format!("{NEEDRESTART}{units}"))?;
         ensure!(printed == "0\n0\ndefault\ndefault\n", "needrestart: {printed}");
-        Ok(())
+
+        // A library that Patroni, PostgreSQL and another service have open is replaced, as by an upgrade.
+        let replica = self.main.replica()?;
+        replica.run("apt-get install -y --no-install-recommends needrestart")?;
+        replica.write("/etc/systemd/system/other.service", OTHER_SERVICE, 0o644)?;
+        replica.run("systemctl daemon-reload && systemctl start other.service")?;
+        let process = |unit: &str| replica.run(&format!("systemctl show --property=MainPID --value {unit}"));
+        let (patroni, other) = (process(&self.main.unit())?, process("other.service")?);
+        replica.run(
+            "library=$(readlink -f /usr/lib/*/libz.so.1) && cp -a $library $library.new && mv $library.new $library",
+        )?;
+        let said = replica.run_within(Duration::from_secs(60), "needrestart -r a 2>&1")?;
+        ensure!(process("other.service")? != other, "needrestart restarts nothing: {said}");
+        ensure!(process(&self.main.unit())? == patroni, "needrestart has restarted Patroni: {said}");
+        ensure!(
+            said.contains(&format!("systemctl restart {}", self.main.unit())),
+            "needrestart does not name it: {said}"
+        );
+        replica
+            .run("systemctl stop other.service && rm /etc/systemd/system/other.service && systemctl daemon-reload")?;
+        replica.run("apt-get purge -y needrestart").map(drop)
     }
 
     fn boot(&self) -> Result<()> {

@@ -46,7 +46,7 @@ fn debian_13() -> Result<()> {
 fn life(lab: &Lab) -> Result<()> {
     let cluster = Cluster::new(lab, "main");
     let machine = Machine { lab, node: lab.node("pg1"), cluster: &cluster };
-    let story: [(&str, Event); 22] = [
+    let story: [(&str, Event); 23] = [
         ("install, use and purge leave nothing", leaves_nothing),
         ("the settings are there first", settings_first),
         ("an installation that fails leaves Debian's files", failed_installation),
@@ -55,6 +55,7 @@ fn life(lab: &Lab) -> Result<()> {
         ("the completion knows options and clusters", completion),
         ("PostgreSQL is installed without a cluster main", no_main_cluster),
         ("settings of the previous version that nobody has edited", untouched_settings),
+        ("an upgrade from the previous version that fails, and back to it", back_to_previous),
         ("an instance under the previous version", previous_version),
         ("upgrade from the previous version", upgrade),
         ("reinstall", reinstall),
@@ -334,6 +335,39 @@ fn untouched_settings(m: &Machine) -> Result<()> {
     settings_are_kept(m)
 }
 
+/// The previous version knows nothing of the files in front of postgresql-common's programs, and would neither keep nor remove them.
+fn back_to_previous(m: &Machine) -> Result<()> {
+    let programs_are_debians = || {
+        let left = m.run("ls /usr/bin/pg_*.debian 2>/dev/null; find /usr/bin -name 'pg_*cluster' -type l")?;
+        ensure!(left.is_empty(), "left behind: {left}");
+        m.verify("postgresql-common")
+    };
+    m.run(PURGE)?;
+    m.lab.offer(&[patroni::previous_package()?])?;
+    m.run(&format!("cp /srv/repo/patroni-tools_*.deb /var/tmp/previous.deb; {APT} patroni-tools"))?;
+    m.lab.offer(&[patroni::package()?])?;
+    // It fails when the links are there, and when the files are.
+    for change in ["sed -i '/#DEBHELPER#/d; $a exit 1' DEBIAN/preinst;", "touch usr/bin/pg_lsclusters;"] {
+        let fails = m.repack("/srv/repo/patroni-tools_*.deb", change)?;
+        let failed = m.node.try_run(&format!("dpkg --force-depends -i {fails}"))?;
+        ensure!(!failed.status.success() && m.version()? == patroni::PREVIOUS_VERSION, "{change}: {failed}");
+        programs_are_debians().context(change)?;
+    }
+    m.run(&format!("{APT} patroni-tools"))?;
+    m.is_taken_over()?;
+    m.run(
+        "dpkg --force-depends --remove patroni-tools-common
+         dpkg --force-downgrade --force-confold -i /var/tmp/previous.deb",
+    )?;
+    programs_are_debians()?;
+    m.run("apt-get -qq install -y --reinstall postgresql-common")?;
+    programs_are_debians()?;
+    m.run(&format!("{APT} patroni-tools"))?;
+    m.is_taken_over()?;
+    m.run(PURGE)?;
+    m.is_debians()
+}
+
 fn previous_version(m: &Machine) -> Result<()> {
     m.run(PURGE)?;
     m.lab.offer(&[patroni::previous_package()?])?;
@@ -432,12 +466,19 @@ fn release_upgrade(m: &Machine) -> Result<()> {
 
 /// Without its programs, the running Patroni could not start PostgreSQL again. Nothing changes.
 fn removal_refused(m: &Machine) -> Result<()> {
+    // A process of any user can have such a command line, and root would see its words in a command.
+    m.run("useradd --create-home mallory")?;
+    let _mallory = m.node.spawn_as(
+        "mallory",
+        "exec -a /usr/libexec/patroni-tools/patroni perl -e 'sleep 600' $'/etc/patroni/9-\\e[1m;reboot.yml' /etc/patroni/9-theirs.yml",
+    )?;
     m.while_running(|| {
         for packages in ["patroni-tools", "patroni-tools-common", "patroni"] {
             for verb in ["remove", "purge"] {
                 let refused = m.node.try_run_within(APT_LIMIT, &format!("apt-get -qq {verb} -y {packages}"))?;
                 let said = format!("{}{}", refused.stdout, refused.stderr);
                 let id = m.cluster.dashed();
+                ensure!(!said.contains("reboot") && !said.contains("theirs"), "mallory is believed: {said}");
                 ensure!(
                     !refused.status.success()
                         && said.contains(&format!(

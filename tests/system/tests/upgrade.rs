@@ -56,10 +56,12 @@ fn upgrade(lab: &Lab) -> Result<()> {
     observe(lab, &writer, "a switchover between unpacking and configuring", || main.switch_over(main.candidate()?))?;
     main.wait_streaming(2, Duration::from_secs(60))?;
 
+    let servers = servers_started(&main)?;
     let held = observe(lab, &writer, "the new package is configured, on the primary too", || {
         main.nodes().iter().try_for_each(|node| node.run_within(LIMIT, "dpkg --configure -a").map(drop))
     })?;
     ensure!(held.len() == 1, "the address did not stay where it was: {held:?}");
+    ensure!(servers_started(&main)? == servers, "a PostgreSQL was restarted");
 
     for (node, (patroni, service)) in main.nodes().iter().zip(before) {
         ensure!(node.read("/etc/default/patroni")? == SETTINGS, "{}: the settings are not as they were", node.name());
@@ -102,6 +104,11 @@ fn generate_again(main: &Cluster) -> Result<()> {
         node.run(&format!("patroni-gen-config check {id}"))?;
     }
     Ok(())
+}
+
+/// When PostgreSQL was started, of each member.
+fn servers_started(main: &Cluster) -> Result<Vec<String>> {
+    main.nodes().iter().map(|node| main.sql(node, "select pg_postmaster_start_time()")).collect()
 }
 
 /// The processes of Patroni and of its service.
