@@ -121,6 +121,11 @@ pub(crate) fn unknown(error: &anyhow::Error) -> u8 {
     state.status()
 }
 
+/// The exit status that belongs to what a plugin has printed; `None` if that is not its whole line.
+pub(crate) fn plugin_status(printed: &str) -> Option<u8> {
+    nagios::State::of_line(printed).map(nagios::State::status)
+}
+
 /// Shows the results. Returns the exit status; a person gets an error if something cannot work. A text is shown as soon as its part has
 /// been checked.
 pub(crate) fn show(

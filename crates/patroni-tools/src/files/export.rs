@@ -6,17 +6,22 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use host::files::{Named, Opener};
 use host::trouble::Trouble;
 use host::{Root, fail};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, renameat};
-use nix::sys::stat::{Mode, fchmod};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-/// Replaces the file with one that all users can read. No reader sees a part of it.
+/// Files that this process has written.
+static WRITTEN: AtomicU32 = AtomicU32::new(0);
+
+/// Replaces the file with one that all users can read. No reader sees a part of it, also if the timer and an administrator do so at the
+/// same time.
 pub fn export(root: &Root, path: &Path, text: &str) -> Result<()> {
     let shown = path.display();
     let (Some(parent), Some(name)) = (path.parent().filter(|_| path.is_absolute()), path.file_name()) else {
@@ -25,8 +30,14 @@ pub fn export(root: &Root, path: &Path, text: &str) -> Result<()> {
     let Some(directory) = Opener::new(root, Named::Secret).directory(parent)? else {
         fail!("there is no directory {}", parent.display(); "If node_exporter is to read it there, run: apt install prometheus-node-exporter")
     };
-    // The collector reads names that end with .prom.
-    let new = format!(".{}.new", name.to_string_lossy());
+    let is_other = |mode| SFlag::from_bits_truncate(mode) & SFlag::S_IFMT != SFlag::S_IFREG;
+    if fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|stat| is_other(stat.st_mode)) {
+        // Such as /dev/stdout, which all programs need.
+        fail!("{shown} is not a regular file, so it is not replaced"; "Name a file, or leave out --output.")
+    }
+    // The collector reads names that end with .prom. Another process has another name.
+    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    let new = format!(".{}.{}-{number}.new", name.to_string_lossy(), std::process::id());
     let failed = |errno: Errno| Trouble::failed(format!("could not write {shown}"), io::Error::from(errno));
     match unlinkat(&directory, new.as_str(), UnlinkatFlags::NoRemoveDir) {
         // Of a run that was killed.
@@ -70,13 +81,24 @@ mod tests {
         let real = root.path("/var/lib/prometheus/node-exporter");
         fs::create_dir_all(&real).unwrap();
         // What a killed run has left is no obstacle, and no link there is followed.
-        symlink("/etc/passwd", real.join(".a.prom.new")).unwrap();
+        let next = WRITTEN.load(Ordering::Relaxed);
+        for number in next..next + 20 {
+            symlink("/etc/passwd", real.join(format!(".a.prom.{}-{number}.new", std::process::id()))).unwrap();
+        }
         for text in ["first\n", "2\n"] {
             export(&root, path, text).unwrap();
             assert_eq!(fs::read_to_string(real.join("a.prom")).unwrap(), text);
         }
         assert_eq!(fs::metadata(real.join("a.prom")).unwrap().permissions().mode() & 0o7777, 0o644);
-        assert_eq!(fs::read_dir(&real).unwrap().count(), 1);
+        for name in fs::read_dir(&real).unwrap().map(|entry| entry.unwrap().file_name()) {
+            assert!(name == "a.prom" || real.join(&name).is_symlink(), "{} is left", name.display());
+        }
+        symlink("/etc/passwd", real.join("b.prom")).unwrap();
+        assert_eq!(
+            said("/var/lib/prometheus/node-exporter/b.prom"),
+            "/var/lib/prometheus/node-exporter/b.prom is not a regular file, so it is not replaced"
+        );
+        assert!(real.join("b.prom").is_symlink());
         if !Uid::effective().is_root() {
             return;
         }
@@ -91,5 +113,24 @@ mod tests {
         lchown(&real, Some(0), None).unwrap();
         export(&root, path, "x").unwrap();
         assert!(root.path("/etc/cron.d/a.prom").exists());
+    }
+
+    #[test]
+    fn several_that_write_at_the_same_time_do_not_see_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        fs::create_dir(root.path("/metrics")).unwrap();
+        let text = "x".repeat(100_000);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        export(&root, Path::new("/metrics/a.prom"), &text).unwrap();
+                        assert_eq!(fs::read_to_string(root.path("/metrics/a.prom")).unwrap().len(), text.len());
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(root.path("/metrics")).unwrap().count(), 1);
     }
 }

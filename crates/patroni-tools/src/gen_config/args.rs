@@ -378,7 +378,12 @@ impl Check {
         !(self.depth.offline || self.depth.dcs || self.depth.ports)
     }
 
-    /// Does a monitoring system ask?
+    /// Does a monitoring system ask, which does not wait?
+    pub fn is_for_monitoring(&self) -> bool {
+        matches!(self.format, Format::Nagios | Format::Prometheus)
+    }
+
+    /// Is it a plugin of a monitoring system?
     pub fn is_plugin(&self) -> bool {
         self.format == Format::Nagios
     }

@@ -6,6 +6,7 @@
 mod apply;
 mod args;
 mod endpoint;
+mod in_time;
 mod next;
 mod no_member;
 mod other_host;
@@ -62,10 +63,19 @@ fn wrong_command_line(said: &str) -> anyhow::Error {
 /// Returns the exit status.
 fn run(root: &Root, verb: Verb, reporter: &Reporter) -> Result<u8> {
     match verb {
-        Verb::Check(check) => match checked(root, &check, reporter) {
-            Err(error) if check.is_plugin() => Ok(doctor::unknown(&error)),
-            result => result,
-        },
+        Verb::Check(check) => {
+            let work = || match checked(root, &check, reporter) {
+                Err(error) if check.is_plugin() => Ok(doctor::unknown(&error)),
+                result => result,
+            };
+            if !check.is_for_monitoring() {
+                return work();
+            }
+            match in_time::run(check.is_plugin(), work) {
+                Err(error) if check.is_plugin() => Ok(doctor::unknown(&error)),
+                result => result,
+            }
+        }
         Verb::For(wanted) => {
             let (program, ids) = (wanted.program, wanted.ids(root)?);
             integrations::run(root, &wanted.options(), program, &ids, reporter).map(status)

@@ -20,6 +20,14 @@ pub(crate) enum State {
 }
 
 impl State {
+    const ALL: [Self; 4] = [Self::Ok, Self::Warning, Self::Unknown, Self::Critical];
+
+    /// The state of a whole line.
+    pub(crate) fn of_line(line: &str) -> Option<Self> {
+        let word = line.strip_suffix('\n')?.strip_prefix("PATRONI ")?.split(' ').next()?;
+        Self::ALL.into_iter().find(|state| state.name() == word)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Ok => "OK",
@@ -201,6 +209,8 @@ mod tests {
         let (_, line) = line(&[examined], Duration::from_millis(1500));
         assert_eq!((line.matches('\n').count(), line.matches('|').count()), (1, 1));
         assert!(line.len() < 1000, "{line}");
+        assert_eq!(State::of_line(&line), Some(State::Critical));
+        assert_eq!((State::of_line(line.trim_end()), State::of_line("")), (None, None));
         assert!(line.ends_with(" | errors=1;;0;0 warnings=0;0;;0 clusters=1;;;0 time=1.500s;;;0\n"), "{line}");
     }
 }
