@@ -155,12 +155,14 @@ fn compare(lab: &Lab, selected: &[&str]) -> Result<()> {
     let (without, with) = run_twice(lab, node, &scripts)?;
     let mut wrong = String::new();
     let mut reasons = BTreeSet::new();
+    let mut alike = 0;
     let mut counts = [0; 3];
     for script in &scripts {
         let Some(report) = agreed(script, &without, &with) else {
             let _ = write!(wrong, "\n{script} differs.\n{}", difference(&without[0][script], &with[0][script]));
             continue;
         };
+        alike += 1;
         for (count, verdict) in counts.iter_mut().zip(ALL) {
             *count += report.count(verdict);
         }
@@ -179,7 +181,7 @@ fn compare(lab: &Lab, selected: &[&str]) -> Result<()> {
     }
     let [ok, not_ok, skips] = counts;
     println!(
-        "Debian {release}: {} scripts, {} tests: {ok} ok, {not_ok} not ok, {skips} skipped, without this package as with it",
+        "Debian {release}: {alike} of {} scripts with {} tests are alike: {ok} ok, {not_ok} not ok, {skips} skipped",
         scripts.len(),
         ok + not_ok + skips
     );
