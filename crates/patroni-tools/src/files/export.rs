@@ -91,7 +91,7 @@ mod tests {
         }
         assert_eq!(fs::metadata(real.join("a.prom")).unwrap().permissions().mode() & 0o7777, 0o644);
         for name in fs::read_dir(&real).unwrap().map(|entry| entry.unwrap().file_name()) {
-            assert!(name == "a.prom" || real.join(&name).is_symlink(), "{} is left", name.display());
+            assert!(name == "a.prom" || real.join(&name).is_symlink(), "{name:?} is left");
         }
         symlink("/etc/passwd", real.join("b.prom")).unwrap();
         assert_eq!(
