@@ -18,7 +18,7 @@ sources = $(shell git ls-files Cargo.toml Cargo.lock crates templates monitoring
 export RUST_LIB_BACKTRACE = 0
 
 .PHONY: demo demo-down check check-all before adoptions adoptions-restart links suite-12 suite-13 rounds again check-fast check-host check-point check-standby check-stores check-surroundings check-theirs \
-	deb bench setup setup-demo lab msrv lintian pictures system format clippy units docs values host previous findings lab-docs system-first system-second
+	deb bench setup setup-demo lab msrv lintian pictures system format clippy units docs values host previous findings lab-docs system-first system-second system-third
 
 # The image of the machines is made beside the compiler, which leaves the network alone.
 demo: setup-demo lab
@@ -46,7 +46,7 @@ part = tests/part $@
 
 fast = format clippy units docs
 host = values host
-system = previous findings lab-docs system-first system-second
+system = previous findings lab-docs system-first system-second system-third
 
 # No root, no machines.
 check-fast: $(fast)
@@ -76,11 +76,11 @@ host:
 	$(part) $(CARGO) test --no-fail-fast -p patroni-tools -p dnscp --test hooks --test vip --test callback --test netns_dns --test runs \
 		--test doctor
 
-# The machines two at a time, because most of them wait for a store or for Patroni most of the time.
+# Three tests at a time, because most of them wait for a DCS or for Patroni most of the time, and the third for silence.
 system: lab
 	@failed=; \
 	$(MAKE) --keep-going previous findings lab-docs || failed=1; \
-	{ $(CARGO) test -p lab --no-run && $(MAKE) --keep-going --jobs=2 system-first system-second; } || failed=1; \
+	{ $(CARGO) test -p lab --no-run && $(MAKE) --keep-going --jobs=3 system-first system-second system-third; } || failed=1; \
 	test -z "$$failed"
 
 # The package that upgrades start from.
@@ -93,14 +93,19 @@ findings: lab
 lab-docs: lab
 	$(part) $(CARGO) test --quiet -p lab --doc
 
-first = point stores haproxy three_nodes secrets upgrade adopt adopt_page settings
-second = $(filter-out $(first),$(basename $(notdir $(wildcard tests/system/tests/*.rs))))
+first = point stores haproxy three_nodes secrets upgrade adopt adopt_page settings suite
+# Ten minutes of it are silence.
+third = edge
+second = $(filter-out $(first) $(third),$(basename $(notdir $(wildcard tests/system/tests/*.rs))))
 
 system-first:
 	$(part) $(CARGO) test --no-fail-fast -p lab $(addprefix --test ,$(first)) -- --nocapture
 
 system-second:
 	$(part) $(CARGO) test --no-fail-fast -p lab $(addprefix --test ,$(second)) -- --nocapture
+
+system-third:
+	$(part) $(CARGO) test --no-fail-fast -p lab $(addprefix --test ,$(third)) -- --nocapture
 
 # Who holds the virtual address, on three machines of each release: ten minutes. A part of check.
 check-point: export REQUIRE_ALL = 1
