@@ -93,7 +93,7 @@ findings: lab
 lab-docs: lab
 	$(part) $(CARGO) test --quiet -p lab --doc
 
-first = point stores haproxy three_nodes secrets upgrade adopt adopt_page settings suite
+first = point stores haproxy three_nodes secrets upgrade adopt adopt_page settings
 # Ten minutes of it are silence.
 third = edge
 second = $(filter-out $(first) $(third),$(basename $(notdir $(wildcard tests/system/tests/*.rs))))
