@@ -125,11 +125,17 @@ impl Finding {
     }
 }
 
+/// The findings of a check, which know its name.
+pub(crate) fn by(check: CheckName, findings: impl IntoIterator<Item = Finding>) -> impl Iterator<Item = Finding> {
+    findings.into_iter().map(move |finding| Finding { check: Some(check), ..finding })
+}
+
 /// Two are the same if they say the same, whichever check has found them.
 impl PartialEq for Finding {
     fn eq(&self, other: &Self) -> bool {
-        let said = |finding: &Self| (finding.level, finding.what.clone(), finding.hint.clone(), finding.place.clone());
-        said(self) == said(other) && self.subject == other.subject && self.cause == other.cause
+        let Self { check: _, level, place, what, hint, subject, cause } = self;
+        (level, place, what, hint, subject, cause)
+            == (&other.level, &other.place, &other.what, &other.hint, &other.subject, &other.cause)
     }
 }
 

@@ -62,7 +62,7 @@ pub use cluster::Depth;
 use cluster::{AS_ROOT, Cluster, denied};
 pub(crate) use content::{dcs_content, dcs_content_now, dcs_content_unless_down, published_site_key};
 use examined::{Examined, Outcome, Progress};
-use finding::{Finding, Level};
+use finding::{Finding, Level, by};
 pub use formats::Format;
 use formats::text::Messages;
 use formats::{json, nagios, prometheus};
@@ -214,11 +214,6 @@ const QUICK: [(CheckName, Check); 10] = [
     (CheckName::Environment, environment::check),
     (CheckName::Secrets, secrets::check),
 ];
-
-/// The findings of a check, which know its name.
-pub(crate) fn by(check: CheckName, findings: impl IntoIterator<Item = Finding>) -> impl Iterator<Item = Finding> {
-    findings.into_iter().map(move |finding| Finding { check: Some(check), ..finding })
-}
 
 fn check(root: &Root, id: &ClusterId, path: &Path, depth: Depth, progress: &Progress) -> Outcome {
     let outcome = |findings, looked| Outcome { findings, looked };

@@ -9,7 +9,7 @@ use host::{ClusterId, Root, clusters};
 use crate::doctor::check_name::CheckName;
 use crate::doctor::cluster::{AS_ROOT, denied};
 use crate::doctor::examined::Outcome;
-use crate::doctor::finding::{Finding, Level};
+use crate::doctor::finding::{Finding, Level, by};
 use crate::doctor::looked::Looked;
 use crate::files::yaml::Yaml;
 use crate::hooks::unmanaged::ADOPT;
@@ -19,11 +19,8 @@ use crate::postgres::data_dir::running_server;
 
 /// Checks what can be checked.
 pub(super) fn check(root: &Root, instance: &Instance) -> Outcome {
-    let mut outcome = look(root, instance);
-    for finding in &mut outcome.findings {
-        finding.check = Some(CheckName::PatroniFile);
-    }
-    outcome
+    let Outcome { findings, looked } = look(root, instance);
+    Outcome { findings: by(CheckName::PatroniFile, findings).collect(), looked }
 }
 
 fn look(root: &Root, instance: &Instance) -> Outcome {

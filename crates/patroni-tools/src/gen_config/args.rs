@@ -375,7 +375,7 @@ impl Key {
 impl Check {
     /// Is it the whole check, on a host without a cluster as well?
     pub fn is_full(&self) -> bool {
-        !(self.depth.offline || self.depth.dcs || self.depth.ports)
+        self.depth() == Depth::Full
     }
 
     /// Does a monitoring system ask, which does not wait?
@@ -388,19 +388,22 @@ impl Check {
         self.format == Format::Nagios
     }
 
-    /// The options of the doctor.
-    pub fn options(&self) -> Result<doctor::Options> {
-        let depth = match self.depth {
+    fn depth(&self) -> Depth {
+        match self.depth {
             Depths { offline: true, .. } => Depth::Offline,
             Depths { dcs: true, .. } => Depth::Dcs,
             Depths { ports: true, .. } => Depth::Ports,
             _ => Depth::Full,
-        };
+        }
+    }
+
+    /// The options of the doctor.
+    pub fn options(&self) -> Result<doctor::Options> {
         let format = if self.json { Format::Json } else { self.format };
         if self.output.is_some() && format != Format::Prometheus {
             fail!("--output is for --format=prometheus only"; "Redirect standard output instead.");
         }
-        Ok(doctor::Options { depth, format, output: self.output.clone() })
+        Ok(doctor::Options { depth: self.depth(), format, output: self.output.clone() })
     }
 }
 

@@ -10,9 +10,9 @@ use host::{Root, fail};
 
 use crate::doctor::check_name::CheckName;
 use crate::doctor::examined::{Examined, Outcome};
-use crate::doctor::finding::{Finding, Level};
+use crate::doctor::finding::{Finding, Level, by};
 use crate::doctor::looked::Looked;
-use crate::doctor::{self, Options, by};
+use crate::doctor::{self, Options};
 use crate::integrations::{Compared, Standing, standing};
 use crate::patroni::installed::is_absent;
 use crate::patroni::paths::instances;
@@ -34,12 +34,12 @@ pub(crate) fn check(root: &Root, options: &Options, reporter: &Reporter) -> Resu
         );
     }
     let examined = programs.iter().map(|program| {
-        let mut looked = match program.compared {
-            Ok(Compared::Date(_)) => Looked::at(&["expiry", "services"]),
-            _ => Looked::at(&["files", "services"]),
-        };
-        if matches!(program.compared, Ok(Compared::Date(_))) {
+        let mut looked;
+        if let Ok(Compared::Date(_)) = program.compared {
+            looked = Looked::at(&["expiry", "services"]);
             looked.add("files", Some("the site key is not on this host"));
+        } else {
+            looked = Looked::at(&["files", "services"]);
         }
         looked.add("cluster", Some("this host has no Patroni"));
         let outcome = Outcome { findings: findings(root, program), looked };
