@@ -7,6 +7,9 @@ use crate::Root;
 /// Where systemd mounts the control groups; the second is that of version 1.
 const GROUPS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/systemd"];
 
+/// The slice of services without `Slice=` (`systemd.special(7)`).
+pub(crate) const SLICE: &str = "system.slice";
+
 /// The units that `systemctl enable` enabled.
 const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants";
 
@@ -14,6 +17,12 @@ const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants";
 #[must_use]
 pub fn group(root: &Root, group: impl AsRef<Path>) -> Option<PathBuf> {
     GROUPS.iter().map(|mounted| root.path(Path::new(mounted).join(group.as_ref()))).find(|real| real.exists())
+}
+
+/// Is a service of the system active, as in `haproxy.service`? Those with a slice of their own, such as instances of templates, are not found.
+#[must_use]
+pub fn is_service_active(root: &Root, unit: &str) -> bool {
+    group(root, Path::new(SLICE).join(unit)).is_some()
 }
 
 /// Does a unit, as in `postgresql@16-main.service`, start at boot?

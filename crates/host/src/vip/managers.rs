@@ -4,10 +4,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::endpoint::Manager;
-use crate::{ClusterId, Root, units};
-
-/// The slice of services without `Slice=` (`systemd.special(7)`).
-const SLICE: &str = "system.slice";
+use crate::units::{self, SLICE};
+use crate::{ClusterId, Root};
 
 /// The units of the programs in Debian 12 and 13, with the folder of their control group (a template has its own slice) and the files
 /// that name their addresses.

@@ -1,4 +1,4 @@
-//! A check for a monitoring system runs in a process of its own, and nobody waits for that longer than ten seconds.
+//! A check for a monitoring system runs in a process of its own, which has ten seconds at most.
 //!
 //! The check itself ends in time. But a process of which one thread waits for a disk or a file system that does not respond stays until
 //! that responds, whatever its other threads do, and also if it is killed (`D` in `ps(1)`). So does a part that cannot be given up, such as

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use host::report::Reporter;
+use host::units::is_service_active;
 use host::{Root, fail};
 
 use crate::doctor::check_name::CheckName;
@@ -16,7 +17,6 @@ use crate::doctor::{self, Options};
 use crate::integrations::{Compared, Standing, standing};
 use crate::patroni::installed::is_absent;
 use crate::patroni::paths::instances;
-use crate::postgres::units::is_service_active;
 
 /// Is this host without Patroni, and without a Patroni file?
 pub(crate) fn is_one(root: &Root) -> bool {

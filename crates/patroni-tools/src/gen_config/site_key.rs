@@ -1,5 +1,5 @@
-//! `site-key`: creates the site key and nothing else, so that it can be distributed before any host is configured. It shows the
-//! fingerprint, by which hosts that have different keys differ.
+//! `site-key`: creates the site key and nothing else, so that it can be distributed before any host is configured. It shows a
+//! fingerprint, which is the same on two hosts only if they have the same key.
 
 use anyhow::Result;
 use host::report::{self, Reporter};

@@ -23,7 +23,7 @@ pub(crate) struct File<'a> {
     pub(crate) wanted: &'a Generated,
     pub(crate) text: String,
     present: Option<String>,
-    /// Who wrote the installed file; `None` for a configuration file of a package that is unchanged.
+    /// Whether the installed file is generated, edited or another; `None` for a configuration file of a package that is unchanged.
     pub(crate) author: Option<Author>,
 }
 

@@ -44,7 +44,7 @@ impl Program {
         matches!(self, Self::Tls | Self::Consul)
     }
 
-    /// What it is to be given.
+    /// The files that the program needs.
     pub(crate) fn plan(self, site: &Site) -> Result<Plan> {
         match self {
             Self::Haproxy => haproxy::plan(site),

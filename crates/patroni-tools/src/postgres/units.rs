@@ -15,11 +15,6 @@ pub(crate) fn is_active_beside(root: &Root, unit: &str) -> bool {
     is_active(root, unit) && !inside
 }
 
-/// Is a service active that has nothing to do with PostgreSQL, such as `haproxy.service`?
-pub(crate) fn is_service_active(root: &Root, unit: &str) -> bool {
-    host::units::group(root, Path::new("system.slice").join(unit)).is_some()
-}
-
 /// Is a unit active?
 pub(crate) fn is_active(root: &Root, unit: &str) -> bool {
     group(root, unit).is_some()
